@@ -1,0 +1,46 @@
+"""Bytes ⇄ message, with one encoder and one decoder per type.
+
+Control facts travel as JSON, so that a person can read the bus; what carries users' bytes or is hot
+travels as msgpack. The registry says which, per subject.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal, TypeVar, cast
+
+import msgspec
+
+from glowplug_contracts.errors import ContractError
+
+Wire = Literal["json", "msgpack"]
+M = TypeVar("M")
+
+_JSON = msgspec.json.Encoder()
+_MSGPACK = msgspec.msgpack.Encoder()
+
+
+def encode(message: object, wire: Wire) -> bytes:
+    """Return the message's bytes."""
+    return _JSON.encode(message) if wire == "json" else _MSGPACK.encode(message)
+
+
+def decode(data: bytes, payload: type[M], wire: Wire) -> M:
+    """Return the message in `data`.
+
+    Raises: ContractError (platform.contract) if the bytes are no such message.
+    """
+    try:
+        message: M = _decoder(cast("Any", payload), wire).decode(data)
+    except msgspec.MsgspecError as err:
+        raise ContractError(
+            "platform.contract", f"{len(data)} bytes are no {payload!r}: {err}"
+        ) from err
+    return message
+
+
+@cache
+def _decoder(payload: Any, wire: Wire) -> Any:  # Any: a type is hashable, mypy does not know
+    if wire == "json":
+        return msgspec.json.Decoder(payload)
+    return msgspec.msgpack.Decoder(payload)

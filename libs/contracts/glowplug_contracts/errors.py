@@ -1,0 +1,218 @@
+"""Every error that crosses a process boundary, and who must act on it.
+
+    PlatformError                        code, message, retry_after_s
+    ├── RejectedError                    the caller must change something
+    │   ├── InvalidRequestError   422    ├── UnauthenticatedError 401   ├── ForbiddenError 403
+    │   ├── NotFoundError         404    ├── ConflictError        409   ├── QuotaExceededError 429
+    │   └── NoSuchCapacityError   507
+    ├── TransientError                   time will help
+    │   ├── OverloadedError       429    ├── UnavailableError     503   └── DeadlineExceededError 504
+    │   └── LeaseLostError        503
+    ├── UserCodeError                    the user's code raised, crashed or overran
+    ├── ContractError                    a message that can't be read, or is newer than we are
+    └── InvariantError                   our bug: stop this unit of work, loudly
+
+`code` is `area.reason`, registered in `CODES`; the words may change, the code may not.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Actor = Literal["user", "operator", "us"]
+
+
+class PlatformError(Exception):
+    """Base of every error of the platform.
+
+    Attributes:
+        code: `area.reason`, a key of `CODES`.
+        message: what failed, why, and what to do next.
+        retry_after_s: seconds after which trying again makes sense; None where it does not.
+        details: figures that belong to the error (limit, peak, exit code …); JSON values only.
+    """
+
+    http_status = 500
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        details: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.details = details or {}
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class RejectedError(PlatformError):
+    """The caller must change something; trying the same again can't help."""
+
+    http_status = 400
+
+
+class InvalidRequestError(RejectedError):
+    """The request is not well formed; `details["fields"]` maps field paths to what is wrong."""
+
+    http_status = 422
+
+
+class UnauthenticatedError(RejectedError):
+    """No token, or one nobody knows."""
+
+    http_status = 401
+
+
+class ForbiddenError(RejectedError):
+    """Known, and not allowed."""
+
+    http_status = 403
+
+
+class NotFoundError(RejectedError):
+    """No such thing, or not yours."""
+
+    http_status = 404
+
+
+class ConflictError(RejectedError):
+    """Somebody else was first."""
+
+    http_status = 409
+
+
+class QuotaExceededError(RejectedError):
+    """A limit of the deployment or workspace is reached."""
+
+    http_status = 429
+
+
+class NoSuchCapacityError(RejectedError):
+    """No worker could ever run this."""
+
+    http_status = 507
+
+
+class TransientError(PlatformError):
+    """Time will help."""
+
+    http_status = 503
+
+
+class OverloadedError(TransientError):
+    """A bounded queue is full."""
+
+    http_status = 429
+
+
+class UnavailableError(TransientError):
+    """A part that is needed does not answer."""
+
+    http_status = 503
+
+
+class DeadlineExceededError(TransientError):
+    """The caller's deadline passed first."""
+
+    http_status = 504
+
+
+class LeaseLostError(TransientError):
+    """Another replica owns this now."""
+
+
+class UserCodeError(PlatformError):
+    """The user's code raised, crashed or overran; carries their traceback, never ours."""
+
+
+class ContractError(PlatformError):
+    """A message that can't be read, or was written by a newer platform."""
+
+
+class InvariantError(PlatformError):
+    """Our bug."""
+
+
+# code -> (who must act, what to do). Generated into docs/errors.md.
+CODES: Final[dict[str, tuple[Actor, str]]] = {
+    "request.bad_id": ("user", "Pass the id exactly as the platform returned it."),
+    "request.bad_digest": (
+        "user",
+        "Upload the blob again; the digest is 64 hexadecimal characters.",
+    ),
+    "request.bad_name": ("user", "Rename the app or function."),
+    "request.bad_token": ("user", "Use letters, digits, '-' and '_' only."),
+    "request.invalid": ("user", "Correct the fields that the answer names."),
+    "request.too_large": ("user", "Send less, or pass large data as a blob."),
+    "request.not_yet": ("user", "Leave the parameter out; a later release brings it."),
+    "auth.no_token": (
+        "user",
+        "Send `Authorization: Bearer <token>`; `glowplug config show` prints yours.",
+    ),
+    "auth.bad_token": (
+        "user",
+        "The token is unknown or revoked; take the one of the current profile.",
+    ),
+    "auth.forbidden": ("user", "Ask the workspace's owner for the right."),
+    "deployment.not_found": ("user", "`glowplug deployment list` names what is deployed."),
+    "deployment.conflict": ("user", "Another deploy of the same name won; deploy again."),
+    "deployment.python_mismatch": ("user", "Deploy with the Python version that the image runs."),
+    "invocation.not_found": ("user", "The id is unknown, or its record has expired."),
+    "invocation.conflict": ("user", "The same id was used with other arguments; use a new id."),
+    "invocation.queue_full": (
+        "user",
+        "Wait as long as Retry-After says, or raise max_pending_tasks.",
+    ),
+    "invocation.deadline": (
+        "user",
+        "Give the call a longer time-out, or look why it waits: `glowplug trace ID`.",
+    ),
+    "invocation.lost": ("operator", "The platform lost the work more often than it may retry."),
+    "invocation.cancelled": ("user", "The call was cancelled."),
+    "function.failed": ("user", "The function raised; its traceback is in the answer."),
+    "function.timeout": ("user", "The function ran longer than `timeout`; raise it or do less."),
+    "function.crashed": (
+        "user",
+        "The process ended by itself; exit code, signal and last lines are attached.",
+    ),
+    "function.out_of_memory": ("user", "Raise `memory`; limit and peak are attached."),
+    "function.start_failed": (
+        "user",
+        "Importing the code or on_start raised; its traceback is attached.",
+    ),
+    "function.bad_result": (
+        "user",
+        "The result can't be sent; return something that pickles, or JSON over HTTP.",
+    ),
+    "image.build_failed": (
+        "user",
+        "A build step failed; the step and its last output are attached.",
+    ),
+    "image.unsupported": (
+        "user",
+        "The image asks for what this base can't do; the message says what can.",
+    ),
+    "image.not_found": ("operator", "The image's manifest or chunks are gone; deploy again."),
+    "image.corrupt": ("operator", "A chunk's bytes do not match its name; see `glowplug doctor`."),
+    "sandbox.not_found": ("user", "The sandbox has ended or never was."),
+    "scheduler.no_worker_fits": (
+        "operator",
+        "No live worker is large enough; the reasons are attached.",
+    ),
+    "scheduler.overloaded": ("operator", "A shard's queue is full; slow down or add shards."),
+    "worker.refused": ("us", "The worker would not take it; it is tried elsewhere."),
+    "platform.unavailable": ("operator", "`glowplug status` names the part that does not answer."),
+    "platform.lease_lost": ("us", "Another replica took over; nothing to do."),
+    "platform.contract": (
+        "operator",
+        "Upgrade the older service; versions must not be that far apart.",
+    ),
+    "platform.bug": ("us", "Please report it with the story that the log holds."),
+}

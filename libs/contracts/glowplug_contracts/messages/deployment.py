@@ -1,0 +1,176 @@
+"""What is deployed: a function's code, image, needs and policies, one immutable version at a time."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from glowplug_contracts.ids import DeploymentId, Digest, ImageDigest, WorkspaceId
+from glowplug_contracts.messages import Message
+from glowplug_contracts.messages.invocation import RetryPolicy
+
+
+class FunctionKind(StrEnum):
+    """Which decorator made it."""
+
+    ENDPOINT = "endpoint"
+    FUNCTION = "function"
+    TASK_QUEUE = "task_queue"
+
+
+class ImageSpec(Message, frozen=True, kw_only=True):
+    """How an image is made. Equal specs make equal images.
+
+    Attributes:
+        base: "host", the only base so far.
+        python_version: "3.11", or "" for the one the platform runs.
+        steps: in order; each is cached by the digest of everything before it.
+    """
+
+    base: str = "host"
+    python_version: str = ""
+    steps: tuple[ImageStep, ...] = ()
+    env: dict[str, str] = {}
+
+
+class ImageStep(Message, frozen=True, kw_only=True):
+    """One step of a build.
+
+    `kind` is "pip" (args: requirement lines), "run" (args: one shell command) or "file" (args: one
+    path inside the layer; `blob` holds a tar of what is added there).
+    """
+
+    kind: str
+    args: tuple[str, ...] = ()
+    blob: Digest | None = None
+
+
+class AutoscalerSpec(Message, frozen=True, kw_only=True):
+    """Queue-depth scaling.
+
+    Attributes:
+        min_containers: kept even when idle (only of the latest version).
+        max_containers: never more.
+        tasks_per_container: inputs waiting or running that justify one container.
+        keep_warm_s: idle seconds before scale-in; −1 = forever.
+    """
+
+    min_containers: int = 0
+    max_containers: int = 1
+    tasks_per_container: int = 1
+    keep_warm_s: float = 10.0
+
+
+class Resources(Message, frozen=True, kw_only=True):
+    """What one container needs.
+
+    Attributes:
+        cpu_millis: thousandths of a core requested for placement.
+        memory_bytes: requested for placement.
+        memory_limit_bytes: enforced by killing; 0 = none given.
+        gpus: acceptable kinds in order of preference ("any" accepts every kind); empty = none.
+        gpu_count: devices, each whole.
+    """
+
+    cpu_millis: int = 125
+    memory_bytes: int = 128 * 1024 * 1024
+    memory_limit_bytes: int = 0
+    gpus: tuple[str, ...] = ()
+    gpu_count: int = 0
+
+
+class SourceRef(Message, frozen=True, kw_only=True):
+    """The user's code: a zip by digest, and where the callable is in it.
+
+    Attributes:
+        blob: zip archive; None when the function ships by value only.
+        handler: "module:qualname" inside the archive, or "" when `pickled` is set.
+        pickled: digest of a cloudpickle of the function (closures, notebooks); only the runner loads it.
+        on_start: "module:qualname", or ""; `on_start_pickled` likewise.
+    """
+
+    blob: Digest | None = None
+    handler: str = ""
+    pickled: Digest | None = None
+    on_start: str = ""
+    on_start_pickled: Digest | None = None
+
+
+class FieldSpec(Message, frozen=True, kw_only=True):
+    """One named value of `inputs` or `outputs`, as the SDK's `schema` describes it."""
+
+    type: str
+    optional: bool = False
+    default: object = None
+    items: FieldSpec | None = None
+    fields: dict[str, FieldSpec] = {}
+    choices: tuple[str, ...] = ()
+
+
+class DeploymentSpec(Message, frozen=True, kw_only=True):
+    """Everything the user said about one version."""
+
+    name: str
+    kind: FunctionKind
+    source: SourceRef
+    app: str = ""
+    image: ImageSpec = ImageSpec()
+    resources: Resources = Resources()
+    autoscaler: AutoscalerSpec = AutoscalerSpec()
+    env: dict[str, str] = {}
+    workers: int = 1
+    concurrent_requests: int = 1
+    timeout_s: float = 3600.0
+    retry: RetryPolicy = RetryPolicy()
+    max_pending: int = 0
+    authorized: bool = True
+    inputs: dict[str, FieldSpec] | None = None
+    outputs: dict[str, FieldSpec] | None = None
+    python_version: str = ""
+    is_generator: bool = False
+    priority: int = 0
+
+
+class DeploymentState(StrEnum):
+    """ACTIVE serves; DELETED answers 404 and scales to zero."""
+
+    ACTIVE = "active"
+    DELETED = "deleted"
+
+
+class Deployment(Message, frozen=True, kw_only=True):
+    """One immutable version of a function, as stored in the `deployments` bucket.
+
+    `latest` is true for the version that un-versioned calls reach: only it honours min_containers.
+    `image_digest` is "" for the bare host base. `ephemeral` versions serve `.remote()` of programs that
+    did not deploy: their id is derived from the spec, and no name leads to them.
+    """
+
+    deployment_id: DeploymentId
+    workspace: WorkspaceId
+    version: int
+    spec: DeploymentSpec
+    image_digest: ImageDigest = ImageDigest("")
+    state: DeploymentState = DeploymentState.ACTIVE
+    latest: bool = True
+    ephemeral: bool = False
+    created_at: float = 0.0
+
+
+class FunctionIndex(Message, frozen=True, kw_only=True):
+    """Which versions a name has, as stored in the `functions` bucket (key: workspace.name)."""
+
+    name: str
+    workspace: WorkspaceId
+    kind: FunctionKind
+    app: str = ""
+    latest: DeploymentId = DeploymentId("")
+    versions: dict[int, DeploymentId] = {}
+    next_version: int = 1
+
+
+class Principal(Message, frozen=True, kw_only=True):
+    """Who a token stands for, as stored in the `tokens` bucket (key: SHA-256 of the token)."""
+
+    workspace: WorkspaceId
+    name: str
+    created_at: float = 0.0

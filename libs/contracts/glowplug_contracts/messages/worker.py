@@ -1,0 +1,96 @@
+"""Workers and services: who lives, what they offer, what they hold."""
+
+from __future__ import annotations
+
+from glowplug_contracts.ids import (
+    ContainerId,
+    DeploymentId,
+    ImageDigest,
+    InvocationId,
+    WorkerId,
+    WorkspaceId,
+)
+from glowplug_contracts.messages import Message
+from glowplug_contracts.messages.container import ContainerKind, ContainerState
+from glowplug_contracts.messages.deployment import Resources
+
+
+class GpuDevice(Message, frozen=True, kw_only=True):
+    """One GPU. `simulated` devices exist in accounting only and are always labelled."""
+
+    gpu_id: str
+    kind: str
+    memory_bytes: int
+    simulated: bool = False
+
+
+class ContainerView(Message, frozen=True, kw_only=True):
+    """A live container as its worker sees it."""
+
+    container_id: ContainerId
+    deployment_id: DeploymentId
+    workspace: WorkspaceId
+    kind: ContainerKind
+    state: ContainerState
+    resources: Resources
+    slots: int = 0
+    gpu_ids: tuple[str, ...] = ()
+    in_flight: tuple[InvocationId, ...] = ()
+    image_digest: ImageDigest = ImageDigest("")
+
+
+class WorkerBeat(Message, frozen=True, kw_only=True):
+    """A worker's heartbeat, once a second and at once after a ShardOwned: its whole truth.
+
+    `beat` counts up by one; `started_at` tells a restarted worker of the same name apart.
+    """
+
+    worker_id: WorkerId
+    beat: int
+    started_at: float
+    host: str
+    cpu_millis: int
+    memory_bytes: int
+    gpus: tuple[GpuDevice, ...] = ()
+    containers: tuple[ContainerView, ...] = ()
+    images: tuple[ImageDigest, ...] = ()
+    pythons: tuple[str, ...] = ()
+    draining: bool = False
+    backend: str = ""
+    pool: str = "default"
+
+
+class ServiceBeat(Message, frozen=True, kw_only=True):
+    """Any service's sign of life, once a second and when ServicesProbed.
+
+    `url` is where its HTTP port answers other services, if it has one.
+    """
+
+    service: str
+    instance: str
+    ready: bool
+    url: str = ""
+    at: float = 0.0
+    version: str = ""
+    notes: dict[str, str] = {}
+    leading: tuple[str, ...] = ()
+
+
+class ServicesProbed(Message, frozen=True, kw_only=True):
+    """Everybody is asked for a ServiceBeat now."""
+
+    asker: str
+
+
+class Platform(Message, frozen=True, kw_only=True):
+    """Value of the `platform` bucket's key "platform": written by whoever made the topology."""
+
+    contract_version: int
+    shards: int
+
+
+class LeaseHeld(Message, frozen=True, kw_only=True):
+    """Value of a lease's key: who holds it, and the generation that fences its decisions."""
+
+    holder: str
+    generation: int

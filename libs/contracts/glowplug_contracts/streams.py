@@ -1,0 +1,244 @@
+"""Streams and buckets as values. The broker is made to match them; nobody else creates any.
+
+Sharded streams exist once per shard: their declared name carries `{shard}`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from glowplug_contracts.messages.container import ContainerWanted
+from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Principal
+from glowplug_contracts.messages.image import CachedStep
+from glowplug_contracts.messages.sandbox import SandboxRecord
+from glowplug_contracts.messages.worker import LeaseHeld, Platform
+
+CONTRACT_VERSION = 1
+
+V = TypeVar("V")
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream.
+
+    Attributes:
+        name: upper case, plural; with `{shard}` where there is one per shard.
+        subjects: patterns it captures; with `{shard}` likewise.
+        why: what it is for and why it is kept the way it is.
+        storage: "memory" for what a waiting caller would send again; "file" otherwise.
+        synced: fsync before the ack (file only); False escapes the server's sync_interval (R1 only).
+        work: messages vanish when acknowledged.
+        per_subject: messages kept per subject; 0 = all.
+        max_age_s, max_bytes, max_msgs: bounds; 0 = none. Beyond them the oldest go, except where
+            `refuse_when_full`.
+        ttl: messages may carry their own time to live.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    why: str
+    storage: Literal["memory", "file"]
+    synced: bool = True
+    work: bool = False
+    per_subject: int = 0
+    max_age_s: float = 0.0
+    max_bytes: int = 0
+    max_msgs: int = 0
+    refuse_when_full: bool = False
+    ttl: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Return whether there is one per shard."""
+        return "{shard}" in self.name
+
+
+class Bucket(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
+    """A key-value bucket with compare-and-set; `value` is the type of its values (as JSON).
+
+    `ttl_s`: keys expire unless put again (≥ 1 s, the broker refuses less); 0 = never.
+    """
+
+    name: str
+    value: type[V]
+    why: str
+    ttl_s: float = 0.0
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
+    storage: Literal["memory", "file"] = "file"
+
+
+# A shard's dispatcher keeps this many invocations in order; accepting more answers 429.
+SHARD_BACKLOG_MAX = 500_000
+OUTCOME_KEPT_S = 300.0
+MIB = 1024 * 1024
+
+CALLS = Stream(
+    name="CALLS_{shard}",
+    subjects=("v1.call.{shard}.>",),
+    why="Interactive requests until a slot takes them. Memory: the gateway that holds the caller "
+    "sends again whatever is lost, so a disk would only add latency.",
+    storage="memory",
+    work=True,
+    max_msgs=SHARD_BACKLOG_MAX,
+    max_bytes=512 * MIB,
+    refuse_when_full=True,
+)
+OUTCOMES = Stream(
+    name="OUTCOMES_{shard}",
+    subjects=("v1.outcome.{shard}.>",),
+    why="What interactive attempts ended in, appended by compare-and-set so that two attempts can't "
+    "both finish an input; kept minutes, for repeats.",
+    storage="memory",
+    max_age_s=OUTCOME_KEPT_S,
+    max_bytes=512 * MIB,
+)
+RECORDS = Stream(
+    name="RECORDS_{shard}",
+    subjects=("v1.record.{shard}.>",),
+    why="Durable invocations: the last message on a subject is the invocation.",
+    storage="file",
+    per_subject=1,
+    ttl=True,
+    refuse_when_full=True,
+    max_bytes=16 * 1024 * MIB,
+)
+INVOCATION_EVENTS = Stream(
+    name="INVOCATION_EVENTS",
+    subjects=("v1.fact.>",),
+    why="History for lists; feeds the read model only, so its writes need not be synced.",
+    storage="file",
+    synced=False,
+    max_age_s=7 * 86_400.0,
+    max_bytes=512 * MIB,
+)
+CONTAINER_EVENTS = Stream(
+    name="CONTAINER_EVENTS",
+    subjects=("v1.container.>", "v1.placement.>"),
+    why="What happened to containers and why; the read model's, heartbeats carry the truth.",
+    storage="file",
+    synced=False,
+    max_age_s=7 * 86_400.0,
+    max_bytes=128 * MIB,
+)
+SCALE_DECISIONS = Stream(
+    name="SCALE_DECISIONS",
+    subjects=("v1.scale.>",),
+    why="Targets with their reasons. A new placement leader reads the last one per deployment.",
+    storage="file",
+    synced=False,
+    per_subject=64,
+    max_bytes=64 * MIB,
+)
+LOGS = Stream(
+    name="LOGS",
+    subjects=("v1.log.>",),
+    why="Users' output in segments: the file store costs per message, not per line.",
+    storage="file",
+    synced=False,
+    max_age_s=7 * 86_400.0,
+    max_bytes=512 * MIB,
+)
+SPANS = Stream(
+    name="SPANS",
+    subjects=("v1.span.>",),
+    why="Finished spans in segments, for `glowplug trace`.",
+    storage="file",
+    synced=False,
+    max_age_s=86_400.0,
+    max_bytes=256 * MIB,
+)
+
+STREAMS: tuple[Stream, ...] = (
+    CALLS,
+    OUTCOMES,
+    RECORDS,
+    INVOCATION_EVENTS,
+    CONTAINER_EVENTS,
+    SCALE_DECISIONS,
+    LOGS,
+    SPANS,
+)
+
+DEPLOYMENTS = Bucket(
+    name="deployments",
+    value=Deployment,
+    why="Every version. Key: workspace.deployment_id.",
+    writers=("gateway",),
+    readers=("gateway", "scheduler", "autoscaler"),
+)
+FUNCTIONS = Bucket(
+    name="functions",
+    value=FunctionIndex,
+    why="Names and their versions; compare-and-set gives out version numbers. Key: workspace.name.",
+    writers=("gateway",),
+    readers=("gateway",),
+)
+TOKENS = Bucket(
+    name="tokens",
+    value=Principal,
+    why="Who may call. Key: SHA-256 of the token, so that the store holds no token.",
+    writers=("gateway",),
+    readers=("gateway",),
+)
+WANTED = Bucket(
+    name="wanted",
+    value=ContainerWanted,
+    why="Containers asked for by name (sandboxes, builds); placement makes it so. Key: container id.",
+    writers=("sandbox", "imagecache"),
+    readers=("scheduler", "sandbox", "imagecache"),
+)
+SANDBOXES = Bucket(
+    name="sandboxes",
+    value=SandboxRecord,
+    why="Sandbox sessions. Key: workspace.sandbox_id.",
+    writers=("sandbox",),
+    readers=("sandbox",),
+)
+BUILD_STEPS = Bucket(
+    name="build_steps",
+    value=CachedStep,
+    why="Which image a chain of build steps ended in. Key: digest of the chain.",
+    writers=("imagecache",),
+    readers=("imagecache",),
+)
+LEASE_TTL_S = 2.0
+LEASE_RENEW_S = 0.5
+LEASES = Bucket(
+    name="leases",
+    value=LeaseHeld,
+    why="Who owns a shard or leads a task. Expires unless renewed. Key: what is owned.",
+    ttl_s=LEASE_TTL_S,
+    writers=("scheduler", "autoscaler", "sandbox", "imagecache"),
+    readers=("scheduler", "autoscaler", "sandbox", "imagecache"),
+    storage="memory",
+)
+GENERATIONS = Bucket(
+    name="generations",
+    value=LeaseHeld,
+    why="The last generation given out per lease; never expires, so that generations only grow.",
+    writers=("scheduler", "autoscaler", "sandbox", "imagecache"),
+    readers=("scheduler", "autoscaler", "sandbox", "imagecache"),
+)
+
+PLATFORM = Bucket(
+    name="platform",
+    value=Platform,
+    why="Contract version and number of shards; services wait for it before they start.",
+    writers=("scheduler",),
+    readers=("*",),
+)
+
+BUCKETS: tuple[Bucket[Any], ...] = (
+    DEPLOYMENTS,
+    FUNCTIONS,
+    TOKENS,
+    WANTED,
+    SANDBOXES,
+    BUILD_STEPS,
+    LEASES,
+    GENERATIONS,
+    PLATFORM,
+)

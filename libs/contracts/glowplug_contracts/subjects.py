@@ -1,0 +1,332 @@
+"""THE registry: every subject, the message it carries, who publishes it and who listens.
+
+A subject is a value with a type. Publishing goes to `SUBJECT.at(field=…)`, listening to
+`SUBJECT.pattern(field=…)`, where fields left out become wildcards. No other file spells a subject.
+Permissions, docs/events.md and the tests of completeness are made from this list.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from glowplug_contracts.codec import Wire
+from glowplug_contracts.ids import WorkspaceId, check_token
+from glowplug_contracts.messages import container, image, invocation, sandbox, scale, trace, worker
+from glowplug_contracts.streams import (
+    CALLS,
+    CONTAINER_EVENTS,
+    INVOCATION_EVENTS,
+    LOGS,
+    OUTCOMES,
+    RECORDS,
+    SCALE_DECISIONS,
+    SPANS,
+    Stream,
+)
+
+M = TypeVar("M")
+R = TypeVar("R")
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+class Address(msgspec.Struct, Generic[M], frozen=True):
+    """One concrete subject, or a pattern with wildcards, and the type that travels on it."""
+
+    subject: str
+    spec: Subject[M]
+
+
+class Subject(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
+    """A family of subjects.
+
+    Attributes:
+        template: the subject with `{fields}`.
+        payload: the message type.
+        publishers, subscribers: services ("*" = every one); each subject has at least one of both,
+            or says in `note` why not.
+        stream: captures it, or None for core NATS (fire and forget).
+        reply: type of the answer where it is a request.
+        wire: how the payload is written.
+    """
+
+    template: str
+    payload: type[M]
+    publishers: tuple[str, ...]
+    subscribers: tuple[str, ...]
+    stream: Stream | None = None
+    reply: type[Any] | None = None
+    wire: Wire = "json"
+    note: str = ""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Return the placeholders, in order."""
+        return tuple(_FIELD.findall(self.template))
+
+    def at(self, **values: str | int) -> Address[M]:
+        """Return the concrete subject. Every field must be given and be one clean token.
+
+        Raises: InvalidRequestError (request.bad_token) for wildcards, dots, spaces …
+        """
+        subject = self.template
+        for field in self.fields:
+            subject = subject.replace(f"{{{field}}}", check_token(str(values.pop(field))), 1)
+        if values:
+            raise TypeError(f"{self.template} has no field {', '.join(values)}")
+        return Address(subject, self)
+
+    def pattern(self, **values: str | int) -> Address[M]:
+        """Return the pattern in which fields that are not given match anything."""
+        subject = self.template
+        for field in self.fields:
+            token = check_token(str(values.pop(field))) if field in values else "*"
+            subject = subject.replace(f"{{{field}}}", token, 1)
+        if values:
+            raise TypeError(f"{self.template} has no field {', '.join(values)}")
+        return Address(subject, self)
+
+    def parse(self, subject: str) -> dict[str, str]:
+        """Return the fields' values in a concrete subject of this family."""
+        names = [part[1:-1] if part.startswith("{") else "" for part in self.template.split(".")]
+        return {n: v for n, v in zip(names, subject.split("."), strict=True) if n}
+
+
+def shard_of(workspace: WorkspaceId, shards: int) -> int:
+    """Return the shard that keeps a workspace's work (CRC-32, stable across processes)."""
+    return zlib.crc32(workspace.encode()) % shards
+
+
+# -- Work ---------------------------------------------------------------------------------------
+
+CALL = Subject(
+    template="v1.call.{shard}.{workspace}.{invocation_id}",
+    payload=invocation.InvocationRequested,
+    publishers=("gateway",),
+    subscribers=("scheduler",),
+    stream=CALLS,
+    wire="msgpack",
+)
+RECORD = Subject(
+    template="v1.record.{shard}.{workspace}.{invocation_id}",
+    payload=invocation.InvocationRecord,
+    publishers=("gateway", "scheduler", "worker"),
+    subscribers=("gateway", "scheduler", "worker"),
+    stream=RECORDS,
+    wire="msgpack",
+)
+OUTCOME = Subject(
+    template="v1.outcome.{shard}.{workspace}.{invocation_id}",
+    payload=invocation.Outcome,
+    publishers=("worker",),
+    subscribers=("worker",),
+    stream=OUTCOMES,
+    wire="msgpack",
+)
+REPLY = Subject(
+    template="v1.reply.{instance}.{invocation_id}",
+    payload=invocation.Reply,
+    publishers=("worker", "scheduler"),
+    subscribers=("gateway",),
+    wire="msgpack",
+)
+RUN = Subject(
+    template="v1.worker.{worker_id}.run",
+    payload=invocation.RunInvocation,
+    publishers=("scheduler",),
+    subscribers=("worker",),
+    wire="msgpack",
+)
+ENDED = Subject(
+    template="v1.dispatch.{shard}.ended",
+    payload=invocation.AttemptEnded,
+    publishers=("worker",),
+    subscribers=("scheduler",),
+    wire="msgpack",
+)
+REFUSED = Subject(
+    template="v1.dispatch.{shard}.refused",
+    payload=invocation.AttemptRefused,
+    publishers=("worker",),
+    subscribers=("scheduler",),
+    wire="msgpack",
+)
+CANCEL = Subject(
+    template="v1.dispatch.{shard}.cancel",
+    payload=invocation.CancelInvocation,
+    publishers=("gateway",),
+    subscribers=("scheduler",),
+)
+PROBE = Subject(
+    template="v1.dispatch.{shard}.probe",
+    payload=invocation.CallsProbed,
+    publishers=("gateway",),
+    subscribers=("scheduler",),
+    reply=invocation.CallsKnown,
+)
+CANCEL_ATTEMPT = Subject(
+    template="v1.worker.{worker_id}.cancel",
+    payload=invocation.CancelInvocation,
+    publishers=("scheduler",),
+    subscribers=("worker",),
+)
+STREAM_CREDIT = Subject(
+    template="v1.credit.{invocation_id}",
+    payload=invocation.StreamCredit,
+    publishers=("gateway",),
+    subscribers=("worker",),
+)
+SHARD_OWNED = Subject(
+    template="v1.shard.{shard}.owned",
+    payload=invocation.ShardOwned,
+    publishers=("scheduler",),
+    subscribers=("worker",),
+)
+BACKLOG = Subject(
+    template="v1.backlog.{deployment_id}",
+    payload=invocation.BacklogChanged,
+    publishers=("scheduler",),
+    subscribers=("autoscaler", "gateway"),
+)
+FACTS = Subject(
+    template="v1.fact.{worker_id}",
+    payload=invocation.InvocationFacts,
+    publishers=("worker",),
+    subscribers=("gateway",),
+    stream=INVOCATION_EVENTS,
+)
+
+# -- Scale and placement ------------------------------------------------------------------------
+
+SCALE = Subject(
+    template="v1.scale.{deployment_id}",
+    payload=scale.ScaleDecided,
+    publishers=("autoscaler",),
+    subscribers=("scheduler", "gateway"),
+    stream=SCALE_DECISIONS,
+)
+PLACEMENT = Subject(
+    template="v1.placement.{container_id}",
+    payload=container.PlacementDecided,
+    publishers=("scheduler",),
+    subscribers=("gateway",),
+    stream=CONTAINER_EVENTS,
+)
+BIND = Subject(
+    template="v1.worker.{worker_id}.bind",
+    payload=container.BindContainer,
+    publishers=("scheduler",),
+    subscribers=("worker",),
+    reply=container.BindReply,
+)
+STOP = Subject(
+    template="v1.worker.{worker_id}.stop",
+    payload=container.StopContainer,
+    publishers=("scheduler",),
+    subscribers=("worker",),
+)
+CONTAINER = Subject(
+    template="v1.container.{deployment_id}.{container_id}",
+    payload=container.ContainerChanged,
+    publishers=("worker",),
+    subscribers=("scheduler", "autoscaler", "gateway", "sandbox", "imagecache"),
+    stream=CONTAINER_EVENTS,
+    note="deployment_id is '-' for sandboxes and builds",
+)
+WORKER_BEAT = Subject(
+    template="v1.beat.worker.{worker_id}",
+    payload=worker.WorkerBeat,
+    publishers=("worker",),
+    subscribers=("scheduler", "gateway", "autoscaler", "sandbox", "imagecache"),
+)
+
+# -- Inside containers --------------------------------------------------------------------------
+
+EXEC = Subject(
+    template="v1.worker.{worker_id}.exec",
+    payload=container.ExecInContainer,
+    publishers=("sandbox", "imagecache"),
+    subscribers=("worker",),
+    reply=container.ExecReply,
+)
+EXEC_REPLY = Subject(
+    template="v1.execreply.{instance}.{exec_id}",
+    payload=container.ExecEvent,
+    publishers=("worker",),
+    subscribers=("gateway", "imagecache"),
+    wire="msgpack",
+)
+COMMIT = Subject(
+    template="v1.worker.{worker_id}.commit",
+    payload=container.CommitLayer,
+    publishers=("imagecache",),
+    subscribers=("worker",),
+    reply=container.LayerCommitted,
+)
+LOG = Subject(
+    template="v1.log.{workspace}.{deployment_id}.{container_id}",
+    payload=container.LogSegment,
+    publishers=("worker",),
+    subscribers=("gateway",),
+    stream=LOGS,
+)
+
+# -- Images and sandboxes -----------------------------------------------------------------------
+
+ENSURE_IMAGE = Subject(
+    template="v1.image.ensure",
+    payload=image.EnsureImage,
+    publishers=("gateway",),
+    subscribers=("imagecache",),
+    reply=image.EnsureAccepted,
+)
+IMAGE_PROGRESS = Subject(
+    template="v1.imagereply.{instance}.{build_id}",
+    payload=image.BuildProgress,
+    publishers=("imagecache",),
+    subscribers=("gateway",),
+)
+SANDBOX_CREATE = Subject(
+    template="v1.sandbox.create",
+    payload=sandbox.CreateSandbox,
+    publishers=("gateway",),
+    subscribers=("sandbox",),
+    reply=sandbox.SandboxReply,
+)
+SANDBOX_COMMAND = Subject(
+    template="v1.sandbox.command",
+    payload=sandbox.SandboxCommand,
+    publishers=("gateway",),
+    subscribers=("sandbox",),
+    reply=sandbox.SandboxReply,
+)
+
+# -- Every service ------------------------------------------------------------------------------
+
+SERVICE_BEAT = Subject(
+    template="v1.beat.service.{service}.{instance}",
+    payload=worker.ServiceBeat,
+    publishers=("*",),
+    subscribers=("*",),
+)
+SERVICES_PROBED = Subject(
+    template="v1.probe.services",
+    payload=worker.ServicesProbed,
+    publishers=("*",),
+    subscribers=("*",),
+)
+SPAN = Subject(
+    template="v1.span.{service}",
+    payload=trace.SpanSegment,
+    publishers=("*",),
+    subscribers=("gateway",),
+    stream=SPANS,
+)
+
+SUBJECTS: tuple[Subject[Any], ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Subject)
+)
