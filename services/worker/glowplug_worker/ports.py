@@ -1,0 +1,201 @@
+"""What the worker needs of others, in its own words: backends, interpreters, images and blobs.
+
+The supervisor starts containers through `Backend`; `runtime/` implements it (`process`, `bwrap`), and
+`runtime/choose.py` tries them at start-up. `images/` implements `ImageStore`. Nothing here does I/O.
+
+Makers that the composition root calls:
+
+    glowplug_worker.runtime.choose.choose_backend(wanted, data_dir) -> Backend        (coroutine)
+        wanted: "auto", "process" or "bwrap"; tries what it returns by really starting something.
+    glowplug_worker.runtime.python.find_pythons() -> Pythons
+    glowplug_worker.images.open_images(data_dir, url_of_imagecache, token) -> async context manager
+        of ImageStore; url_of_imagecache: Callable[[], str | None], token: internal bearer token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+from glowplug_contracts.ids import ContainerId, Digest, ImageDigest
+from glowplug_contracts.messages.container import ContainerKind, LayerCommitted
+
+# What a backend may be able to enforce.
+Enforced = Literal["memory", "cpu", "pids", "filesystem", "network", "users"]
+
+
+class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
+    """A Python installed on this host.
+
+    Attributes:
+        version: full, "3.11.7"; the first two parts are what images ask for.
+        executable: what is executed, an existing absolute path outside any virtual environment.
+        prefix: its base prefix; bound read-only at its own path unless it is under /usr.
+    """
+
+    version: str
+    executable: Path
+    prefix: Path
+
+
+class Pythons(Protocol):
+    """The interpreters that containers can run on."""
+
+    def versions(self) -> Sequence[str]:
+        """Return the minor versions on offer ("3.11"), the platform's own first."""
+
+    def find(self, version: str) -> Interpreter | None:
+        """Return the interpreter of a minor version ("" = the platform's own), or None."""
+
+
+class Bind(msgspec.Struct, frozen=True, kw_only=True):
+    """A file or directory of the host that the container sees at `target`.
+
+    Backends without `mounts` ignore binds: there the container sees `source` itself.
+    """
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a backend needs to start one container; it leaves no choice.
+
+    Attributes:
+        argv: the runner's command line, already spelled with the paths that the container sees
+            (`Bind.target` with `mounts`, else `Bind.source`) and with the numbers in `fds`.
+        fds: open file descriptors that the first process inherits under the same numbers; every
+            other descriptor is closed. The caller closes its copies after `start` returned or raised.
+        env: the whole environment; nothing of the worker's own is inherited.
+        cwd: as the container sees it.
+        scratch: a directory of this container only, on the host. With `mounts` it is the backend's
+            to use (generated passwd and so on); without, HOME and TMPDIR point into it.
+        binds: writable ones are handed to the container's uid by the backend, where it has one.
+        tmpfs: paths that become empty, private, writable file systems (only with `mounts`).
+        memory_limit_bytes: 0 = none. Backends that can't enforce it leave "memory" out of `enforces`.
+        network_shared: the host's network; always true until networks come.
+    """
+
+    container_id: ContainerId
+    kind: ContainerKind
+    interpreter: Interpreter
+    argv: tuple[str, ...]
+    fds: tuple[int, ...]
+    env: dict[str, str]
+    cwd: str
+    scratch: Path
+    binds: tuple[Bind, ...] = ()
+    tmpfs: tuple[str, ...] = ("/tmp",)  # noqa: S108 - inside the container
+    hostname: str = "glowplug"
+    memory_limit_bytes: int = 0
+    cpu_millis: int = 0
+    network_shared: bool = True
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How the container's main process ended: an exit code, or the signal that killed it.
+
+    A wrapper's 128 + n is reported as signal n. `stderr_tail`: the last bytes (≤ 4 KiB) that the
+    process tree wrote to the stderr it was started with, before the runner captured it.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    stderr_tail: str = ""
+
+
+class RunningContainer(Protocol):
+    """A started container's process tree."""
+
+    @property
+    def pid(self) -> int:
+        """Return the host pid of the outermost process (recorded for the next janitor)."""
+
+    def kill(self) -> None:
+        """SIGKILL the whole tree now, sessions and grandchildren included. May be repeated."""
+
+    async def wait(self) -> Exit:
+        """Return when the main process has ended and nothing of the tree lives. May be repeated."""
+
+    async def close(self) -> None:
+        """Kill what is left, wait, and give back what the backend held (uid, descriptors)."""
+
+
+class Backend(Protocol):
+    """A way to isolate a container, and what it can enforce."""
+
+    @property
+    def name(self) -> str:
+        """Return "process", "bwrap" …"""
+
+    @property
+    def reason(self) -> str:
+        """Return why this one was chosen, in one sentence for `doctor`."""
+
+    @property
+    def mounts(self) -> bool:
+        """Return whether the container has its own root, so that binds appear at their targets."""
+
+    @property
+    def enforces(self) -> frozenset[Enforced]:
+        """Return what it holds the container to."""
+
+    async def start(self, plan: StartPlan) -> RunningContainer:
+        """Start the runner and return at once; readiness is said over the inherited sockets.
+
+        The tree dies with the worker (parent-death signal). Cancelling leaves nothing behind.
+        Raises: UnavailableError if the process can't be started.
+        """
+
+
+class LocalImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image on this host's disk.
+
+    Attributes:
+        root: the layer directory (`bin`, `site-packages`, files), read-only by agreement.
+        env: the image's own environment; the container's wins.
+        python_version: minor version it was built for; "" = the platform's own.
+    """
+
+    root: Path
+    env: dict[str, str] = {}
+    python_version: str = ""
+
+
+class ImageStore(Protocol):
+    """Images and sources on this host's disk, filled from imagecache, verified by digest."""
+
+    async def ensure(self, digest: ImageDigest) -> LocalImage:
+        """Return the extracted image, fetched first where it is not here.
+
+        Concurrent calls for one digest share the work. Raises: NotFoundError (image.not_found),
+        RejectedError (image.unsupported: another host), ContractError (image.corrupt),
+        UnavailableError (no imagecache answers).
+        """
+
+    async def ensure_source(self, digest: Digest) -> Path:
+        """Return the directory that a source zip was unpacked to; entries never leave it."""
+
+    async def commit(
+        self, directory: Path, parent: ImageDigest, python_version: str, env: dict[str, str]
+    ) -> LayerCommitted:
+        """Pack a build container's layer directory, push what imagecache lacks, name the manifest.
+
+        Errors of the content are in `LayerCommitted.error`; no exception is the user's.
+        """
+
+    def digests(self) -> Sequence[ImageDigest]:
+        """Return the images that are on disk now, for placement's affinity."""
+
+
+class Blobs(Protocol):
+    """Large arguments and results, kept by imagecache under their BLAKE3 digest."""
+
+    async def get(self, digest: Digest) -> bytes:
+        """Return the verified bytes. Raises: NotFoundError, UnavailableError, ContractError."""
+
+    async def put(self, data: bytes) -> Digest:
+        """Store the bytes; return their name once they are safe. Raises: UnavailableError."""
