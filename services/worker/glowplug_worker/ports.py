@@ -129,7 +129,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Return "process", "bwrap" …"""
+        """Return its word: "process" or "bwrap"."""
 
     @property
     def reason(self) -> str:
