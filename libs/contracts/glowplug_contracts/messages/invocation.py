@@ -84,6 +84,22 @@ class RemoteError(Message, frozen=True, kw_only=True):
     details: dict[str, object] = {}
 
 
+class RetryPolicy(Message, frozen=True, kw_only=True):
+    """When a failed attempt is tried again.
+
+    Attributes:
+        max_retries: tries beyond the first for errors of the user's code.
+        delay_s: pause before the first retry; later ones multiply by `backoff` up to `max_delay_s`.
+        retry_for: names of exception classes; empty means every exception (if max_retries > 0).
+    """
+
+    max_retries: int = 0
+    delay_s: float = 0.0
+    backoff: float = 1.0
+    max_delay_s: float = 600.0
+    retry_for: tuple[str, ...] = ()
+
+
 class InvocationRequested(Message, frozen=True, kw_only=True):
     """Interactive work, accepted by a gateway whose caller waits (one input, or a batch of a map).
 
@@ -92,7 +108,7 @@ class InvocationRequested(Message, frozen=True, kw_only=True):
         reply_to: the gateway instance that holds the caller; it listens on REPLY.
         deadline_s: seconds from acceptance after which nobody waits; 0 = none.
         stream: the caller takes a generator's items as they come (numbered frames).
-        waited_s: seconds spent before this attempt (earlier attempts).
+        retry: tries for errors of the user's code; the worker makes them before it writes an outcome.
     """
 
     invocation_id: InvocationId
@@ -107,6 +123,7 @@ class InvocationRequested(Message, frozen=True, kw_only=True):
     accepted_at: float = 0.0
     trace: str = ""
     method: str = ""
+    retry: RetryPolicy = RetryPolicy()
 
 
 class InputOutcome(Message, frozen=True, kw_only=True):
@@ -124,7 +141,8 @@ class Outcome(Message, frozen=True, kw_only=True):
 
     All links of an invocation stand on one subject. Each is appended with the sequence of the link
     before it as the expected last (0 for the first), so of two attempts only one can write the next.
-    A single call has one link; a batch may have several. `last` marks the final one.
+    A single call has one link; a batch may have several. `last` marks the final one. `frames` counts
+    the items of a streamed call (−1: not streamed), so that a lost tail is noticed.
     """
 
     invocation_id: InvocationId
@@ -133,6 +151,7 @@ class Outcome(Message, frozen=True, kw_only=True):
     container_id: ContainerId = ContainerId("")
     worker_id: WorkerId = WorkerId("")
     last: bool = True
+    frames: int = -1
 
 
 class StreamFrame(Message, frozen=True, kw_only=True):
@@ -169,22 +188,6 @@ class StreamCredit(Message, frozen=True, kw_only=True):
 
     invocation_id: InvocationId
     until: int
-
-
-class RetryPolicy(Message, frozen=True, kw_only=True):
-    """When a failed attempt is tried again.
-
-    Attributes:
-        max_retries: tries beyond the first for errors of the user's code.
-        delay_s: pause before the first retry; later ones multiply by `backoff` up to `max_delay_s`.
-        retry_for: names of exception classes; empty means every exception (if max_retries > 0).
-    """
-
-    max_retries: int = 0
-    delay_s: float = 0.0
-    backoff: float = 1.0
-    max_delay_s: float = 600.0
-    retry_for: tuple[str, ...] = ()
 
 
 PLATFORM_RETRIES_MAX = 3
