@@ -232,10 +232,10 @@ STOP = Subject(
 CONTAINER = Subject(
     template="v1.container.{deployment_id}.{container_id}",
     payload=container.ContainerChanged,
-    publishers=("worker",),
+    publishers=("worker", "scheduler"),
     subscribers=("scheduler", "autoscaler", "gateway", "sandbox", "imagecache"),
     stream=CONTAINER_EVENTS,
-    note="deployment_id is '-' for sandboxes and builds",
+    note="deployment_id is '-' for sandboxes and builds; the scheduler writes FAILED for a dead worker",
 )
 WORKER_BEAT = Subject(
     template="v1.beat.worker.{worker_id}",

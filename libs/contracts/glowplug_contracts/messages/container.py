@@ -25,6 +25,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
         base_python: "3.11" or "" for the platform's own; the worker finds the interpreter.
         timeout_s: for one invocation; ≤ 0 = none.
         processes: runner processes in the container; slots = processes × concurrency.
+        pool: only workers of this pool may run it.
         expires_s: seconds after which the worker ends it by itself; 0 = never (sandbox TTL, builds).
     """
 
@@ -43,6 +44,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
     expires_s: float = 0.0
     is_generator: bool = False
     outputs_checked: bool = False
+    pool: str = "default"
 
 
 class ContainerWanted(Message, frozen=True, kw_only=True):

@@ -166,7 +166,9 @@ class StreamFrame(Message, frozen=True, kw_only=True):
 class AttemptLost(Message, frozen=True, kw_only=True):
     """The dispatcher knows that an attempt's worker or container is gone; the gateway may retry.
 
-    `cause` is "worker" or "container" or "refused"; `error` is what the worker could tell, if it could.
+    `cause` is "worker", "container" or "refused": try again, up to PLATFORM_RETRIES_MAX; or
+    "start_failed": no container could start, trying again does not help, and `error` is the caller's
+    answer. `error` otherwise is what the worker could tell, if it could.
     """
 
     invocation_id: InvocationId
@@ -237,6 +239,10 @@ HEADER_DUE = "Glowplug-Due"
 HEADER_ATTEMPT = "Glowplug-Attempt"
 HEADER_WORKER = "Glowplug-Worker"
 HEADER_CONTAINER = "Glowplug-Container"
+HEADER_LOST = "Glowplug-Lost"
+HEADER_EXPIRES = "Glowplug-Expires"
+HEADER_ACCEPTED = "Glowplug-Accepted"
+HEADER_TRACE = "Glowplug-Trace"
 
 
 def record_headers(record: InvocationRecord) -> dict[str, str]:
@@ -249,6 +255,10 @@ def record_headers(record: InvocationRecord) -> dict[str, str]:
         HEADER_ATTEMPT: str(record.attempt),
         HEADER_WORKER: record.worker_id,
         HEADER_CONTAINER: record.container_id,
+        HEADER_LOST: str(record.lost_attempts),
+        HEADER_EXPIRES: repr(record.expires_at),
+        HEADER_ACCEPTED: repr(record.accepted_at),
+        HEADER_TRACE: record.trace,
     }
 
 
