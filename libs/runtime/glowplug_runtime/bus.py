@@ -55,6 +55,13 @@ class Subscription(Protocol):
         """Hear no more; messages already delivered are still handled."""
 
 
+class Following(Subscription, Protocol):
+    """A stream being read in order."""
+
+    async def caught_up(self) -> None:
+        """Return when everything that was stored at the start has been handled."""
+
+
 class Entry(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
     """A key's value at a revision; `value` None means the key is gone."""
 
@@ -158,7 +165,7 @@ class Bus(Protocol):
         *,
         start: Literal["all", "last_per_subject", "new"] | int = "all",
         headers_only: bool = False,
-    ) -> Subscription:
+    ) -> Following:
         """Read a stream in order and go on as it grows; nothing is acknowledged.
 
         `start` as int begins at that sequence. After a disconnect it goes on after the last message

@@ -1,0 +1,137 @@
+"""Make the broker match the declared streams and buckets: create what lacks, update what may change.
+
+Runs in the scheduler service only, under a lease where there are replicas; it is idempotent, and runs
+again after every reconnect because a restarted broker has forgotten its memory streams.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from glowplug_contracts.errors import ConflictError, ContractError
+from glowplug_contracts.messages.worker import Platform
+from glowplug_contracts.streams import BUCKETS, CONTRACT_VERSION, PLATFORM, STREAMS, Bucket, Stream
+
+from glowplug_runtime.bus_nats import NS, NatsBus
+
+log = structlog.get_logger()
+
+PLATFORM_KEY = "platform"
+# What the broker lets change on a living stream; anything else that differs is an error to be seen.
+MUTABLE = (
+    "subjects",
+    "max_age",
+    "max_bytes",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "discard",
+    "metadata",
+)
+
+
+def stream_config(stream: Stream, shard: int, replicas: int) -> dict[str, Any]:
+    """Return the broker's configuration of one stream (of one shard)."""
+    config: dict[str, Any] = {
+        "name": stream.name.format(shard=shard),
+        "subjects": [subject.format(shard=shard) for subject in stream.subjects],
+        "retention": "workqueue" if stream.work else "limits",
+        "storage": stream.storage,
+        "num_replicas": replicas if stream.synced else 1,
+        "max_msgs_per_subject": stream.per_subject or -1,
+        "max_age": int(stream.max_age_s * NS),
+        "max_bytes": stream.max_bytes or -1,
+        "max_msgs": stream.max_msgs or -1,
+        "discard": "new" if stream.refuse_when_full else "old",
+        "allow_direct": True,
+        "duplicate_window": int(min(120.0, stream.max_age_s or 120.0) * NS),
+        "metadata": {"glowplug-contract": str(CONTRACT_VERSION)},
+    }
+    if stream.ttl:
+        config["allow_msg_ttl"] = True
+    if not stream.synced and stream.storage == "file":
+        config["persist_mode"] = "async"
+    return config
+
+
+def bucket_config(bucket: Bucket[Any], replicas: int) -> dict[str, Any]:
+    """Return the broker's configuration of one bucket's stream."""
+    return {
+        "name": f"KV_{bucket.name}",
+        "subjects": [f"$KV.{bucket.name}.>"],
+        "retention": "limits",
+        "storage": bucket.storage,
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "max_age": int(bucket.ttl_s * NS),
+        "duplicate_window": int(min(120.0, bucket.ttl_s or 120.0) * NS),
+        "discard": "new",
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "metadata": {"glowplug-contract": str(CONTRACT_VERSION)},
+    }
+
+
+async def ensure_topology(bus: NatsBus, *, shards: int, replicas: int = 1) -> None:
+    """Make streams and buckets be as declared, then say so under the key `platform`.
+
+    Raises: ContractError if a newer platform, or another number of shards, is written there.
+    """
+    have = await _existing(bus)
+    for config in _wanted(shards, replicas):
+        old = have.get(config["name"])
+        if old is None:
+            await bus.api(f"STREAM.CREATE.{config['name']}", config)
+            log.info("topology.created", stream=config["name"])
+        elif any(old.get(key) != config[key] for key in MUTABLE if key != "metadata"):
+            await bus.api(f"STREAM.UPDATE.{config['name']}", old | config)
+            log.info("topology.updated", stream=config["name"])
+    await _say_so(bus, shards)
+
+
+def _wanted(shards: int, replicas: int) -> list[dict[str, Any]]:
+    streams = [
+        stream_config(stream, shard, replicas)
+        for stream in STREAMS
+        for shard in range(shards if stream.sharded else 1)
+    ]
+    return streams + [bucket_config(bucket, replicas) for bucket in BUCKETS]
+
+
+async def _existing(bus: NatsBus) -> dict[str, dict[str, Any]]:
+    have: dict[str, dict[str, Any]] = {}
+    while True:
+        page = await bus.api("STREAM.LIST", {"offset": len(have)})
+        for stream in page.get("streams") or ():
+            have[stream["config"]["name"]] = stream["config"]
+        if len(have) >= page["total"] or not page.get("streams"):
+            return have
+
+
+async def _say_so(bus: NatsBus, shards: int) -> None:
+    bucket = bus.bucket(PLATFORM)
+    mine = Platform(contract_version=CONTRACT_VERSION, shards=shards)
+    found = await bucket.get(PLATFORM_KEY)
+    if found is None:
+        try:
+            await bucket.create(PLATFORM_KEY, mine)
+        except ConflictError:
+            found = await bucket.get(PLATFORM_KEY)
+    if found is not None and found.value is not None:
+        check_platform(found.value, shards)
+
+
+def check_platform(platform: Platform, shards: int) -> None:
+    """Refuse a platform that a newer version, or another number of shards, has made."""
+    if platform.contract_version > CONTRACT_VERSION:
+        raise ContractError(
+            "platform.contract",
+            f"the broker's contract is version {platform.contract_version}, this service speaks "
+            f"{CONTRACT_VERSION}: upgrade it",
+        )
+    if shards and platform.shards != shards:
+        raise ContractError(
+            "platform.contract",
+            f"the platform has {platform.shards} shards, this service is set to {shards}",
+        )

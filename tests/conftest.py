@@ -1,0 +1,33 @@
+"""Fixtures only: the broker, the bus, and what must not be left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from glowplug_runtime.bus_nats import NatsBus, open_bus
+from glowplug_runtime.topology import ensure_topology
+
+from tests.support.clock import FakeClock
+from tests.support.nats import Server, open_nats_server
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[Server]:
+    """A broker of one's own (6 ms): tests may kill it."""
+    with open_nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(nats_server: Server) -> AsyncIterator[NatsBus]:
+    """A connection to a broker that has every stream and bucket, one shard."""
+    async with open_bus(nats_server.url, instance="test") as bus:
+        await ensure_topology(bus, shards=1)
+        yield bus

@@ -1,0 +1,211 @@
+"""The NATS adapter keeps the port's promises, seen on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from glowplug_contracts.errors import ConflictError, NotFoundError, UnavailableError
+from glowplug_contracts.messages.invocation import (
+    CallsKnown,
+    CallsProbed,
+    Format,
+    Input,
+    InvocationRecord,
+    InvocationRequested,
+    Payload,
+    ShardOwned,
+    record_headers,
+)
+from glowplug_contracts.messages.worker import LeaseHeld
+from glowplug_contracts.streams import GENERATIONS, LEASES
+from glowplug_contracts.subjects import CALL, PROBE, RECORD, SHARD_OWNED
+
+from tests.support.eventually import eventually
+
+
+def a_request(number):
+    return InvocationRequested(
+        invocation_id=f"inv_{number}",
+        workspace="default",
+        deployment_id="dep_1",
+        inputs=(Input(args=Payload(format=Format.JSON, data=b"{}")),),
+        reply_to="gw",
+    )
+
+
+def a_record(number, **changes):
+    return InvocationRecord(
+        invocation_id=f"inv_{number}",
+        workspace="default",
+        deployment_id="dep_1",
+        input=Input(args=Payload(format=Format.JSON, data=b"{}")),
+        **changes,
+    )
+
+
+def at(number):
+    return RECORD.at(shard=0, workspace="default", invocation_id=f"inv_{number}")
+
+
+def call_at(number):
+    return CALL.at(shard=0, workspace="default", invocation_id=f"inv_{number}")
+
+
+async def test_hears_what_is_sent(bus):
+    heard = []
+
+    async def on_owned(delivery):
+        heard.append((delivery.message, delivery.fields))
+
+    await bus.listen(SHARD_OWNED.pattern(), on_owned)
+    message = ShardOwned(shard=3, generation=1, instance="s1")
+    await bus.send(SHARD_OWNED.at(shard=3), message)
+    await eventually(lambda: heard)
+    assert heard == [(message, {"shard": "3"})]
+
+
+async def test_answers_a_request_and_carries_typed_errors_back(bus):
+    async def on_probe(delivery):
+        if not delivery.message.invocation_ids:
+            raise NotFoundError("invocation.not_found", "none named", details={"n": 0})
+        await delivery.answer(CallsKnown(unknown=("inv_1",), settled=True, generation=2))
+
+    await bus.listen(PROBE.pattern(), on_probe)
+    ask = PROBE.at(shard=0)
+    known = await bus.request(ask, CallsProbed(invocation_ids=("inv_1",)), CallsKnown, timeout_s=5)
+    assert known.unknown == ("inv_1",)
+    with pytest.raises(NotFoundError, match="none named") as caught:
+        await bus.request(ask, CallsProbed(invocation_ids=()), CallsKnown, timeout_s=5)
+    assert caught.value.details == {"n": 0}
+
+
+async def test_says_at_once_when_nobody_listens(bus):
+    with pytest.raises(UnavailableError):
+        await bus.request(
+            PROBE.at(shard=0), CallsProbed(invocation_ids=()), CallsKnown, timeout_s=60
+        )
+
+
+async def test_only_the_first_of_two_writers_changes_a_record(bus):
+    record = a_record(1)
+    first = await bus.append(at(1), record, expect_last=0, headers=record_headers(record))
+    with pytest.raises(ConflictError):
+        await bus.append(at(1), record, expect_last=0)
+    await bus.append(at(1), a_record(1, attempt=1), expect_last=first)
+    with pytest.raises(ConflictError):
+        await bus.append(at(1), a_record(1, attempt=1), expect_last=first)
+    assert (await bus.last(at(1))).message.attempt == 1
+
+
+async def test_follows_the_last_record_of_each_subject_without_payloads(bus):
+    for number in (1, 2, 1):
+        record = a_record(number)
+        await bus.append(at(number), record, headers=record_headers(record))
+    seen = []
+
+    async def on_record(delivery):
+        seen.append((delivery.fields["invocation_id"], delivery.sequence, delivery.message))
+
+    following = await bus.follow(
+        RECORD.pattern(shard=0), on_record, start="last_per_subject", headers_only=True
+    )
+    await following.caught_up()
+    assert seen == [("inv_2", 2, None), ("inv_1", 3, None)]
+    await bus.append(at(3), a_record(3))
+    await eventually(lambda: len(seen) == 3)
+
+
+async def test_work_is_gone_when_acknowledged_and_comes_again_to_the_next_owner(bus):
+    for number in range(3):
+        await bus.append(call_at(number), a_request(number))
+    first = []
+
+    async def take_first(delivery):
+        first.append(delivery)
+
+    old = await bus.take_work(CALL.pattern(shard=0), take_first, generation=1)
+    await eventually(lambda: len(first) == 3)
+    await first[0].ack()
+    await bus.flush()
+    await old.close()
+    second = []
+
+    async def take_second(delivery):
+        second.append(delivery.message.invocation_id)
+
+    await bus.take_work(CALL.pattern(shard=0), take_second, generation=2)
+    await eventually(lambda: second == ["inv_1", "inv_2"])
+    await first[1].ack()  # the old owner's late ack must hit nothing
+    await bus.flush()
+    assert (await bus.read(CALL, 2, shard=0)).message.invocation_id == "inv_1"
+
+
+async def test_reads_one_stored_message_by_sequence_and_none_where_there_is_none(bus):
+    sequence = await bus.append(call_at(7), a_request(7))
+    assert (await bus.read(CALL, sequence, shard=0)).message == a_request(7)
+    assert await bus.read(CALL, sequence + 1, shard=0) is None
+    assert await bus.last(call_at(8)) is None
+
+
+async def test_returns_a_subjects_whole_chain_in_order(bus):
+    for number in (1, 2, 1, 1):
+        await bus.append(call_at(number), a_request(number))
+    assert [d.sequence for d in await bus.all(call_at(1))] == [1, 3, 4]
+
+
+async def test_a_bucket_creates_once_updates_by_revision_and_forgets_deleted_keys(bus):
+    held = LeaseHeld(holder="a", generation=1)
+    bucket = bus.bucket(GENERATIONS)
+    revision = await bucket.create("shard-0", held)
+    with pytest.raises(ConflictError):
+        await bucket.create("shard-0", held)
+    newer = await bucket.update("shard-0", LeaseHeld(holder="b", generation=2), revision)
+    with pytest.raises(ConflictError):
+        await bucket.update("shard-0", held, revision)
+    assert [e.key for e in await bucket.entries()] == ["shard-0"]
+    await bucket.delete("shard-0", newer)
+    assert await bucket.get("shard-0") is None
+    assert await bucket.entries() == []
+    await bucket.create("shard-0", held)
+
+
+async def test_watching_tells_what_is_and_what_changes(bus):
+    bucket = bus.bucket(GENERATIONS)
+    await bucket.put("a.x", LeaseHeld(holder="a", generation=1))
+    await bucket.put("b.x", LeaseHeld(holder="b", generation=1))
+    seen = []
+
+    async def on_entry(entry):
+        seen.append((entry.key, entry.value.generation if entry.value else None))
+
+    await bucket.watch(on_entry, "a")
+    assert seen == [("a.x", 1)]
+    await bucket.put("a.x", LeaseHeld(holder="a", generation=2))
+    await bucket.delete("a.x")
+    await eventually(lambda: seen == [("a.x", 1), ("a.x", 2), ("a.x", None)])
+
+
+async def test_a_leases_key_expires_by_itself(bus):
+    await bus.bucket(LEASES).create("k", LeaseHeld(holder="a", generation=1))
+
+    async def is_gone():
+        return await bus.bucket(LEASES).get("k") is None
+
+    await eventually(is_gone)
+
+
+async def test_goes_on_after_the_broker_was_killed_and_started(bus, nats_server):
+    seen = []
+
+    async def on_record(delivery):
+        seen.append(delivery.fields["invocation_id"])
+
+    await bus.append(at(1), a_record(1))
+    await bus.follow(RECORD.pattern(shard=0), on_record)
+    await eventually(lambda: seen == ["inv_1"])
+    nats_server.kill()
+    writing = asyncio.ensure_future(bus.append(at(2), a_record(2), expect_last=0, timeout_s=30))
+    nats_server.start()
+    await writing
+    await eventually(lambda: seen == ["inv_1", "inv_2"])
