@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+from glowplug_contracts.messages.deployment import FieldSpec
 from glowplug_contracts.messages.invocation import RemoteError
 
 HEADER_BYTES_MAX = 1024 * 1024
@@ -47,7 +48,7 @@ class Init(_Header, tag="init", frozen=True, kw_only=True):
     on_start: str = ""
     on_start_pickled: int = 0
     is_generator: bool = False
-    outputs_checked: bool = False
+    outputs_schema: dict[str, FieldSpec] | None = None
     concurrency: int = 1
     env: dict[str, str] = {}
     name: str = ""
@@ -85,9 +86,10 @@ class Cancel(_Header, tag="cancel", frozen=True, kw_only=True):
 
 
 class Credit(_Header, tag="credit", frozen=True, kw_only=True):
-    """A stream may send items numbered below `until`; the generator blocks there."""
+    """A stream may send items numbered below `until` (at first 64); the generator blocks there."""
 
     id: str
+    index: int = 0
     until: int
 
 
@@ -146,6 +148,7 @@ class Result(_Header, tag="result", frozen=True, kw_only=True):
     state: Literal["succeeded", "failed"]
     format: str = "pickle"
     run_ms: float = 0.0
+    items: int = 0
     error: RemoteError | None = None
     more: bool = False
 
@@ -161,11 +164,16 @@ class Item(_Header, tag="item", frozen=True, kw_only=True):
 
 
 class Log(_Header, tag="log", frozen=True, kw_only=True):
-    """Output of user code: one or more whole or partial lines. `id` = invocation or exec, or ""."""
+    """Output of user code: one or more whole or partial lines. `id` = invocation or exec, or "".
+
+    `dropped`: lines that the runner itself gave up before this frame, because nobody read.
+    """
 
     stream: str
     id: str = ""
+    index: int = 0
     at: float = 0.0
+    dropped: int = 0
 
 
 class ExecEvent(_Header, tag="exec_event", frozen=True, kw_only=True):

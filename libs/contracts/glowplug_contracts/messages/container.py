@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from glowplug_contracts.ids import ContainerId, DeploymentId, ImageDigest, WorkerId, WorkspaceId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.deployment import Resources, SourceRef
+from glowplug_contracts.messages.deployment import FieldSpec, Resources, SourceRef
 from glowplug_contracts.messages.invocation import RemoteError
 
 
@@ -27,6 +27,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
         processes: runner processes in the container; slots = processes × concurrency.
         pool: only workers of this pool may run it.
         expires_s: seconds after which the worker ends it by itself; 0 = never (sandbox TTL, builds).
+        outputs: what the runner checks a result against, as in the deployment's spec.
     """
 
     kind: ContainerKind
@@ -43,7 +44,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
     concurrency: int = 1
     expires_s: float = 0.0
     is_generator: bool = False
-    outputs_checked: bool = False
+    outputs: dict[str, FieldSpec] | None = None
     pool: str = "default"
 
 
