@@ -101,7 +101,7 @@ async def open_bus(
         name=instance,
         user=user or None,
         password=password or None,
-        inbox_prefix=f"_INBOX_{instance}".encode(),
+        inbox_prefix=f"_INBOX_{user or instance}".encode(),  # what its permissions name
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.1,
         connect_timeout=5,

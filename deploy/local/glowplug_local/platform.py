@@ -1,0 +1,258 @@
+"""One machine's platform: broker first, then the services; stopped in the reverse order.
+
+"Ready" is said only after the health of every part was seen *and* a real call went through gateway,
+dispatcher, placement, worker and runner and came back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import sys
+import time
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from blake3 import blake3
+from glowplug_contracts.ids import Digest
+from glowplug_contracts.messages.deployment import (
+    AutoscalerSpec,
+    DeploymentSpec,
+    FunctionKind,
+    Resources,
+    SourceRef,
+)
+from glowplug_contracts.permissions import SERVICES
+
+from glowplug_local.broker import GO_MEMORY_LIMIT, find_broker, server_config
+from glowplug_local.layout import Layout, Running
+from glowplug_local.ports import free_port, holder_of, is_free
+from glowplug_local.supervisor import Child
+
+READY_S = 60.0
+POLL_S = 0.02
+SELF_CHECK = "def echo(value):\n    return value\n"
+SELF_CHECK_NAME = "glowplug-self-check"
+
+Tell = Callable[..., None]
+
+
+class PortHeldError(Exception):
+    """Somebody listens on the port that we were told to use."""
+
+
+class NotReadyError(Exception):
+    """The platform did not become ready; the message names the part and shows its log."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What `glowplug up` was asked for. `port` 0 takes a free one; `gpus` are simulated ("A10G:2")."""
+
+    data: Path
+    port: int = 1994
+    host: str = "127.0.0.1"
+    workers: int = 1
+    gpus: str = ""
+    nats_server: str = ""
+
+
+class Platform:
+    """A running platform."""
+
+    def __init__(self, layout: Layout, options: Options, url: str, tell: Tell) -> None:
+        self.layout = layout
+        self.options = options
+        self.url = url
+        self.token = layout.secret("token")
+        self.children: dict[str, Child] = {}
+        self._tell = tell
+
+    async def await_ready(self) -> dict[str, object]:
+        """Return the health of every part once all are well and a call has gone through.
+
+        Raises: NotReadyError.
+        """
+        headers = {"Authorization": f"Bearer {self.token}"}
+        deadline = time.monotonic() + READY_S
+        async with aiohttp.ClientSession(headers=headers) as http:
+            health = await self._await_health(http, deadline)
+            await self._call_through(http, deadline)
+        return health
+
+    async def _await_health(
+        self, http: aiohttp.ClientSession, deadline: float
+    ) -> dict[str, object]:
+        health: dict[str, object] = {}
+        while time.monotonic() < deadline:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async with http.get(f"{self.url}/health") as answer:
+                    health = await answer.json()
+                    if health.get("status") == "ok":
+                        return health
+            await asyncio.sleep(POLL_S)
+        raise NotReadyError(self._why_not(health))
+
+    async def _call_through(self, http: aiohttp.ClientSession, deadline: float) -> None:
+        source = _self_check_source()
+        digest = Digest(blake3(source).hexdigest())
+        spec = DeploymentSpec(
+            name=SELF_CHECK_NAME,
+            kind=FunctionKind.FUNCTION,
+            source=SourceRef(blob=digest, handler="self_check:echo"),
+            resources=Resources(cpu_millis=1, memory_bytes=1024 * 1024),
+            autoscaler=AutoscalerSpec(keep_warm_s=0),
+            timeout_s=30,
+        )
+        proof = os.urandom(8).hex()
+        error = ""
+        while time.monotonic() < deadline:
+            try:
+                async with http.put(f"{self.url}/api/v1/blobs/{digest}", data=source) as answer:
+                    answer.raise_for_status()
+                deployment = await self._deploy(http, spec)
+                call = f"{self.url}/api/v1/deployments/{deployment}/call"
+                body = msgspec.json.encode({"args": [proof], "kwargs": {}})
+                headers = {"Glowplug-Format": "json"}
+                async with http.post(call, data=body, headers=headers) as answer:
+                    if answer.status == 200 and await answer.json(content_type=None) == proof:  # noqa: PLR2004
+                        return
+                    error = (await answer.text())[:500]
+            except (aiohttp.ClientError, ValueError, OSError) as err:
+                error = repr(err)
+            await asyncio.sleep(POLL_S)
+        raise NotReadyError(f"every part is well, but an internal call failed: {error}")
+
+    async def _deploy(self, http: aiohttp.ClientSession, spec: DeploymentSpec) -> str:
+        url = f"{self.url}/api/v1/deployments?ephemeral=1"
+        async with http.post(url, data=msgspec.json.encode(spec)) as answer:
+            last = msgspec.json.decode((await answer.text()).strip().splitlines()[-1])
+        if last.get("event") != "deployed":
+            raise ValueError(f"deploying the self-check failed: {last}")
+        return str(last["deployment"]["deployment_id"])
+
+    def _why_not(self, health: dict[str, object]) -> str:
+        ill = {}
+        parts = health.get("parts")
+        if isinstance(parts, dict):
+            ill = {k: v for k, v in parts.items() if not (isinstance(v, dict) and v.get("ready"))}
+        lines = [
+            f"not ready after {READY_S:.0f} s: {', '.join(ill) or 'the gateway does not answer'}"
+        ]
+        for name, child in self.children.items():
+            if name.split("-")[0] in (ill or {"gateway": 0}):
+                lines.append(f"--- last lines of {name}\n{child.tail(8)}")
+        return "\n".join(lines)
+
+
+@contextlib.asynccontextmanager
+async def open_platform(options: Options, tell: Tell) -> AsyncIterator[Platform]:
+    """Start everything; on leaving stop it in order, the broker last.
+
+    Args:
+        options: see Options.
+        tell: called with an event name and fields, for whoever watches.
+
+    Raises: PortHeldError, DirectoryTakenError, BrokerMissingError.
+    """
+    layout = Layout(options.data)
+    layout.open()
+    try:
+        if options.port and not is_free(options.port):
+            raise PortHeldError(
+                f"port {options.port} is held by {holder_of(options.port)}; "
+                "end it, or choose another with --port"
+            )
+        port = options.port or free_port()
+        platform = Platform(layout, options, f"http://{options.host}:{port}", tell)
+        children = platform.children = _children(layout, options, port, tell)
+        async with asyncio.TaskGroup() as tasks:
+            keeping = [tasks.create_task(child.keep_running()) for child in children.values()]
+            try:
+                layout.write_running(
+                    Running(
+                        pid=os.getpid(),
+                        url=platform.url,
+                        token_file=str(layout.secret_file("token")),
+                        started_at=time.time(),
+                    )
+                )
+                yield platform
+            finally:
+                await _stop(children)
+                for task in keeping:
+                    task.cancel()
+    finally:
+        layout.close()
+
+
+def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[str, Child]:
+    def on_restart(name: str, how: str, pause_s: float) -> None:
+        tell("restarted", part=name, ended=how, again_in_s=pause_s)
+
+    nats_port = free_port()
+    config = layout.broker / "nats.conf"
+    secrets = {s: layout.secret(f"broker-{s}").partition(":")[2] for s in SERVICES}
+    config.touch(mode=0o600)
+    config.write_text(server_config(nats_port, layout.broker / "store", secrets))
+    broker = find_broker(options.nats_server)
+    tell("broker", version=broker.version, origin=broker.origin, port=nats_port)
+
+    def child(name: str, argv: list[str], env: dict[str, str]) -> Child:
+        log = layout.logs / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        return Child(name, argv, {**os.environ, **env}, log, on_restart)
+
+    found = {
+        "broker": child("broker", [broker.path, "-c", str(config)], {"GOMEMLIMIT": GO_MEMORY_LIMIT})
+    }
+    for name in _instances(options.workers):
+        service = name.split("-")[0]
+        env = {
+            "NATS_URL": f"nats://127.0.0.1:{nats_port}",
+            "NATS_CREDENTIALS": str(layout.secret_file(f"broker-{service}")),
+            "INTERNAL_TOKEN_FILE": str(layout.secret_file("internal-token")),
+            "INSTANCE": name,
+            "DATA_DIR": str(layout.service_dir(name)),
+        }
+        if service == "gateway":
+            env |= {
+                "PORT": str(port),
+                "HOST": options.host,
+                "TOKEN_FILE": str(layout.secret_file("token")),
+            }
+        if service == "worker" and options.gpus:
+            env["GPUS"] = options.gpus
+        prefix = f"GLOWPLUG_{service.upper()}_"
+        command = str(Path(sys.executable).with_name(f"glowplug-{service}"))
+        found[name] = child(name, [command], {prefix + key: value for key, value in env.items()})
+    return found
+
+
+def _instances(workers: int) -> list[str]:
+    names = [name for name in SERVICES if name != "worker"]
+    return [*names, *(f"worker-{number}" for number in range(1, workers + 1))]
+
+
+async def _stop(children: dict[str, Child]) -> None:
+    """Stop the gateway (no new work), then the workers, then the rest, and the broker last."""
+    waves: tuple[Callable[[str], bool], ...] = (
+        lambda name: name == "gateway",
+        lambda name: name.startswith("worker"),
+        lambda name: name != "broker",
+        lambda _name: True,
+    )
+    for wave in waves:
+        await asyncio.gather(*(child.stop() for name, child in children.items() if wave(name)))
+
+
+def _self_check_source() -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("self_check.py", (1980, 1, 1, 0, 0, 0)), SELF_CHECK)
+    return target.getvalue()
