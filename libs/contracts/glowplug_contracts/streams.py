@@ -213,7 +213,6 @@ LEASES = Bucket(
     ttl_s=LEASE_TTL_S,
     writers=("scheduler", "autoscaler", "sandbox", "imagecache"),
     readers=("scheduler", "autoscaler", "sandbox", "imagecache"),
-    storage="memory",
 )
 GENERATIONS = Bucket(
     name="generations",

@@ -41,7 +41,10 @@ V = TypeVar("V")
 
 log = structlog.get_logger()
 
-WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+WRONG_LAST_SEQUENCE = 10071
+# The leader has not applied yet what a consumer's replica has shown us already: not a conflict.
+NOT_APPLIED_YET = 10164
+NOT_APPLIED_WAIT_S = 0.003
 STREAM_FULL = frozenset({10077, 10047})
 STREAM_MISSING = frozenset({10059})
 HEARTBEAT_S = 2.0
@@ -253,7 +256,10 @@ class NatsBus:
                 if error is None:
                     return int(ack["seq"])
                 code = error.get("err_code", 0)
-                if code in WRONG_LAST_SEQUENCE:
+                if code == NOT_APPLIED_YET:
+                    await asyncio.sleep(NOT_APPLIED_WAIT_S)
+                    continue
+                if code == WRONG_LAST_SEQUENCE:
                     mine = await self._find_mine(stream, subject, data) if unsure else 0
                     if mine:
                         return mine

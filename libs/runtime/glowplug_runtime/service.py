@@ -60,10 +60,13 @@ class Shell(Generic[S]):
         notes, leading: shown in beats and health.
     """
 
-    def __init__(self, service: str, settings: S, bus: NatsBus, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, service: str, settings: S, bus: NatsBus, lease_bus: NatsBus, tasks: asyncio.TaskGroup
+    ) -> None:
         self.service = service
         self.settings = settings
         self.bus = bus
+        self._lease_bus = lease_bus
         self.tasks = tasks
         self.clock = Clock()
         self.peers = Peers(bus, self.clock)
@@ -87,7 +90,8 @@ class Shell(Generic[S]):
 
     def hold(self, key: str, on_held: Callable[[Lease], AbstractAsyncContextManager[None]]) -> None:
         """Contend for the lease `key` in the background; see `lease.hold_lease`."""
-        lease = Lease(self.bus, self.clock, key, self.instance)
+        # A connection of its own: a takeover that reads 100,000 records must not delay renewals.
+        lease = Lease(self._lease_bus, self.clock, key, self.instance)
 
         @contextlib.asynccontextmanager
         async def shown(lease: Lease) -> AsyncIterator[None]:
@@ -199,13 +203,20 @@ async def _live(
     logging.configure(service, instance, settings.log_level)
     tracing.configure(service, instance, settings.trace_sample)
     log.info("service.starting", settings=redacted(settings))
-    async with open_bus(
-        settings.nats_url,
-        instance=instance,
-        credentials=read_secret(settings.nats_credentials),
-        on_closed=_give_up,
-    ) as bus:
-        await serve(service, settings, instance, bus, open_service)
+    credentials = read_secret(settings.nats_credentials)
+    async with contextlib.AsyncExitStack() as stack:
+        bus, lease_bus = [
+            await stack.enter_async_context(
+                open_bus(
+                    settings.nats_url,
+                    instance=instance,
+                    credentials=credentials,
+                    on_closed=_give_up,
+                )
+            )
+            for _ in range(2)
+        ]
+        await serve(service, settings, instance, bus, open_service, lease_bus=lease_bus)
     tracing.shutdown()
 
 
@@ -216,11 +227,12 @@ async def serve(
     bus: NatsBus,
     open_service: Callable[[Shell[S]], AbstractAsyncContextManager[None]],
     *,
+    lease_bus: NatsBus | None = None,
     on_ready: Callable[[Shell[S]], None] = lambda _shell: None,
 ) -> None:
     """Run a service on an open bus until its shell's `stopping` is set."""
     async with asyncio.TaskGroup() as tasks:
-        shell = Shell(service, settings, bus, tasks)
+        shell = Shell(service, settings, bus, lease_bus or bus, tasks)
         shell.instance = instance
         with _signals(shell.stopping):
             if service != "scheduler":  # it is the one who makes the topology

@@ -1,0 +1,83 @@
+"""`glowplug up`, `down`, `doctor` and `quickstart`, joined to the CLI through `glowplug.commands`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+DATA_HELP = "Directory for everything the platform keeps (default: the user's data directory)."
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help=DATA_HELP)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=1994, show_default=True, help="0 = free."
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option(
+    "--gpus", default="", help='Simulated GPUs per worker, for trying placement: "A10G:2".'
+)
+@click.option("--nats-server", default="", help="A nats-server (2.14 or newer) to use.")
+@click.option(
+    "--detach", is_flag=True, help="Go to the background once ready; `glowplug down` ends it."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def up(
+    data: Path | None,
+    port: int,
+    workers: int,
+    gpus: str,
+    nats_server: str,
+    detach: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Start the platform on this machine."""
+    from glowplug_local import up as module  # noqa: PLC0415  (keeps `glowplug --help` quick)
+    from glowplug_local.layout import default_data_dir  # noqa: PLC0415
+    from glowplug_local.platform import Options  # noqa: PLC0415
+
+    options = Options(
+        data=data or default_data_dir(),
+        port=port,
+        workers=workers,
+        gpus=gpus,
+        nats_server=nats_server,
+    )
+    raise SystemExit(module.detach(options, as_json) if detach else module.run(options, as_json))
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help=DATA_HELP)
+def down(data: Path | None) -> None:
+    """End the platform that runs on a data directory."""
+    from glowplug_local import up as module  # noqa: PLC0415
+    from glowplug_local.layout import default_data_dir  # noqa: PLC0415
+
+    raise SystemExit(module.end(data or default_data_dir()))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(as_json: bool) -> None:  # noqa: FBT001
+    """Say what this machine offers, what the platform will use, and what is missing."""
+    from glowplug_local.doctor import run  # noqa: PLC0415
+
+    raise SystemExit(run(as_json=as_json))
+
+
+@click.command()
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Keep the data here (default: thrown away)."
+)
+@click.option(
+    "--inputs", type=click.IntRange(1), default=1000, show_default=True, help="Inputs to map."
+)
+def quickstart(data: Path | None, inputs: int) -> None:
+    """Start a platform, deploy a real model, call it, scale it from zero and back, and clean up."""
+    from glowplug_local.quickstart import run  # noqa: PLC0415
+
+    raise SystemExit(run(data, inputs))
+
+
+commands: list[click.Command] = [up, down, doctor, quickstart]

@@ -1,0 +1,191 @@
+"""What `glowplug up` does: start, say so in few lines, wait for a signal, stop; and its `--detach` and `down`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from glowplug_local.broker import BrokerMissingError
+from glowplug_local.layout import DirectoryTakenError, Layout
+from glowplug_local.platform import NotReadyError, Options, Platform, PortHeldError, open_platform
+from glowplug_local.profile import forget_profile, write_profile
+
+DOWN_S = 40.0
+
+Failure = (BrokerMissingError, DirectoryTakenError, NotReadyError, PortHeldError)
+
+
+class Teller:
+    """Says what happens: one JSON object a line, or a few words for people."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Say that something happened."""
+        if self._as_json:
+            self._say(json.dumps({"event": event, "at": time.time(), **fields}))
+        else:
+            for line in _words(event, fields):
+                self._say(line)
+
+    @staticmethod
+    def _say(line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+
+def _words(event: str, fields: dict[str, Any]) -> list[str]:
+    match event:
+        case "starting":
+            return [f"Glowplug {fields['version']} starts on {fields['data']}"]
+        case "broker":
+            return [f"  nats-server {fields['version']} ({fields['origin']}), loopback only"]
+        case "restarted":
+            return [f"  {fields['part']} ended ({fields['ended']}); starting it again"]
+        case "ready":
+            return [
+                f"  backend: {fields['backend']}"
+                if fields.get("backend")
+                else "  all parts are well",
+                f"Ready in {fields['seconds']:.1f} s: {fields['url']}   (token: {fields['token_file']})",
+                "Try: glowplug run app.py::fn · glowplug deploy app.py · glowplug status · Ctrl-C ends it",
+            ]
+        case "stopping":
+            return ["Stopping ..."]
+        case "stopped":
+            return ["Stopped."]
+        case "error":
+            return [f"glowplug up: {fields['message']}"]
+    return []
+
+
+def run(options: Options, as_json: bool) -> int:  # noqa: FBT001
+    """Run the platform until SIGINT or SIGTERM; return the exit code."""
+    tell = Teller(as_json=as_json)
+    try:
+        asyncio.run(_run(options, tell))
+    except BaseExceptionGroup as group:
+        known, rest = group.split(Failure)
+        if rest is not None:
+            raise
+        return _failed(tell, known.exceptions[0] if known else group)
+    except Failure as error:
+        return _failed(tell, error)
+    return 0
+
+
+def _failed(tell: Teller, error: BaseException) -> int:
+    tell("error", kind=type(error).__name__, message=str(error))
+    return 1
+
+
+async def _run(options: Options, tell: Teller) -> None:
+    started = time.monotonic()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    from glowplug_runtime.service import version  # noqa: PLC0415
+
+    tell("starting", version=version(), data=str(options.data))
+    async with open_platform(options, tell) as platform:
+        readying = asyncio.ensure_future(platform.await_ready())
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({readying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if readying.done():
+            health = readying.result()
+            _say_ready(platform, health, time.monotonic() - started, tell)
+            try:
+                await stopping
+            finally:
+                forget_profile(platform.url)
+        else:
+            readying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await readying
+        tell("stopping")
+    tell("stopped")
+
+
+def _say_ready(platform: Platform, health: dict[str, Any], seconds: float, tell: Teller) -> None:
+    write_profile(platform.url, platform.token)
+    worker = health.get("parts", {}).get("worker", {})
+    notes = worker.get("notes") or (worker.get("instances") or [{}])[0].get("notes") or {}
+    tell(
+        "ready",
+        seconds=round(seconds, 2),
+        url=platform.url,
+        token_file=str(platform.layout.secret_file("token")),
+        data=str(platform.options.data),
+        pid=os.getpid(),
+        backend=notes.get("backend", ""),
+        parts={name: child.pid for name, child in platform.children.items()},
+    )
+
+
+def detach(options: Options, as_json: bool) -> int:  # noqa: FBT001
+    """Start `up` in a session of its own, wait until it is ready, and leave it running."""
+    tell = Teller(as_json=as_json)
+    log = options.data / "up.log"
+    options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [
+        sys.executable,
+        "-m",
+        "glowplug.cli.main",
+        "up",
+        "--json",
+        "--data",
+        str(options.data),
+    ]
+    command += ["--port", str(options.port), "--workers", str(options.workers)]
+    command += ["--gpus", options.gpus] if options.gpus else []
+    command += ["--nats-server", options.nats_server] if options.nats_server else []
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    said = 0
+    while True:
+        ended = child.poll() is not None
+        lines = log.read_text(errors="replace").splitlines(keepends=True)
+        for line in lines[said:]:
+            if not line.endswith("\n") and not ended:
+                break
+            said += 1
+            with contextlib.suppress(ValueError):
+                fields = json.loads(line)
+                event = fields.pop("event")
+                fields.pop("at", None)
+                tell(event, **fields)
+                if event == "ready":
+                    return 0
+        if ended:
+            return child.returncode or 1
+        time.sleep(0.02)
+
+
+def end(data: Path) -> int:
+    """End what runs on `data`; return 0 also if nothing does."""
+    running = Layout(data).running()
+    if running is None:
+        sys.stdout.write(f"Nothing runs on {data}.\n")
+        return 0
+    os.kill(running.pid, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_S
+    while time.monotonic() < deadline:
+        if Layout(data).running() is None:
+            sys.stdout.write("Stopped.\n")
+            return 0
+        time.sleep(0.02)
+    sys.stderr.write(f"pid {running.pid} has not ended within {DOWN_S:.0f} s\n")
+    return 1
