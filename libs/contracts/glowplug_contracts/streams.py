@@ -195,7 +195,7 @@ SANDBOXES = Bucket(
     value=SandboxRecord,
     why="Sandbox sessions. Key: workspace.sandbox_id.",
     writers=("sandbox",),
-    readers=("sandbox",),
+    readers=("sandbox", "gateway"),
 )
 BUILD_STEPS = Bucket(
     name="build_steps",

@@ -142,7 +142,8 @@ class Deployment(Message, frozen=True, kw_only=True):
 
     `latest` is true for the version that un-versioned calls reach: only it honours min_containers.
     `image_digest` is "" for the bare host base. `ephemeral` versions serve `.remote()` of programs that
-    did not deploy: their id is derived from the spec, and no name leads to them.
+    did not deploy: their id is derived from the spec, and no name leads to them. `base_python` is the minor
+    version that its containers run ("" = the platform's own).
     """
 
     deployment_id: DeploymentId
@@ -154,6 +155,7 @@ class Deployment(Message, frozen=True, kw_only=True):
     latest: bool = True
     ephemeral: bool = False
     created_at: float = 0.0
+    base_python: str = ""
 
 
 class FunctionIndex(Message, frozen=True, kw_only=True):
