@@ -1,0 +1,1 @@
+"""Third-party code under private names, so that the user's own copies stay untouched."""

@@ -1,0 +1,66 @@
+"""First file that runs in a container: `python -I -S …/glowplug/runner/boot.py --fds 3[,4…]`.
+
+One descriptor: this process is the runner. Several: one child per descriptor, forked before anything is
+imported; this process then only waits, passes SIGTERM on, and ends when the last child has.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> int:
+    """Run until the worker says stop; return the exit code."""
+    fds = [int(fd) for fd in sys.argv[sys.argv.index("--fds") + 1].split(",")]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.append(root)
+    sys.argv = [""]
+    if len(fds) > 1:
+        own = _fork_each(fds)
+        if own is None:
+            return _wait_for_all()
+        fds = [own]
+    from glowplug.runner.start import serve  # noqa: PLC0415 - after the fork
+
+    return serve(fds[0])
+
+
+def _fork_each(fds: list[int]) -> int | None:
+    """Return the child's descriptor in each child, None in the parent."""
+    for fd in fds:
+        pid = os.fork()
+        if pid == 0:
+            CHILDREN.clear()
+            for other in fds:
+                if other != fd:
+                    os.close(other)
+            return fd
+        CHILDREN.add(pid)
+    for fd in fds:
+        os.close(fd)
+    return None
+
+
+CHILDREN: set[int] = set()
+
+
+def _wait_for_all() -> int:
+    import _signal  # noqa: PLC0415 - the enum-free half of signal
+
+    def forward(number: int, _frame: object) -> None:
+        for pid in CHILDREN:
+            os.kill(pid, number)
+
+    _signal.signal(_signal.SIGTERM, forward)
+    worst = 0
+    while CHILDREN:
+        pid, status = os.wait()
+        CHILDREN.discard(pid)
+        code = os.waitstatus_to_exitcode(status)
+        worst = worst or (code if code >= 0 else 128 - code)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Calls the user's function for one input and reports how it ended: the part all lanes share."""
+
+from __future__ import annotations
+
+import time
+
+from glowplug.runner import failures, payloads, signature
+from glowplug.runner.context import Context
+from glowplug.runner.invocation import CancelledError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from glowplug.runner.capture import Capture
+    from glowplug.runner.channel import Channel
+    from glowplug.runner.invocation import Invocation
+
+
+class Caller:
+    """Knows the function, how to give it its arguments, and where results go."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        capture: Capture,
+        function: Callable[..., object],
+        on_start_value: object,
+        init: dict[str, object],
+    ) -> None:
+        self.channel = channel
+        self.capture = capture
+        self.function = function
+        self._context_at = signature.context_position(function)
+        self._on_start_value = on_start_value
+        self._init = init
+        self._outputs = init.get("outputs_schema")
+        self.phases: dict[str, float] = {}
+
+    def call(self, invocation: Invocation) -> object:
+        """Return what the function returned; a coroutine or generator has not run yet then."""
+        if invocation.method:
+            raise NotImplementedError("classes with methods are not yet supported")
+        args, kwargs = payloads.read_arguments(invocation.format, invocation.body)
+        invocation.body = b""  # large arguments need not be held twice
+        at = self._context_at
+        if at is not None and "context" not in kwargs and len(args) <= at:
+            kwargs["context"] = self._context(invocation)
+        return self.function(*args, **kwargs)
+
+    def send_item(self, invocation: Invocation, number: int, item: object) -> None:
+        """Send one value of a generator; the credit was waited for."""
+        body = payloads.write_result(invocation.format, item)
+        header = {
+            "type": "item",
+            "id": invocation.id,
+            "index": invocation.index,
+            "number": number,
+            "format": invocation.format,
+        }
+        self.channel.send(header, body)
+
+    def succeed(self, invocation: Invocation, value: object, started: float, items: int) -> None:
+        """Report the result, or why it can't be sent."""
+        try:
+            if self._outputs:
+                from glowplug.runner.outputs import check_outputs  # noqa: PLC0415 - only if asked
+
+                value = check_outputs(value, self._outputs)
+            body = payloads.write_result(invocation.format, value)
+        except Exception as error:  # noqa: BLE001 - whatever the user's __reduce__ raises
+            self.fail(invocation, error, started)
+            return
+        invocation.reported = True
+        self.capture.finish(invocation.key)
+        self.channel.send(self._ended(invocation, "succeeded", started, items), body)
+
+    def fail(self, invocation: Invocation, error: BaseException, started: float) -> None:
+        """Report what the function raised."""
+        invocation.reported = True
+        self.capture.finish(invocation.key)
+        header = self._ended(invocation, "failed", started, 0)
+        header["error"] = self._error(invocation, error)
+        self.channel.send(header)
+
+    def _error(self, invocation: Invocation, error: BaseException) -> dict[str, object]:
+        if invocation.cancelled and isinstance(error, CancelledError):
+            return failures.plain_error(
+                "invocation.cancelled", "CancelledError", "the call was cancelled"
+            )
+        source = str(self._init.get("source") or "")
+        if isinstance(error, payloads.BadResultError):
+            return failures.remote_error(error, "function.bad_result", pickled=False)
+        if isinstance(error, payloads.BadArgumentsError):
+            return failures.remote_error(error, "function.failed", source=source, pickled=False)
+        return failures.remote_error(error, source=source)
+
+    def _ended(
+        self, invocation: Invocation, state: str, started: float, items: int
+    ) -> dict[str, object]:
+        return {
+            "type": "result",
+            "id": invocation.id,
+            "index": invocation.index,
+            "state": state,
+            "format": invocation.format,
+            "run_ms": round((time.perf_counter() - started) * 1000, 3),
+            "items": items,
+        }
+
+    def _context(self, invocation: Invocation) -> Context:
+        timeout = float(self._init.get("timeout_s") or 0)
+        return Context(
+            container_id=str(self._init.get("container_id", "")),
+            stub_id=str(self._init.get("deployment_id", "")),
+            task_id=invocation.id,
+            attempt=invocation.attempt,
+            timeout=timeout if timeout > 0 else None,
+            on_start_value=self._on_start_value,
+        )

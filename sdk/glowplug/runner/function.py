@@ -1,0 +1,214 @@
+"""Function mode: import the user's code, say ready, run what the worker sends until it says stop.
+
+The reading thread turns frames into invocations and never runs user code; a lane runs them. When the
+worker's end of the socket closes, the process ends at once: nobody is left to hear a result.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import time
+
+from glowplug.runner import failures, loading, signature
+from glowplug.runner.call import Caller
+from glowplug.runner.capture import WAIT_S, Capture
+from glowplug.runner.invocation import Invocation
+from glowplug.runner.lanes import CURRENT, MainLane, ThreadLane
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from glowplug.runner.channel import Channel
+
+
+def serve_function(channel: Channel, init: dict[str, object]) -> int:
+    """Run a function's process from `init` to `bye`; return its exit code."""
+    blobs = receive_blobs(channel, init)
+    desk = Desk(channel)
+    capture = Capture(desk.emit_log, desk.owner, channel.busy)
+    capture.start()
+    os.register_at_fork(after_in_child=channel.close)
+    _thread.start_new_thread(desk.read_frames, ())
+    try:
+        caller, loop = load(channel, capture, init, blobs)
+    except BaseException as error:  # noqa: BLE001 - SystemExit at import is a failed start, too
+        capture.finish(("", 0))
+        report = failures.remote_error(
+            error, "function.start_failed", source=str(init.get("source") or "")
+        )
+        channel.send({"type": "start_failed", "error": report})
+        return 1
+    concurrency = max(1, int(init.get("concurrency", 1)))  # type: ignore[call-overload]
+    if loop is not None and signature.is_async(caller.function):
+        from glowplug.runner.lane_async import AsyncLane  # noqa: PLC0415 - imports asyncio
+
+        lane = AsyncLane(caller, desk.ended, concurrency, loop)
+    elif concurrency > 1:
+        lane = ThreadLane(caller, desk.ended, concurrency)
+    else:
+        lane = MainLane(caller, desk.ended)
+    capture.finish(("", 0))
+    desk.open(lane)
+    channel.send({"type": "ready", "phases": caller.phases})
+    lane.run()
+    capture.finish(("", 0))
+    channel.send({"type": "bye"})
+    return 0
+
+
+def receive_blobs(channel: Channel, init: dict[str, object]) -> dict[str, bytes]:
+    """Return the pickles that `init` announced."""
+    blobs: dict[str, bytes] = {}
+    for name in ("pickled", "on_start_pickled"):
+        if not init.get(name):
+            continue
+        pieces = []
+        more = True
+        while more:
+            frame = channel.receive()
+            if frame is None:
+                os._exit(0)
+            pieces.append(frame[1])
+            more = bool(frame[0].get("more"))
+        blobs[name] = b"".join(pieces)
+    return blobs
+
+
+def load(
+    channel: Channel, capture: Capture, init: dict[str, object], blobs: dict[str, bytes]
+) -> tuple[Caller, object]:
+    """Import the function, run on_start; return who calls it, and the event loop if one is needed."""
+    loading.prepare_paths(str(init.get("source") or ""), str(init.get("layer") or ""))
+    loading.show_info_logs()
+    began = time.perf_counter()
+    function = loading.load_function(str(init.get("handler") or ""), blobs.get("pickled", b""))
+    on_start = None
+    if init.get("on_start") or blobs.get("on_start_pickled"):
+        on_start = loading.load_function(
+            str(init.get("on_start") or ""), blobs.get("on_start_pickled", b"")
+        )
+    imported = time.perf_counter()
+    loop = None
+    if signature.is_async(function) or (on_start and signature.is_async(on_start)):
+        import asyncio  # noqa: PLC0415 - 30 to 75 ms, only for async functions
+
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+    value = None
+    if on_start is not None:
+        value = on_start()
+        if loop is not None and hasattr(value, "__await__"):
+            value = loop.run_until_complete(value)
+    caller = Caller(channel, capture, function, value, init)
+    caller.phases = {
+        "import_s": round(imported - began, 6),
+        "on_start_s": round(time.perf_counter() - imported, 6),
+    }
+    return caller, loop
+
+
+class Desk:
+    """What the reading thread knows: which inputs are here, and where they go."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lane: MainLane | ThreadLane | None = None
+        self._known: dict[tuple[str, int], Invocation] = {}
+        self._early: list[Invocation] = []
+        self._pieces: dict[tuple[str, int], list[bytes]] = {}
+        self._lock = _thread.allocate_lock()
+        self._stopping = False
+
+    def open(self, lane: MainLane | ThreadLane) -> None:
+        """Send inputs to `lane` from now on, first those that came before it was there."""
+        with self._lock:
+            self._lane = lane
+            for invocation in self._early:
+                lane.put(invocation)
+            self._early.clear()
+
+    def owner(self) -> tuple[str, int]:
+        """Return whose output this is: by context, else the only input there is, else nobody's."""
+        current = CURRENT.get()
+        if current is not None:
+            return current.key
+        known = list(self._known)
+        return known[0] if len(known) == 1 else ("", 0)
+
+    def emit_log(self, stream: str, owner: tuple[str, int], at: float, data: bytes, dropped: int) -> bool:
+        """Send output as a frame; False if the worker does not take it."""
+        header: dict[str, object] = {"type": "log", "stream": stream, "id": owner[0], "at": at}
+        if owner[1]:
+            header["index"] = owner[1]
+        if dropped:
+            header["dropped"] = dropped
+        return self._channel.send_unless_congested(header, data, WAIT_S)
+
+    def ended(self, invocation: Invocation) -> None:
+        """Forget an input whose result is out."""
+        with self._lock:
+            self._known.pop(invocation.key, None)
+
+    def read_frames(self) -> None:
+        """Serve the socket until it closes; then end the process, whatever it does."""
+        try:
+            while (frame := self._channel.receive()) is not None:
+                self._take(*frame)
+        except BaseException as error:  # noqa: BLE001 - a broken reader must not leave a deaf process
+            sys.__stderr__.write(f"runner: {type(error).__name__}: {error}\n")
+            os._exit(70)
+        os._exit(0)
+
+    def _take(self, header: dict[str, object], body: bytes) -> None:
+        kind = header["type"]
+        if kind == "run":
+            self._take_run(header, body)
+        elif kind == "cancel":
+            for invocation in self._with_id(str(header["id"])):
+                invocation.cancel()
+        elif kind == "credit":
+            for invocation in self._with_id(str(header["id"])):
+                if invocation.index == header.get("index", 0):
+                    invocation.grant(int(header["until"]))  # type: ignore[call-overload]
+        elif kind == "stop":
+            self._stop(float(header.get("grace_s", 0)))  # type: ignore[arg-type]
+        else:
+            raise ValueError(f"unexpected frame {kind!r}")
+
+    def _take_run(self, header: dict[str, object], body: bytes) -> None:
+        key = (str(header["id"]), int(header.get("index", 0)))  # type: ignore[call-overload]
+        if header.get("more"):
+            self._pieces.setdefault(key, []).append(body)
+            return
+        pieces = self._pieces.pop(key, None)
+        invocation = Invocation(header, b"".join([*pieces, body]) if pieces else body)
+        with self._lock:
+            self._known[key] = invocation
+            if self._lane is None:
+                self._early.append(invocation)
+            else:
+                self._lane.put(invocation)
+
+    def _with_id(self, wanted: str) -> list[Invocation]:
+        with self._lock:
+            return [known for known in self._known.values() if known.id == wanted]
+
+    def _stop(self, grace_s: float) -> None:
+        with self._lock:
+            lane = self._lane
+            if self._stopping:
+                return
+            self._stopping = True
+        if lane is None:  # still importing: there is nothing to finish
+            os._exit(0)
+        _thread.start_new_thread(end_after, (grace_s,))
+        lane.stop()
+
+
+def end_after(grace_s: float) -> None:
+    """End the process after the grace, with or without its last results."""
+    time.sleep(grace_s)
+    os._exit(0)

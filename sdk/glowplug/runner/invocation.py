@@ -1,0 +1,84 @@
+"""One input being run: its arguments, its credit for items, and whether somebody cancelled it."""
+
+from __future__ import annotations
+
+import _thread
+
+from glowplug.runner.frames import CREDIT_AT_FIRST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class CancelledError(KeyboardInterrupt):
+    """Raised in the user's code when its caller gave up; like Ctrl-C it passes `except Exception`."""
+
+
+class Invocation:
+    """What a `run` frame asked for.
+
+    Attributes:
+        cancelled: its caller gave up; set by the reading thread.
+        stoppable: user code runs that `interrupt` may stop; set by the lane.
+        reported: its result frame is out, or about to be.
+        interrupt: stops the user's code; set by the lane that runs it.
+        on_credit: called when credit grows (async lane).
+    """
+
+    def __init__(self, header: dict[str, object], body: bytes) -> None:
+        self.id = str(header["id"])
+        self.index = int(header.get("index", 0))  # type: ignore[call-overload]
+        self.key = (self.id, self.index)
+        self.format = str(header["format"])
+        self.attempt = int(header.get("attempt", 1))  # type: ignore[call-overload]
+        self.stream = bool(header.get("stream"))
+        self.method = str(header.get("method", ""))
+        self.body = body
+        self.cancelled = False
+        self.stoppable = False
+        self.reported = False
+        self.interrupt: Callable[[], None] | None = None
+        self.on_credit: Callable[[], None] | None = None
+        self._until = CREDIT_AT_FIRST
+        self._more = _thread.allocate_lock()
+        self._more.acquire()
+
+    def begin(self) -> None:
+        """Mark the start of user code. Raises: CancelledError if the caller gave up already."""
+        self.stoppable = True
+        if self.cancelled:
+            raise CancelledError
+
+    def cancel(self) -> None:
+        """Stop it, or see to it that it does not begin."""
+        self.cancelled = True
+        interrupt = self.interrupt
+        if self.stoppable and interrupt is not None:
+            interrupt()
+
+    def may_send(self, number: int) -> bool:
+        """Return whether item `number` is within the credit."""
+        return number < self._until
+
+    def grant(self, until: int) -> None:
+        """Raise the credit; it never falls."""
+        if until <= self._until:
+            return
+        self._until = until
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._more.locked():
+            self._more.release()
+        on_credit = self.on_credit
+        if on_credit is not None:
+            on_credit()
+
+    def wait_for_credit(self, number: int) -> None:
+        """Block the generator's thread until item `number` may be sent. An interrupt ends it."""
+        while not self.may_send(number):
+            # In slices: an interrupt raised in a thread is not seen inside a lock.
+            self._more.acquire(timeout=0.5)
+            if self.cancelled:
+                raise CancelledError

@@ -1,0 +1,88 @@
+"""Finds the user's function: sets the module path, imports it by name or unpickles it by value."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UNNAMED = "nothing to run: neither a handler nor a pickled function was given"
+
+
+def prepare_paths(source: str, layer: str) -> None:
+    """Extend the path that `-I -S` left: stdlib, then source, then layer, then the SDK (already last).
+
+    Source before layer, as a script's own directory comes before site-packages anywhere else.
+    `.pth` files are not read: the layer is built with `--target`, where they have no meaning.
+    """
+    found = [path for path in (source, os.path.join(layer, "site-packages") if layer else "") if path]
+    sys.path[-1:-1] = found
+    if source:
+        os.chdir(source)
+
+
+def show_info_logs() -> None:
+    """Make `logging` at INFO visible without set-up, once the user's code imports it.
+
+    Only the root's level and the handler of last resort change, so that the user's own basicConfig
+    still finds an unconfigured logger. Importing logging here would cost every start 6 to 16 ms.
+    """
+    if "logging" in sys.modules:
+        _configure(sys.modules["logging"])
+    else:
+        sys.meta_path.insert(0, _LoggingFinder())
+
+
+class _LoggingFinder:
+    """Configures logging right after its first import, then is gone."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> object:
+        if name != "logging":
+            return None
+        sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                inner = spec.loader.exec_module
+
+                def exec_module(module: object) -> None:
+                    inner(module)
+                    _configure(module)
+
+                spec.loader.exec_module = exec_module
+                return spec
+        return None
+
+
+def _configure(logging) -> None:  # noqa: ANN001 - the module
+    logging.root.setLevel(logging.INFO)
+    logging.lastResort.setLevel(logging.INFO)
+    logging.lastResort.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+
+def load_function(handler: str, pickled: bytes) -> Callable[..., object]:
+    """Return the raw function that a deployment names ("module:qualname") or carries by value."""
+    if pickled:
+        from _pickle import loads  # noqa: PLC0415 - 10 ms cheaper than pickle
+
+        found = loads(pickled)
+    elif handler:
+        module_name, _, qualname = handler.partition(":")
+        __import__(module_name)
+        found = sys.modules[module_name]
+        for name in qualname.split("."):
+            found = getattr(found, name)
+    else:
+        raise LookupError(UNNAMED)
+    return unwrap(found)
+
+
+def unwrap(found: object) -> Callable[..., object]:
+    """Return the function below Glowplug's decorators, which show it as `__glowplug_fn__`."""
+    inner = getattr(found, "__glowplug_fn__", found)
+    if not callable(inner):
+        raise TypeError(f"{found!r} can't be called")
+    return inner
