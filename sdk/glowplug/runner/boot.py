@@ -46,7 +46,7 @@ CHILDREN: set[int] = set()
 
 
 def _wait_for_all() -> int:
-    import _signal  # noqa: PLC0415 - the enum-free half of signal
+    import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - the enum-free half of signal
 
     def forward(number: int, _frame: object) -> None:
         for pid in CHILDREN:

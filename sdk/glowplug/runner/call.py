@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from glowplug.runner.capture import Capture
     from glowplug.runner.channel import Channel
+    from glowplug.runner.frames import Header
     from glowplug.runner.invocation import Invocation
 
 
@@ -26,7 +27,7 @@ class Caller:
         capture: Capture,
         function: Callable[..., object],
         on_start_value: object,
-        init: dict[str, object],
+        init: Header,
     ) -> None:
         self.channel = channel
         self.capture = capture

@@ -18,6 +18,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from typing import Any
 
 PIECE_BYTES = 1 << 16
 WAIT_S = 0.25
@@ -56,7 +57,7 @@ class Capture:
             reading, writing = os.pipe()
             os.dup2(writing, fd)  # inheritable: child processes write there too
             os.close(writing)
-            os.set_blocking(reading, False)  # noqa: FBT003 - positional only
+            os.set_blocking(reading, False)
             self._pipes[reading] = name
             self._poll.register(reading, select.POLLIN)
             self._watch.register(reading, select.POLLIN)
@@ -161,10 +162,10 @@ class _Stream(io.RawIOBase):
     def fileno(self) -> int:
         return self._fd
 
-    def write(self, data) -> int:  # noqa: ANN001 - any buffer
-        data = bytes(data)
-        self._capture.write(self._fd, self._stream, data)
-        return len(data)
+    def write(self, data: Any) -> int:
+        copied = bytes(data)
+        self._capture.write(self._fd, self._stream, copied)
+        return len(copied)
 
     def flush(self) -> None:
         if not self.closed:

@@ -101,7 +101,10 @@ class Channel:
             return
 
     def _send_frame(
-        self, header: frames.Header, body: bytes | bytearray | memoryview, wait_ms: int | None = None
+        self,
+        header: frames.Header,
+        body: bytes | bytearray | memoryview,
+        wait_ms: int | None = None,
     ) -> bool:
         head = frames.encode_prefix_and_header(header, len(body))
         ident = _thread.get_ident()

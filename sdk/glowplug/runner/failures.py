@@ -117,10 +117,12 @@ def _pickled_chain(error: BaseException) -> bytes | None:
 
 
 def _travels(error: BaseException) -> bool:
+    from _pickle import loads  # noqa: PLC0415 - only for failures
+
     from glowplug.runner import payloads  # noqa: PLC0415 - see above
 
     try:
-        copy = payloads.loads(payloads.write_pickle(error))
+        copy = loads(payloads.write_pickle(error))
     except Exception:  # noqa: BLE001 - see above
         return False
     return type(copy) is type(error) or type(copy).__name__ == type(error).__name__
@@ -139,7 +141,9 @@ class _Chained:
         if cause is context:
             context = None
         return rebuild, (
-            error if _travels(error) else UnpicklableError(f"{type(error).__name__}: {_message(error)}"),
+            error
+            if _travels(error)
+            else UnpicklableError(f"{type(error).__name__}: {_message(error)}"),
             self._next(cause),
             self._next(context),
             error.__suppress_context__,
@@ -160,4 +164,3 @@ def rebuild(
     error.__context__ = context if context is not None else cause
     error.__suppress_context__ = suppress
     return error
-

@@ -43,7 +43,12 @@ BODY_BYTES_MAX = 1 << 20
 PREFIX_BYTES = 8
 CREDIT_AT_FIRST = 64
 
-Header = dict  # JSON object; what is in it depends on its "type"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    # A JSON object; what is in it depends on its "type".
+    Header = dict[str, Any]
 
 
 class FrameError(Exception):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import sys
 import time
 
 from glowplug.runner import failures, loading, signature
@@ -19,12 +18,17 @@ from glowplug.runner.lanes import CURRENT, MainLane, ThreadLane
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from typing import Any
 
     from glowplug.runner.channel import Channel
+    from glowplug.runner.frames import Header
+    from glowplug.runner.lanes import Lane
+
+NOBODY = ("", 0)
 
 
-def serve_function(channel: Channel, init: dict[str, object]) -> int:
+def serve_function(channel: Channel, init: Header) -> int:
     """Run a function's process from `init` to `bye`; return its exit code."""
     blobs = receive_blobs(channel, init)
     desk = Desk(channel)
@@ -35,13 +39,14 @@ def serve_function(channel: Channel, init: dict[str, object]) -> int:
     try:
         caller, loop = load(channel, capture, init, blobs)
     except BaseException as error:  # noqa: BLE001 - SystemExit at import is a failed start, too
-        capture.finish(("", 0))
+        capture.finish(NOBODY)
         report = failures.remote_error(
             error, "function.start_failed", source=str(init.get("source") or "")
         )
         channel.send({"type": "start_failed", "error": report})
         return 1
-    concurrency = max(1, int(init.get("concurrency", 1)))  # type: ignore[call-overload]
+    concurrency = max(1, int(init.get("concurrency", 1)))
+    lane: Lane
     if loop is not None and signature.is_async(caller.function):
         from glowplug.runner.lane_async import AsyncLane  # noqa: PLC0415 - imports asyncio
 
@@ -50,16 +55,16 @@ def serve_function(channel: Channel, init: dict[str, object]) -> int:
         lane = ThreadLane(caller, desk.ended, concurrency)
     else:
         lane = MainLane(caller, desk.ended)
-    capture.finish(("", 0))
+    capture.finish(NOBODY)
     desk.open(lane)
     channel.send({"type": "ready", "phases": caller.phases})
     lane.run()
-    capture.finish(("", 0))
+    capture.finish(NOBODY)
     channel.send({"type": "bye"})
     return 0
 
 
-def receive_blobs(channel: Channel, init: dict[str, object]) -> dict[str, bytes]:
+def receive_blobs(channel: Channel, init: Header) -> dict[str, bytes]:
     """Return the pickles that `init` announced."""
     blobs: dict[str, bytes] = {}
     for name in ("pickled", "on_start_pickled"):
@@ -78,8 +83,8 @@ def receive_blobs(channel: Channel, init: dict[str, object]) -> dict[str, bytes]
 
 
 def load(
-    channel: Channel, capture: Capture, init: dict[str, object], blobs: dict[str, bytes]
-) -> tuple[Caller, object]:
+    channel: Channel, capture: Capture, init: Header, blobs: dict[str, bytes]
+) -> tuple[Caller, asyncio.AbstractEventLoop | None]:
     """Import the function, run on_start; return who calls it, and the event loop if one is needed."""
     loading.prepare_paths(str(init.get("source") or ""), str(init.get("layer") or ""))
     loading.show_info_logs()
@@ -97,7 +102,7 @@ def load(
 
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-    value = None
+    value: Any = None
     if on_start is not None:
         value = on_start()
         if loop is not None and hasattr(value, "__await__"):
@@ -115,14 +120,14 @@ class Desk:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._lane: MainLane | ThreadLane | None = None
+        self._lane: Lane | None = None
         self._known: dict[tuple[str, int], Invocation] = {}
         self._early: list[Invocation] = []
         self._pieces: dict[tuple[str, int], list[bytes]] = {}
         self._lock = _thread.allocate_lock()
         self._stopping = False
 
-    def open(self, lane: MainLane | ThreadLane) -> None:
+    def open(self, lane: Lane) -> None:
         """Send inputs to `lane` from now on, first those that came before it was there."""
         with self._lock:
             self._lane = lane
@@ -136,11 +141,11 @@ class Desk:
         if current is not None:
             return current.key
         known = list(self._known)
-        return known[0] if len(known) == 1 else ("", 0)
+        return known[0] if len(known) == 1 and self._lane is not None else NOBODY
 
-    def emit_log(self, stream: str, owner: tuple[str, int], at: float, data: bytes, dropped: int) -> bool:
+    def emit_log(self, stream: str, owner: Any, at: float, data: bytes, dropped: int) -> bool:
         """Send output as a frame; False if the worker does not take it."""
-        header: dict[str, object] = {"type": "log", "stream": stream, "id": owner[0], "at": at}
+        header: Header = {"type": "log", "stream": stream, "id": owner[0], "at": at}
         if owner[1]:
             header["index"] = owner[1]
         if dropped:
@@ -158,11 +163,11 @@ class Desk:
             while (frame := self._channel.receive()) is not None:
                 self._take(*frame)
         except BaseException as error:  # noqa: BLE001 - a broken reader must not leave a deaf process
-            sys.__stderr__.write(f"runner: {type(error).__name__}: {error}\n")
+            os.write(2, f"runner: {type(error).__name__}: {error}\n".encode())
             os._exit(70)
         os._exit(0)
 
-    def _take(self, header: dict[str, object], body: bytes) -> None:
+    def _take(self, header: Header, body: bytes) -> None:
         kind = header["type"]
         if kind == "run":
             self._take_run(header, body)
@@ -172,14 +177,14 @@ class Desk:
         elif kind == "credit":
             for invocation in self._with_id(str(header["id"])):
                 if invocation.index == header.get("index", 0):
-                    invocation.grant(int(header["until"]))  # type: ignore[call-overload]
+                    invocation.grant(int(header["until"]))
         elif kind == "stop":
-            self._stop(float(header.get("grace_s", 0)))  # type: ignore[arg-type]
+            self._stop(float(header.get("grace_s", 0)))
         else:
             raise ValueError(f"unexpected frame {kind!r}")
 
-    def _take_run(self, header: dict[str, object], body: bytes) -> None:
-        key = (str(header["id"]), int(header.get("index", 0)))  # type: ignore[call-overload]
+    def _take_run(self, header: Header, body: bytes) -> None:
+        key = (str(header["id"]), int(header.get("index", 0)))
         if header.get("more"):
             self._pieces.setdefault(key, []).append(body)
             return

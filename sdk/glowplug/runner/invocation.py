@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from glowplug.runner.frames import Header
+
 
 class CancelledError(KeyboardInterrupt):
     """Raised in the user's code when its caller gave up; like Ctrl-C it passes `except Exception`."""
@@ -26,20 +28,20 @@ class Invocation:
         on_credit: called when credit grows (async lane).
     """
 
-    def __init__(self, header: dict[str, object], body: bytes) -> None:
+    def __init__(self, header: Header, body: bytes) -> None:
         self.id = str(header["id"])
-        self.index = int(header.get("index", 0))  # type: ignore[call-overload]
+        self.index = int(header.get("index", 0))
         self.key = (self.id, self.index)
         self.format = str(header["format"])
-        self.attempt = int(header.get("attempt", 1))  # type: ignore[call-overload]
+        self.attempt = int(header.get("attempt", 1))
         self.stream = bool(header.get("stream"))
         self.method = str(header.get("method", ""))
         self.body = body
         self.cancelled = False
         self.stoppable = False
         self.reported = False
-        self.interrupt: Callable[[], None] | None = None
-        self.on_credit: Callable[[], None] | None = None
+        self.interrupt: Callable[[], object] | None = None
+        self.on_credit: Callable[[], object] | None = None
         self._until = CREDIT_AT_FIRST
         self._more = _thread.allocate_lock()
         self._more.acquire()

@@ -11,6 +11,7 @@ from glowplug.runner.lanes import CURRENT, GENERATOR
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from typing import Any
 
     from glowplug.runner.call import Caller
 
@@ -50,7 +51,9 @@ class AsyncLane:
         task = self._loop.create_task(self._run(invocation))
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        invocation.interrupt = lambda: self._loop.call_soon_threadsafe(self._cancel, task, invocation)
+        invocation.interrupt = lambda: self._loop.call_soon_threadsafe(
+            self._cancel, task, invocation
+        )
 
     def _cancel(self, task: asyncio.Task[None], invocation: Invocation) -> None:
         if invocation.stoppable:
@@ -90,7 +93,7 @@ async def run_input_async(caller: Caller, invocation: Invocation) -> None:
         caller.succeed(invocation, value, started, items)
 
 
-async def finish_async(caller: Caller, invocation: Invocation, value: object) -> tuple[object, int]:
+async def finish_async(caller: Caller, invocation: Invocation, value: Any) -> tuple[object, int]:
     """Return the value behind a coroutine or generator, and how many items were sent."""
     if hasattr(value, "__await__"):
         value = await value
@@ -111,7 +114,7 @@ async def finish_async(caller: Caller, invocation: Invocation, value: object) ->
     return None, number
 
 
-async def _as_async(generator):  # noqa: ANN001, ANN202 - any generator
+async def _as_async(generator: Any) -> AsyncIterator[object]:
     for item in generator:
         yield item
 

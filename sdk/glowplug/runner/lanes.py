@@ -7,7 +7,7 @@ A lane takes invocations from the reading thread (`put`), runs them in the order
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _thread
 import time
 from _contextvars import ContextVar
@@ -18,12 +18,28 @@ from glowplug.runner.invocation import CancelledError, Invocation
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from glowplug.runner.call import Caller
 
 # Which input the code that runs now belongs to; tasks inherit it, the user's own threads do not.
 CURRENT: ContextVar[Invocation | None] = ContextVar("glowplug_invocation", default=None)
 GENERATOR = type(_ for _ in ())
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Lane(Protocol):
+        """What all lanes offer to the reading thread."""
+
+        def put(self, invocation: Invocation) -> None:
+            """Queue an input (from the reading thread)."""
+
+        def stop(self) -> None:
+            """End once everything queued before has run (from the reading thread)."""
+
+        def run(self) -> None:
+            """Run until stopped (in the main thread)."""
 
 
 class MainLane:
@@ -161,7 +177,7 @@ def _run_and_report(caller: Caller, invocation: Invocation, started: float) -> N
         caller.succeed(invocation, value, started, items)
 
 
-def _exhaust(caller: Caller, invocation: Invocation, generator) -> tuple[object, int]:  # noqa: ANN001
+def _exhaust(caller: Caller, invocation: Invocation, generator: Any) -> tuple[object, int]:
     """Send a generator's items as credit allows; unstreamed, its result is the list of them."""
     if not invocation.stream:
         kept = list(generator)

@@ -8,6 +8,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 UNNAMED = "nothing to run: neither a handler nor a pickled function was given"
 
@@ -18,7 +19,7 @@ def prepare_paths(source: str, layer: str) -> None:
     Source before layer, as a script's own directory comes before site-packages anywhere else.
     `.pth` files are not read: the layer is built with `--target`, where they have no meaning.
     """
-    found = [path for path in (source, os.path.join(layer, "site-packages") if layer else "") if path]
+    found = [path for path in (source, f"{layer}/site-packages" if layer else "") if path]
     sys.path[-1:-1] = found
     if source:
         os.chdir(source)
@@ -39,25 +40,25 @@ def show_info_logs() -> None:
 class _LoggingFinder:
     """Configures logging right after its first import, then is gone."""
 
-    def find_spec(self, name: str, path: object, target: object = None) -> object:
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """Answer for `logging` only, by asking the other finders and adding a step."""
         if name != "logging":
             return None
         sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                inner = spec.loader.exec_module
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path)
+        spec: Any = next((spec for spec in specs if spec is not None), None)
+        if spec is not None:
+            execute = spec.loader.exec_module
 
-                def exec_module(module: object) -> None:
-                    inner(module)
-                    _configure(module)
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _configure(module)
 
-                spec.loader.exec_module = exec_module
-                return spec
-        return None
+            spec.loader.exec_module = exec_module
+        return spec
 
 
-def _configure(logging) -> None:  # noqa: ANN001 - the module
+def _configure(logging: Any) -> None:
     logging.root.setLevel(logging.INFO)
     logging.lastResort.setLevel(logging.INFO)
     logging.lastResort.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from glowplug.runner.payloads import BadResultError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-def check_outputs(value: object, fields: dict[str, dict[str, object]]) -> object:
+    Fields = dict[str, dict[str, Any]]
+
+
+def check_outputs(value: object, fields: Fields) -> object:
     """Return the value, unchanged.
 
     Raises: BadResultError naming every wrong field by its path.
@@ -20,9 +26,7 @@ def check_outputs(value: object, fields: dict[str, dict[str, object]]) -> object
     return value
 
 
-def _check_object(
-    value: object, fields: dict[str, dict[str, object]], path: str, problems: list[str]
-) -> None:
+def _check_object(value: object, fields: Fields, path: str, problems: list[str]) -> None:
     if not isinstance(value, dict):
         problems.append(f"{path or 'result'} must be an object, not {_name(value)}")
         return
@@ -35,7 +39,7 @@ def _check_object(
     problems.extend(f"{path}{name} is not expected" for name in value if name not in fields)
 
 
-def _check(value: object, spec: dict[str, object], path: str, problems: list[str]) -> None:
+def _check(value: object, spec: dict[str, Any], path: str, problems: list[str]) -> None:
     kind = spec.get("type")
     if kind == "list":
         _check_list(value, spec, path, problems)
@@ -43,13 +47,13 @@ def _check(value: object, spec: dict[str, object], path: str, problems: list[str
         fields = spec.get("fields") or {}
         plain = _as_mapping(value)
         if fields:
-            _check_object(plain, fields, f"{path}.", problems)  # type: ignore[arg-type]
+            _check_object(plain, fields, f"{path}.", problems)
         elif not isinstance(plain, dict):
             problems.append(f"{path} must be an object, not {_name(value)}")
     elif kind == "enum":
         choices = spec.get("choices") or ()
-        if getattr(value, "value", value) not in choices:  # type: ignore[operator]
-            problems.append(f"{path} must be one of {', '.join(choices)}")  # type: ignore[arg-type]
+        if getattr(value, "value", value) not in choices:
+            problems.append(f"{path} must be one of {', '.join(choices)}")
     elif kind in EXPECTED and not _is(value, EXPECTED[kind][0]):
         problems.append(f"{path} must be {EXPECTED[kind][1]}, not {_name(value)}")
 
@@ -62,16 +66,14 @@ EXPECTED: dict[object, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _check_list(
-    value: object, spec: dict[str, object], path: str, problems: list[str]
-) -> None:
+def _check_list(value: object, spec: dict[str, Any], path: str, problems: list[str]) -> None:
     if not isinstance(value, (list, tuple)):
         problems.append(f"{path} must be a list, not {_name(value)}")
         return
     items = spec.get("items")
     if items:
         for index, item in enumerate(value):
-            _check(item, items, f"{path}[{index}]", problems)  # type: ignore[arg-type]
+            _check(item, items, f"{path}[{index}]", problems)
 
 
 def _is(value: object, kinds: tuple[type, ...]) -> bool:

@@ -6,6 +6,10 @@ import sys
 from _pickle import Pickler, loads
 from io import BytesIO
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 PROTOCOL = 5
 SCALARS = (type(None), bool, int, float, str, bytes)
 FORMATS = ("pickle", "json")
@@ -29,10 +33,10 @@ class _ByReferencePickler(Pickler):
     cloudpickle costs 40 ms to import, so the first call should not pay it for a dict of floats.
     """
 
-    def reducer_override(self, obj: object) -> object:
+    def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, type) or hasattr(obj, "__code__"):
-            module = getattr(obj, "__module__", None)
-            found = sys.modules.get(module) if module != "__main__" else None
+            module = getattr(obj, "__module__", None) or "__main__"
+            found: Any = sys.modules.get(module) if module != "__main__" else None
             for name in getattr(obj, "__qualname__", "<").split("."):
                 found = getattr(found, name, None)
             if found is not obj:
@@ -82,16 +86,19 @@ def write_pickle(value: object) -> bytes:
             pass
     from glowplug._vendor import cloudpickle  # noqa: PLC0415 - 40 ms
 
-    return cloudpickle.dumps(value, PROTOCOL)
+    data: bytes = cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-untyped-call]
+    return data
 
 
 def write_json(value: object) -> bytes:
     """Return strict JSON (no NaN). numpy values, dataclasses and pydantic models are written plainly."""
-    text = _json().dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain)
+    text: str = _json().dumps(
+        value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+    )
     return text.encode("utf-8", "surrogatepass")
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> object:
     if hasattr(value, "tolist"):
         return value.tolist()
     if hasattr(value, "model_dump"):
@@ -102,7 +109,7 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _json():  # noqa: ANN202 - the module
+def _json() -> Any:
     import json  # noqa: PLC0415 - only where somebody speaks JSON
 
     return json

@@ -5,6 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 CO_COROUTINE = 0x80
 CO_ASYNC_GENERATOR = 0x200
@@ -16,7 +17,7 @@ def is_async(function: Callable[..., object]) -> bool:
     return code is not None and bool(code.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR))
 
 
-def context_position(function: Callable[..., object]) -> int | None:
+def context_position(function: Any) -> int | None:
     """Return where a parameter `context` stands (0 = first; keyword-only: far out), None if there is none.
 
     Decorators that keep `__wrapped__` are looked through, as inspect.signature does.
@@ -28,17 +29,17 @@ def context_position(function: Callable[..., object]) -> int | None:
     if plain is not function and hasattr(plain, "__self__"):
         bound = 1
     bound = bound or int(hasattr(plain, "__self__"))
-    code = getattr(plain, "__code__", None)
+    code: Any = getattr(plain, "__code__", None)
     if code is None:
         return None
-    names = code.co_varnames[: code.co_argcount]
+    names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
     if "context" in names[code.co_posonlyargcount :]:
         return names.index("context") - bound
     keyword_only = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     return 1 << 30 if "context" in keyword_only else None
 
 
-def _plain(function: Callable[..., object]) -> object:
+def _plain(function: Any) -> object:
     """Return what carries the code: below functools.partial, or an instance's `__call__`."""
     while hasattr(function, "func") and not hasattr(function, "__code__"):
         function = function.func
