@@ -1,0 +1,76 @@
+# The only way anything is run, locally and in CI. `just` itself is in the venv: .venv/bin/just
+
+# The tools next to this very `just`, whatever the venv is called.
+export PATH := parent_directory(just_executable()) + ":" + env("PATH")
+python := parent_directory(just_executable()) / "python"
+
+packages := "glowplug_contracts glowplug_runtime glowplug_gateway glowplug_scheduler glowplug_autoscaler glowplug_imagecache glowplug_worker glowplug_sandbox glowplug_local glowplug"
+slow_layers := "tests/conformance tests/simulation tests/integration tests/e2e"
+
+# List the recipes.
+[private]
+default:
+    @just --list --unsorted
+
+# Install everything, editable, into the venv that this `just` is in.
+[group('work')]
+setup:
+    uv pip install --python {{ python }} -c constraints.txt -r dev.txt
+
+# Format the code and sort its imports.
+[group('work')]
+fmt:
+    ruff check --select I --fix-only --quiet .
+    ruff format .
+
+# Find faults without running anything: style, and the doors between the rooms.
+[group('check')]
+lint:
+    ruff format --check --quiet .
+    ruff check --quiet .
+    lint-imports --no-logo
+
+# Check the types of all product code, strictly.
+[group('check')]
+types:
+    mypy {{ prepend('-p ', packages) }}
+
+# Lint, types and every test that starts no service (< 60 s).
+[group('check')]
+quick *args: lint types
+    pytest {{ prepend('--ignore=', slow_layers) }} -m "not slow" {{ args }}
+
+# Everything: what the README and .ci/run call (< 15 min on two cores).
+[group('check')]
+test *args: lint types
+    pytest {{ args }}
+
+# The seeded simulation, with as many fresh seeds as asked for.
+[group('check')]
+sim seeds="200":
+    GLOWPLUG_SIMULATION_SEEDS={{ seeds }} pytest tests/simulation
+
+# The golden decision scripts; `just golden --update` rewrites what they expect.
+[group('check')]
+golden *args:
+    pytest tests/decisions {{ args }}
+
+# One benchmark by number (`just bench t01`), or all of them.
+[group('measure')]
+bench which="t":
+    for file in benchmarks/{{ which }}*.py; do echo "== $file"; {{ python }} "$file" || exit 1; done
+
+# The largest files and functions, to look at; nobody is blocked by a number.
+[group('measure')]
+sizes:
+    {{ python }} -m tests.repo.sizes
+
+# Regenerate docs/events.md, settings.md, errors.md, states/ and the index of decisions.
+[group('make')]
+docs:
+    {{ python }} -m tests.repo.generated
+
+# Build a service's container image with buildah: `just image gateway BASE=debian:12`.
+[group('make')]
+image service base="docker.io/library/python:3.11-slim":
+    buildah bud --build-arg BASE={{ base }} -t glowplug-{{ service }} -f services/{{ service }}/Containerfile .
