@@ -191,6 +191,7 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "user",
         "The result can't be sent; return something that pickles, or JSON over HTTP.",
     ),
+    "blob.not_found": ("user", "The blob was never stored, or its time is over; send it again."),
     "image.build_failed": (
         "user",
         "A build step failed; the step and its last output are attached.",

@@ -1,0 +1,164 @@
+"""The HTTP door: blobs and chunks, for the platform's own services.
+
+Workers fetch and push images here, gateways pass users' blobs through. The protocol is in
+`contracts/manifests.py`. Memory is bounded: a blob is a stream of 1 MiB pieces, a batch is at most
+BATCH_BYTES_MAX at a time, and at most STREAMS_MAX requests move bytes at once; the rest wait.
+Hashing, compression and the disk are in threads. It must never trust a name: the store verifies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import structlog
+from aiohttp import web
+from glowplug_contracts.codec import encode
+from glowplug_contracts.errors import InvalidRequestError, NotFoundError, PlatformError
+from glowplug_contracts.ids import Digest, check_digest
+from glowplug_contracts.manifests import (
+    BATCH_BYTES_MAX,
+    BATCH_CHUNKS_MAX,
+    DIGESTS_ASKED_MAX,
+    BatchReader,
+    ChunkFrame,
+    batch_bytes,
+    decode_digests,
+)
+from glowplug_runtime.clock import Clock
+from glowplug_runtime.http import check_internal, error_response
+
+from glowplug_imagecache.store import Store, Upload
+
+log = structlog.get_logger(__name__)
+
+PIECE_BYTES = 1024 * 1024
+STREAMS_MAX = 16
+KEEP_HEADER = "X-Keep-Seconds"
+KEEP_SECONDS_MAX = 90 * 86_400
+DIGESTS_BODY_MAX = DIGESTS_ASKED_MAX * 80
+
+Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(store: Store, clock: Clock, token: str) -> web.Application:
+    """Return the service's HTTP application. `token`: what callers must show; never empty."""
+    doors = _Doors(store, clock)
+    app = web.Application(middlewares=[_guard(token)], client_max_size=DIGESTS_BODY_MAX)
+    app.router.add_put("/blobs/{digest}", doors.put_blob)
+    app.router.add_get("/blobs/{digest}", doors.get_blob, allow_head=False)
+    app.router.add_head("/blobs/{digest}", doors.head_blob)
+    app.router.add_post("/chunks/missing", doors.missing_chunks)
+    app.router.add_post("/chunks/put", doors.put_chunks)
+    app.router.add_post("/chunks/get", doors.get_chunks)
+    return app
+
+
+def _guard(token: str) -> Callable[[web.Request, Endpoint], Awaitable[web.StreamResponse]]:
+    @web.middleware
+    async def guarded(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        try:
+            check_internal(request, token)
+            return await endpoint(request)
+        except PlatformError as error:
+            log.info("http.refused", path=request.path, code=error.code, reason=str(error))
+            return error_response(error)
+
+    return guarded
+
+
+class _Doors:
+    """The endpoints."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._streams = asyncio.Semaphore(STREAMS_MAX)
+
+    async def put_blob(self, request: web.Request) -> web.Response:
+        """Take a blob; 201 when it is safe. X-Keep-Seconds leases it; without, it stays."""
+        digest = check_digest(request.match_info["digest"])
+        keep_until = self._keep_until(request)
+        async with self._streams:
+            upload = await asyncio.to_thread(
+                self._store.open_upload, digest, request.content_length
+            )
+            with upload:
+                await _receive(request, upload)
+                await asyncio.to_thread(upload.finish, keep_until)
+        return web.Response(status=201)
+
+    async def get_blob(self, request: web.Request) -> web.StreamResponse:
+        """Send a blob whose bytes were verified just before."""
+        digest = check_digest(request.match_info["digest"])
+        async with self._streams:
+            path = await asyncio.to_thread(self._store.blob_path, digest)
+        return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
+
+    async def head_blob(self, request: web.Request) -> web.Response:
+        """Say whether a blob is here and how long it is; with X-Keep-Seconds, extend its lease."""
+        digest = check_digest(request.match_info["digest"])
+        keep_until = self._keep_until(request)
+        if keep_until is not None:
+            await asyncio.to_thread(self._store.extend, digest, keep_until)
+        size = await asyncio.to_thread(self._store.blob_size, digest)
+        if size is None:
+            raise NotFoundError("blob.not_found", f"no blob {digest} is kept here")
+        return web.Response(headers={"Content-Length": str(size)})
+
+    async def missing_chunks(self, request: web.Request) -> web.Response:
+        """Answer which of the digests are not here."""
+        digests = decode_digests(await request.read())
+        missing = await asyncio.to_thread(self._store.missing, digests)
+        return web.Response(body=encode(missing, "msgpack"), content_type="application/msgpack")
+
+    async def put_chunks(self, request: web.Request) -> web.Response:
+        """Take a batch; 201 when every chunk of it is safe."""
+        reader = BatchReader()
+        held: list[ChunkFrame] = []
+        held_bytes = 0
+        async with self._streams:
+            async for data in request.content.iter_chunked(PIECE_BYTES):
+                for frame in reader.feed(data):
+                    held.append(frame)
+                    held_bytes += len(frame.stored or b"")
+                if held_bytes >= BATCH_BYTES_MAX or len(held) >= BATCH_CHUNKS_MAX:
+                    await asyncio.to_thread(self._store.put_chunks, held)
+                    held, held_bytes = [], 0
+            reader.finish()
+            await asyncio.to_thread(self._store.put_chunks, held)
+        return web.Response(status=201)
+
+    async def get_chunks(self, request: web.Request) -> web.StreamResponse:
+        """Send the chunks asked for, in that order; one that is not here is framed as missing."""
+        digests = iter(decode_digests(await request.read()))
+        answer = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        async with self._streams:
+            await answer.prepare(request)
+            while batch := await asyncio.to_thread(self._read_batch, digests):
+                await answer.write(batch)
+            await answer.write_eof()
+        return answer
+
+    def _read_batch(self, digests: Iterator[Digest]) -> bytes:
+        batch = bytearray()
+        for digest in digests:
+            batch += batch_bytes(self._store.chunk(digest))
+            if len(batch) >= BATCH_BYTES_MAX // 2:
+                break
+        return bytes(batch)
+
+    def _keep_until(self, request: web.Request) -> float | None:
+        text = request.headers.get(KEEP_HEADER)
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdigit() or not 0 < int(text) <= KEEP_SECONDS_MAX:
+            raise InvalidRequestError(
+                "request.invalid", f"{KEEP_HEADER} is 1 to {KEEP_SECONDS_MAX}, not {text[:40]!r}"
+            )
+        return self._clock.unix() + int(text)
+
+
+async def _receive(request: web.Request, upload: Upload) -> None:
+    async for data in request.content.iter_chunked(PIECE_BYTES):
+        await asyncio.to_thread(upload.write, data)

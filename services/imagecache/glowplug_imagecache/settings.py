@@ -1,0 +1,31 @@
+"""What the imagecache service can be told."""
+
+from __future__ import annotations
+
+from glowplug_runtime.settings import Settings
+
+GIB = 1024 * 1024 * 1024
+
+
+class ImagecacheSettings(Settings, frozen=True, kw_only=True):
+    """Settings of GLOWPLUG_IMAGECACHE_*.
+
+    Attributes:
+        blob_bytes_max: longest blob taken, 50 GiB at most; arguments and results are held in memory by
+            those who use them, so more does not help a call.
+        free_bytes_min: uploads are refused while the disk has less free; lower risks the broker's
+            disk, higher refuses early.
+        sweep_s: seconds between removals of expired blobs, 1 … 3600.
+        step_timeout_s: a build step is killed after it, 1 … 86400; big wheels over a slow line need
+            minutes.
+        container_wait_s: seconds that a build waits for a container before it gives up, because no
+            worker has room.
+        builds_max: builds at once in this replica; more wait in line.
+    """
+
+    blob_bytes_max: int = 4 * GIB
+    free_bytes_min: int = GIB // 2
+    sweep_s: float = 60.0
+    step_timeout_s: float = 1800.0
+    container_wait_s: float = 120.0
+    builds_max: int = 4

@@ -1,0 +1,311 @@
+"""The content-addressed directory: chunks, blobs that stay, and blobs that a call leased.
+
+    chunks/ab/<digest>   one zstd frame each; the name is of the raw bytes
+    blobs/ab/<digest>    raw, kept for ever (manifests, sources, uploads of the SDK)
+    leased/ab/<digest>   raw, kept until the file's modification time (arguments, results)
+    quarantine/          what did not match its name, kept for whoever wants to know why
+    tmp/                 being written
+
+Nothing gets a name before its bytes were verified and fsynced, and nothing is given out that does not
+match its name: it is quarantined and reported as missing. Replicas on one host share the directory;
+each change is one rename. Everything here blocks: callers run it in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import blake3
+import structlog
+from glowplug_contracts.errors import InvalidRequestError, NotFoundError, UnavailableError
+from glowplug_contracts.ids import Digest
+from glowplug_contracts.manifests import ChunkFrame
+
+from glowplug_imagecache.objects import frame_of, raw_form
+
+log = structlog.get_logger(__name__)
+
+# A lease that has just run out may be extended by a caller who still saw the blob.
+LEASE_GRACE_S = 60.0
+# What a crash left half written. Longer than any upload takes.
+TMP_KEPT_S = 6 * 3600.0
+
+
+class Store:
+    """One directory of chunks and blobs.
+
+    Args:
+        root: made if it is not there.
+        free_bytes_min: uploads are refused while the disk has less free, so that a full cache never
+            takes the broker's disk with it.
+        blob_bytes_max: longer blobs are refused.
+    """
+
+    def __init__(self, root: Path, *, free_bytes_min: int, blob_bytes_max: int) -> None:
+        self._root = root
+        self._free_bytes_min = free_bytes_min
+        self._blob_bytes_max = blob_bytes_max
+        for room in ("chunks", "blobs", "leased", "quarantine", "tmp"):
+            (root / room).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    # -- Chunks ---------------------------------------------------------------------------------
+
+    def missing(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Return those of the chunks that are not here."""
+        return [digest for digest in digests if not self._at("chunks", digest).exists()]
+
+    def put_chunks(self, frames: Sequence[ChunkFrame]) -> int:
+        """Store a batch; return how many were new. All are durable when this returns.
+
+        Raises: InvalidRequestError (request.bad_digest) for a chunk that is not what it says; those
+            before it may have been stored, which harms nobody.
+        """
+        self._check_room(sum(len(frame.stored or b"") for frame in frames))
+        written: list[tuple[Path, Path]] = []
+        try:
+            for frame in frames:
+                if frame.stored is None or raw_form(frame.digest, frame.stored) is None:
+                    raise _mismatch(frame.digest)
+                target = self._at("chunks", frame.digest)
+                if not target.exists():
+                    written.append((self._write_temporary(frame.stored), target))
+            self._name_all(written)
+        finally:
+            for temporary, _ in written:
+                temporary.unlink(missing_ok=True)
+        return len(written)
+
+    def add_chunks(self, pieces: Iterable[bytes]) -> list[ChunkFrame]:
+        """Store raw pieces (≤ CHUNK_BYTES each); return their frames without the bytes."""
+        refs: list[ChunkFrame] = []
+        for piece in pieces:
+            frame = frame_of(piece)
+            self.put_chunks([frame])
+            refs.append(ChunkFrame(frame.digest, frame.raw_size, None))
+        return refs
+
+    def chunk(self, digest: Digest) -> ChunkFrame:
+        """Return a verified chunk, with `stored` None if there is none that matches its name."""
+        path = self._at("chunks", digest)
+        try:
+            stored = path.read_bytes()
+        except FileNotFoundError:
+            return ChunkFrame(digest, 0, None)
+        raw = raw_form(digest, stored)
+        if raw is None:
+            self._quarantine(path)
+            return ChunkFrame(digest, 0, None)
+        return ChunkFrame(digest, len(raw), stored)
+
+    # -- Blobs ----------------------------------------------------------------------------------
+
+    def blob_size(self, digest: Digest) -> int | None:
+        """Return a blob's size, or None if it is not here. Does not read it."""
+        for room in ("blobs", "leased"):
+            try:
+                return self._at(room, digest).stat().st_size
+            except FileNotFoundError:
+                continue
+        return None
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Return the file of a blob whose bytes were just verified.
+
+        Raises: NotFoundError (blob.not_found): never stored, expired, or quarantined now.
+        """
+        for room in ("blobs", "leased"):
+            path = self._at(room, digest)
+            if not path.exists():
+                continue
+            if _digest_of_file(path) == digest:
+                return path
+            self._quarantine(path)
+        raise NotFoundError("blob.not_found", f"no blob {digest} is kept here")
+
+    def blob(self, digest: Digest) -> bytes:
+        """Return a small blob's verified bytes (manifests). Raises: NotFoundError."""
+        return self.blob_path(digest).read_bytes()
+
+    def add_blob(self, data: bytes) -> Digest:
+        """Store bytes for ever; return their name."""
+        digest = Digest(blake3.blake3(data).hexdigest())
+        with self.open_upload(digest) as upload:
+            upload.write(data)
+            upload.finish(keep_until=None)
+        return digest
+
+    def open_upload(self, digest: Digest, size: int | None = None) -> Upload:
+        """Return where a blob of this name is written to.
+
+        Raises: InvalidRequestError (request.too_large), UnavailableError (the disk is nearly full).
+        """
+        self.check_size(size or 0)
+        self._check_room(size or 0)
+        return Upload(self, digest)
+
+    def check_size(self, size: int) -> None:
+        """Raise InvalidRequestError (request.too_large) for a blob longer than may be kept."""
+        if size > self._blob_bytes_max:
+            raise InvalidRequestError(
+                "request.too_large",
+                f"a blob of {size} bytes; at most {self._blob_bytes_max} are kept",
+            )
+
+    def extend(self, digest: Digest, keep_until: float) -> bool:
+        """Keep a leased blob at least until then. Return whether the blob is here."""
+        if self._at("blobs", digest).exists():
+            return True
+        path = self._at("leased", digest)
+        try:
+            until = max(path.stat().st_mtime, keep_until)
+            os.utime(path, (until, until))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def adopt(self, temporary: Path, digest: Digest, keep_until: float | None) -> None:
+        """Give a verified temporary file its name (Upload.finish only)."""
+        if keep_until is None:
+            self._name_all([(temporary, self._at("blobs", digest))])
+            self._at("leased", digest).unlink(missing_ok=True)
+        elif not self.extend(digest, keep_until):
+            os.utime(temporary, (keep_until, keep_until))
+            self._name_all([(temporary, self._at("leased", digest))])
+
+    def sweep(self, now: float) -> int:
+        """Remove what nobody keeps any more; return how many. `now` is Unix time.
+
+        Removal is a rename and a second look, so that a lease extended in between is put back.
+        """
+        removed = 0
+        for path in self._leased():
+            if not _expired(path, now - LEASE_GRACE_S):
+                continue
+            doomed = self._root / "tmp" / f"swept-{path.name}"
+            try:
+                path.rename(doomed)
+            except FileNotFoundError:  # another replica sweeps too
+                continue
+            if _expired(doomed, now - LEASE_GRACE_S):
+                doomed.unlink(missing_ok=True)
+                removed += 1
+            else:
+                doomed.rename(path)
+        for path in (self._root / "tmp").iterdir():
+            if _expired(path, now - TMP_KEPT_S):
+                path.unlink(missing_ok=True)
+        return removed
+
+    # -- The directory --------------------------------------------------------------------------
+
+    def temporary(self) -> tuple[int, Path]:
+        """Return a new file to write to: its descriptor and path."""
+        descriptor, name = tempfile.mkstemp(dir=self._root / "tmp")
+        return descriptor, Path(name)
+
+    def _leased(self) -> Iterator[Path]:
+        for shelf in (self._root / "leased").iterdir():
+            yield from shelf.iterdir()
+
+    def _at(self, room: str, digest: Digest) -> Path:
+        return self._root / room / digest[:2] / digest
+
+    def _write_temporary(self, data: bytes) -> Path:
+        descriptor, path = self.temporary()
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        return path
+
+    def _name_all(self, written: Sequence[tuple[Path, Path]]) -> None:
+        """Fsync, rename, fsync the directories: together, since one journal commit serves many."""
+        for temporary, _ in written:
+            _sync(temporary)
+        for temporary, target in written:
+            target.parent.mkdir(exist_ok=True, mode=0o700)
+            temporary.rename(target)
+        for shelf in {target.parent for _, target in written}:
+            _sync(shelf)
+
+    def _quarantine(self, path: Path) -> None:
+        log.error("object.corrupt", path=str(path.relative_to(self._root)))
+        path.rename(self._root / "quarantine" / path.name)
+
+    def _check_room(self, size: int) -> None:
+        free = shutil.disk_usage(self._root).free
+        if free - size < self._free_bytes_min:
+            raise UnavailableError(
+                "platform.unavailable",
+                f"imagecache's disk has {free} bytes free, and {self._free_bytes_min} are kept free",
+                retry_after_s=30.0,
+            )
+
+
+class Upload:
+    """A blob being written: `write` pieces, then `finish`; left otherwise, nothing stays."""
+
+    def __init__(self, store: Store, digest: Digest) -> None:
+        self._store = store
+        self._digest = digest
+        self._hash = blake3.blake3()
+        self._size = 0
+        descriptor, self._path = store.temporary()
+        self._file = os.fdopen(descriptor, "wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes. Raises: InvalidRequestError when the blob becomes too long."""
+        self._size += len(data)
+        self._store.check_size(self._size)
+        self._hash.update(data)
+        self._file.write(data)
+
+    def finish(self, keep_until: float | None) -> None:
+        """Name the blob; it is durable when this returns. Raises: InvalidRequestError (bad_digest).
+
+        Args:
+            keep_until: Unix time until which it is leased; None = for ever.
+        """
+        self._file.close()
+        if self._hash.hexdigest() != self._digest:
+            raise _mismatch(self._digest)
+        self._store.adopt(self._path, self._digest, keep_until)
+
+
+def _mismatch(digest: Digest) -> InvalidRequestError:
+    return InvalidRequestError("request.bad_digest", f"the bytes sent are not what {digest} names")
+
+
+def _expired(path: Path, before: float) -> bool:
+    try:
+        return path.stat().st_mtime < before
+    except FileNotFoundError:
+        return False
+
+
+def _digest_of_file(path: Path) -> str:
+    return blake3.blake3().update_mmap(path).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
