@@ -31,6 +31,8 @@ MANIFEST_BYTES_MAX = 256 * 1024 * 1024
 ENTRIES_MAX = 1_000_000
 PATH_BYTES_MAX = 4096
 NAME_BYTES_MAX = 255
+# Readers of trees call themselves per directory.
+DEPTH_MAX = 200
 # What a mode may say: no set-uid, no set-gid, no sticky bit.
 MODE_MASK = 0o777
 
@@ -180,6 +182,8 @@ def check_path(path: str) -> str:
     parts = path.split("/")
     if any(part in {"", ".", ".."} for part in parts):
         raise _bad(path, "is not a plain relative path")
+    if len(parts) > DEPTH_MAX:
+        raise _bad(path, f"lies deeper than {DEPTH_MAX} directories")
     if any(len(part.encode()) > NAME_BYTES_MAX for part in parts):
         raise _bad(path, f"has a name longer than {NAME_BYTES_MAX} bytes")
     return path

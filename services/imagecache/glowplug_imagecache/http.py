@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from glowplug_contracts.codec import encode
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError, PlatformError
 from glowplug_contracts.ids import Digest, check_digest
@@ -54,12 +55,12 @@ def make_app(store: Store, clock: Clock, token: str) -> web.Application:
     return app
 
 
-def _guard(token: str) -> Callable[[web.Request, Endpoint], Awaitable[web.StreamResponse]]:
+def _guard(token: str) -> Middleware:
     @web.middleware
-    async def guarded(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+    async def guarded(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         try:
             check_internal(request, token)
-            return await endpoint(request)
+            return await handler(request)
         except PlatformError as error:
             log.info("http.refused", path=request.path, code=error.code, reason=str(error))
             return error_response(error)

@@ -1,0 +1,47 @@
+"""The imagecache service's command: the store, its HTTP door, and the builds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from glowplug_runtime.http import open_http
+from glowplug_runtime.service import Shell, run
+
+from glowplug_imagecache.http import make_app
+from glowplug_imagecache.settings import ImagecacheSettings
+from glowplug_imagecache.store import Store
+
+SERVICE = "imagecache"
+
+
+@contextlib.asynccontextmanager
+async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
+    """Open the store, then the door; close in reverse."""
+    settings = shell.settings
+    store = await asyncio.to_thread(
+        Store,
+        Path(settings.data_dir or SERVICE),
+        free_bytes_min=settings.free_bytes_min,
+        blob_bytes_max=settings.blob_bytes_max,
+    )
+
+    async def sweep() -> None:
+        await asyncio.to_thread(store.sweep, shell.clock.unix())
+
+    app = make_app(store, shell.clock, shell.internal_token())
+    async with open_http(app, settings.host, settings.port) as port:
+        shell.url = f"http://{settings.host}:{port}"
+        shell.every(settings.sweep_s, sweep, "sweep expired blobs")
+        yield
+
+
+def main() -> None:
+    """Run the service."""
+    run(SERVICE, ImagecacheSettings, open_service)
+
+
+if __name__ == "__main__":
+    main()

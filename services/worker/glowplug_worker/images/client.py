@@ -1,0 +1,221 @@
+"""The worker's side of imagecache's HTTP: blobs and batches of chunks, verified.
+
+Serves `Blobs` of ports.py (large arguments and results), and fetching and packing of images. Every
+request is tried again, at whichever replica answers, since all of them can be repeated. It never gives
+out bytes that do not match their name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import blake3
+import msgspec
+from glowplug_contracts.codec import decode
+from glowplug_contracts.errors import (
+    ContractError,
+    InvalidRequestError,
+    NotFoundError,
+    PlatformError,
+    UnavailableError,
+)
+from glowplug_contracts.ids import Digest
+from glowplug_contracts.manifests import (
+    DIGESTS_ASKED_MAX,
+    BatchReader,
+    ChunkFrame,
+    batch_bytes,
+    encode_digests,
+)
+
+from glowplug_worker.images.objects import check_blob, digest_of
+
+TRIES_MAX = 4
+TRY_AGAIN_S = 0.25
+WAIT_FOR_URL_S = 10.0
+PIECE_BYTES = 1024 * 1024
+# A reader that gets nothing for this long tries another replica; there is no limit on the whole.
+STALLED_S = 60.0
+CONNECT_S = 5.0
+# Arguments and results: longer than records of durable invocations are kept.
+CALL_BLOBS_KEPT_S = 2 * 86_400
+KEEP_HEADER = "X-Keep-Seconds"
+
+NOT_FOUND = 404
+
+T = TypeVar("T")
+
+
+class _Refusal(msgspec.Struct):
+    code: str
+    message: str
+
+
+class _Refused(msgspec.Struct):
+    error: _Refusal
+
+
+class StoreClient:
+    """imagecache's store, from afar.
+
+    Args:
+        session: carries the internal token; see `open_session`.
+        url_of_imagecache: where a ready replica answers now, or None.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url_of_imagecache: Callable[[], str | None]
+    ) -> None:
+        self._session = session
+        self._url_of_imagecache = url_of_imagecache
+
+    async def get(self, digest: Digest) -> bytes:
+        """Return a blob's verified bytes."""
+
+        async def once() -> bytes:
+            async with self._ask("GET", f"/blobs/{digest}") as answer:
+                return await answer.read()
+
+        return await asyncio.to_thread(check_blob, digest, await _again(once))
+
+    async def put(self, data: bytes, keep_s: float = CALL_BLOBS_KEPT_S) -> Digest:
+        """Store bytes of a call for a while (0 = for ever); return their name once they are safe."""
+        digest = await asyncio.to_thread(digest_of, data)
+        headers = {KEEP_HEADER: str(max(1, round(keep_s)))} if keep_s else {}
+
+        async def once() -> None:
+            async with self._ask("PUT", f"/blobs/{digest}", body=data, headers=headers):
+                return
+
+        await _again(once)
+        return digest
+
+    async def fetch(self, digest: Digest, target: Path) -> None:
+        """Write a blob of any size to a file; its bytes are verified when this returns."""
+
+        async def once() -> str:
+            hashed = blake3.blake3()
+            async with self._ask("GET", f"/blobs/{digest}") as answer:
+                with target.open("wb") as file:
+                    async for piece in answer.content.iter_chunked(PIECE_BYTES):
+                        await asyncio.to_thread(hashed.update, piece)
+                        await asyncio.to_thread(file.write, piece)
+            return hashed.hexdigest()
+
+        if await _again(once) != digest:
+            raise ContractError("image.corrupt", f"what imagecache sent is not {digest}")
+
+    async def missing(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Return those of the chunks that imagecache lacks."""
+
+        async def once(some: Sequence[Digest]) -> list[Digest]:
+            body = encode_digests(some)
+            async with self._ask("POST", "/chunks/missing", body=body) as answer:
+                return decode(await answer.read(), list[Digest], "msgpack")
+
+        found: list[Digest] = []
+        for at in range(0, len(digests), DIGESTS_ASKED_MAX):
+            found += await _again(functools.partial(once, digests[at : at + DIGESTS_ASKED_MAX]))
+        return found
+
+    async def put_chunks(self, frames: Sequence[ChunkFrame]) -> None:
+        """Store one batch; it is safe when this returns."""
+        body = b"".join(map(batch_bytes, frames))
+
+        async def once() -> None:
+            async with self._ask("POST", "/chunks/put", body=body):
+                return
+
+        await _again(once)
+
+    async def get_chunks(self, digests: Sequence[Digest]) -> list[ChunkFrame]:
+        """Return the chunks of one batch (`group_by_size`), compressed and not yet verified."""
+
+        async def once() -> list[ChunkFrame]:
+            reader = BatchReader()
+            frames: list[ChunkFrame] = []
+            body = encode_digests(digests)
+            async with self._ask("POST", "/chunks/get", body=body) as answer:
+                async for data in answer.content.iter_any():
+                    frames += reader.feed(data)
+            reader.finish()
+            return frames
+
+        return await _again(once)
+
+    @contextlib.asynccontextmanager
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield a successful answer. Raises: what was refused; UnavailableError if it broke off."""
+        url = await self._url()
+        # In pieces: one large write would hold up the event loop.
+        data = None if body is None else io.BytesIO(body)
+        try:
+            async with self._session.request(
+                method, f"{url}{path}", data=data, headers=headers
+            ) as answer:
+                if not answer.ok:
+                    raise await _refusal(answer)
+                yield answer
+        except (aiohttp.ClientError, TimeoutError) as err:
+            raise UnavailableError(
+                "platform.unavailable",
+                f"imagecache at {url} broke off: {err}",
+                retry_after_s=1.0,
+            ) from err
+
+    async def _url(self) -> str:
+        try:
+            async with asyncio.timeout(WAIT_FOR_URL_S):
+                while (url := self._url_of_imagecache()) is None:  # noqa: ASYNC110 - a port, no event
+                    await asyncio.sleep(TRY_AGAIN_S)
+                return url
+        except TimeoutError as err:
+            raise UnavailableError(
+                "platform.unavailable", "no imagecache service is ready", retry_after_s=1.0
+            ) from err
+
+
+def open_session(token: str) -> aiohttp.ClientSession:
+    """Return an HTTP session that shows the internal token; close it with `async with`."""
+    return aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALLED_S),
+        auto_decompress=False,
+    )
+
+
+async def _again(work: Callable[[], Awaitable[T]]) -> T:
+    """Do it, and again while nobody answers: each of these requests may be repeated."""
+    for attempt in range(1, TRIES_MAX):
+        try:
+            return await work()
+        except UnavailableError:
+            await asyncio.sleep(TRY_AGAIN_S * attempt)
+    return await work()
+
+
+async def _refusal(answer: aiohttp.ClientResponse) -> PlatformError:
+    data = await answer.read()
+    if answer.status == NOT_FOUND:
+        return NotFoundError("image.not_found", f"imagecache has no {answer.url.path}")
+    try:
+        said = msgspec.json.decode(data, type=_Refused).error
+    except msgspec.MsgspecError:
+        said = _Refusal("platform.unavailable", f"imagecache answered {answer.status}")
+    if answer.status < 500:  # noqa: PLR2004 - the line between their mistake and ours
+        return InvalidRequestError(said.code, said.message)
+    return UnavailableError(said.code, said.message)

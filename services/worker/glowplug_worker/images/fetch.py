@@ -1,0 +1,98 @@
+"""Bring an image onto this host's disk: manifest, missing chunks in batches, then one rename.
+
+Called by `LocalImages.ensure` when a container of the image is bound here. What is being written is a
+temporary directory; the image exists when it has been renamed. Chunks are verified before their bytes
+are written, and the manifest before any path of it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from glowplug_contracts.errors import ContractError, NotFoundError, PlatformError, RejectedError
+from glowplug_contracts.ids import Digest, ImageDigest
+from glowplug_contracts.manifests import ChunkFrame, chunk_sizes, decode_manifest, group_by_size
+from glowplug_contracts.messages.image import ImageManifest
+
+from glowplug_worker.images.client import StoreClient
+from glowplug_worker.images.tree import TreeWriter
+
+# One reads from the network while another decompresses and writes.
+FETCHERS = 2
+
+ABOUT = "about.json"
+LAYER = "layer"
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image's directory says beside its layer, so that a restart needs no manifest."""
+
+    env: dict[str, str] = {}
+    python_version: str = ""
+    bytes_total: int = 0
+
+
+def check_host(manifest: ImageManifest, host: str) -> None:
+    """Refuse an image of another host ("" fits every one). Raises: RejectedError."""
+    if manifest.host not in ("", host):
+        raise RejectedError(
+            "image.unsupported",
+            f"the image was built on {manifest.host!r} and this worker is {host!r}; "
+            "deploy again to build it here",
+        )
+
+
+async def fetch_image(
+    client: StoreClient, digest: ImageDigest, directory: Path, host: str
+) -> About:
+    """Fill a new `directory` with the image; return what it says about itself.
+
+    Raises: NotFoundError (image.not_found), RejectedError (another host), ContractError (corrupt),
+        UnavailableError.
+    """
+    manifest = await asyncio.to_thread(decode_manifest, await client.get(Digest(digest)))
+    check_host(manifest, host)
+    writer = await asyncio.to_thread(TreeWriter, directory / LAYER, manifest.entries)
+    batches = iter(group_by_size(chunk_sizes(manifest)))
+
+    async def fetch_batches() -> None:
+        for batch in batches:  # shared: whoever is free takes the next one
+            frames = await client.get_chunks(batch)
+            check_complete(frames, batch)
+            await asyncio.to_thread(writer.write, frames)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(FETCHERS):
+                tasks.create_task(fetch_batches())
+    except* PlatformError as group:
+        raise first_error(group) from group
+    await asyncio.to_thread(writer.finish)
+    about = About(
+        env=manifest.env, python_version=manifest.python_version, bytes_total=manifest.bytes_total
+    )
+    (directory / ABOUT).write_bytes(msgspec.json.encode(about))
+    return about
+
+
+def check_complete(frames: Sequence[ChunkFrame], asked: Sequence[Digest]) -> None:
+    """Check that an answer holds what was asked for. Raises: NotFoundError, ContractError."""
+    for frame in frames:
+        if frame.stored is None:
+            raise NotFoundError(
+                "image.not_found", f"imagecache has no chunk {frame.digest} any more; deploy again"
+            )
+    if [frame.digest for frame in frames] != list(asked):
+        raise ContractError("image.corrupt", "imagecache sent other chunks than it was asked for")
+
+
+def first_error(group: BaseExceptionGroup[PlatformError]) -> PlatformError:
+    """Return one of the errors in a group: parallel fetches fail for the same reason."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, PlatformError)  # noqa: S101 - the group was split by this type
+    return error
