@@ -1,0 +1,309 @@
+"""Decide targets: a pure function for one deployment, and the machine that keeps all of them.
+
+`decide` is the policy: what a deployment needs now, what it needed lately, what its failed starts
+forbid. `Autoscaler.step(event, now)` feeds it: every event changes what is known of some deployments,
+and each of those is decided anew at once, so scaling out waits for no tick. Ticks only let time pass:
+the keep-warm window, the pause after a failed start, silence.
+
+Invariants: A1 a target is never negative nor above the maximum; A2 a deleted deployment's is 0; A3 it
+is at least the minimum unless a start failed lately; A4 nothing is decided before all that the
+previous leader left was read. Source: vote counting over a window as in dask's adaptive scaling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from glowplug_contracts.errors import InvariantError
+from glowplug_contracts.ids import DeploymentId
+from glowplug_contracts.messages.container import ContainerChanged, ContainerState
+from glowplug_contracts.messages.deployment import Deployment
+from glowplug_contracts.messages.invocation import BacklogChanged
+from glowplug_contracts.messages.scale import ScaleDecided
+from glowplug_contracts.messages.worker import WorkerBeat
+
+from glowplug_autoscaler.policy import Policy, Reason, policy_of
+from glowplug_autoscaler.signals import Fleet, Peak
+
+# The dispatcher repeats a non-empty backlog each second. Unheard for so long it is as good as empty,
+# except for what workers say they run.
+BACKLOG_KEPT_S = 5.0
+# What is heard of a deployment before the deployment itself; then it counts as deleted.
+UNKNOWN_KEPT_S = 10.0
+START_PAUSE_S_MAX = 60.0
+# The stream drops its oldest decisions when it is full: targets above zero are written again.
+REAFFIRM_S = 600.0
+
+
+class DeploymentGone(msgspec.Struct, frozen=True):
+    """Event: the deployment's key is no more."""
+
+    deployment_id: DeploymentId
+
+
+class CaughtUp(msgspec.Struct, frozen=True):
+    """Event: deployments and last decisions have all been heard; deciding may begin."""
+
+
+class Ticked(msgspec.Struct, frozen=True):
+    """Event: time passed."""
+
+
+Event = (
+    Deployment
+    | DeploymentGone
+    | BacklogChanged
+    | ContainerChanged
+    | WorkerBeat
+    | ScaleDecided
+    | CaughtUp
+    | Ticked
+)
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is there now: inputs waiting and running, containers live or on their way."""
+
+    queued: int = 0
+    in_flight: int = 0
+    live: int = 0
+
+
+class History(msgspec.Struct, kw_only=True):
+    """What was: recent needs, and starts that failed.
+
+    Attributes:
+        failures: failed starts since a container last got ready.
+        blocked_until: monotonic seconds; no new container before, but for a trial.
+        trial: a new invocation arrived during the pause and may try one container.
+    """
+
+    peak: Peak
+    failures: int = 0
+    blocked_until: float = 0.0
+    trial: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer for one deployment."""
+
+    target: int
+    reason: Reason
+
+
+def needed(policy: Policy, observed: Observed) -> int:
+    """Return how many containers the waiting and running inputs justify, 0 … maximum."""
+    inputs = observed.queued + observed.in_flight
+    return min(-(-inputs // policy.tasks_per_container), policy.maximum)
+
+
+def decide(policy: Policy, observed: Observed, history: History, now: float) -> Plan:
+    """Return the target of one deployment. The current need must be in `history.peak` already."""
+    if policy.deleted:
+        return Plan(target=0, reason=Reason.DELETED)
+    peak = min(history.peak.highest(now), policy.maximum)
+    target = max(peak, policy.minimum)
+    if now < history.blocked_until:
+        allowed = max(observed.live, int(history.trial))
+        if allowed < target:
+            reason = Reason.TRIAL if history.trial else Reason.START_FAILED
+            return Plan(target=allowed, reason=reason)
+    return Plan(target=target, reason=Reason.BACKLOG if peak >= target > 0 else Reason.MINIMUM)
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """All that is known of one deployment.
+
+    `target` is what was last decided, by whomever; `say_again` means that it must be written once
+    more though it stays, because a previous leader's word may stand in the stream.
+    """
+
+    deployment_id: DeploymentId
+    history: History
+    first_heard_at: float
+    deployment: Deployment | None = None
+    policy: Policy | None = None
+    backlog: BacklogChanged | None = None
+    heard_at: float = 0.0
+    target: int = 0
+    decided_at: float = 0.0
+    say_again: bool = False
+
+
+class Autoscaler:
+    """The machine. One per lease generation; made fresh at every takeover."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.caught_up = False
+        self.fleet = Fleet()
+        self.entries: dict[DeploymentId, Entry] = {}
+        # Those that time alone may change; the rest is not looked at by ticks.
+        self._awake: set[DeploymentId] = set()
+
+    def step(self, event: Event, now: float) -> Sequence[ScaleDecided]:
+        """Take one event; return the targets that changed."""
+        touched = self._take(event, now)
+        if not self.caught_up:
+            return ()
+        decisions = (
+            self._decide(self.entries[one], now) for one in sorted(touched & self.entries.keys())
+        )
+        return tuple(decision for decision in decisions if decision is not None)
+
+    def check(self) -> None:
+        """Raise InvariantError unless the invariants hold."""
+        for entry in self.entries.values():
+            if entry.policy is None or not self.caught_up:
+                continue
+            held = entry.policy.deleted or entry.history.failures > 0
+            _must(0 <= entry.target <= entry.policy.maximum, "A1", entry)
+            _must(not (entry.policy.deleted and entry.target), "A2", entry)
+            _must(held or entry.target >= entry.policy.minimum, "A3", entry)
+
+    def _take(self, event: Event, now: float) -> set[DeploymentId]:  # noqa: PLR0911 - a table
+        match event:
+            case Deployment():
+                return self._take_deployment(event, now)
+            case DeploymentGone():
+                return self._take_gone(event)
+            case BacklogChanged():
+                return self._take_backlog(event, now)
+            case ContainerChanged():
+                return self._take_container(event, now)
+            case WorkerBeat():
+                return self.fleet.hear_beat(event, now)
+            case ScaleDecided():
+                return self._take_decided(event, now)
+            case CaughtUp():
+                self.caught_up = True
+                return set(self.entries)
+            case Ticked():
+                return self.fleet.forget_silent(now) | self._awake
+
+    def _entry(self, deployment_id: DeploymentId, now: float) -> Entry:
+        entry = self.entries.get(deployment_id)
+        if entry is None:
+            history = History(peak=Peak(window_s=0.0))
+            entry = Entry(deployment_id=deployment_id, history=history, first_heard_at=now)
+            self.entries[deployment_id] = entry
+        return entry
+
+    def _take_deployment(self, deployment: Deployment, now: float) -> set[DeploymentId]:
+        entry = self._entry(deployment.deployment_id, now)
+        entry.deployment = deployment
+        entry.policy = policy_of(deployment)
+        entry.history.peak.window_s = entry.policy.keep_warm_s
+        return {entry.deployment_id}
+
+    def _take_gone(self, event: DeploymentGone) -> set[DeploymentId]:
+        entry = self.entries.get(event.deployment_id)
+        if entry is None:
+            return set()
+        entry.deployment = None
+        entry.policy = Policy(maximum=0, deleted=True)
+        return {entry.deployment_id}
+
+    def _take_backlog(self, backlog: BacklogChanged, now: float) -> set[DeploymentId]:
+        entry = self._entry(backlog.deployment_id, now)
+        before = entry.backlog.arrivals if entry.backlog else 0
+        if backlog.queued > 0 and backlog.arrivals != before and now < entry.history.blocked_until:
+            entry.history.trial = True
+        entry.backlog = backlog
+        entry.heard_at = now
+        return {entry.deployment_id}
+
+    def _take_container(self, event: ContainerChanged, now: float) -> set[DeploymentId]:
+        start_failed = self.fleet.hear_event(event, now)
+        entry = self.entries.get(event.deployment_id)
+        if entry is None:
+            return set()
+        history = entry.history
+        if start_failed:
+            history.failures += 1
+            history.blocked_until = now + min(START_PAUSE_S_MAX, 2.0**history.failures)
+            history.trial = False
+            # What never got warm is not kept warm: only those that live count as the past.
+            history.peak.restart(self.fleet.live(event.deployment_id), now)
+        elif event.state is ContainerState.READY:
+            history.failures = 0
+            history.blocked_until = 0.0
+            history.trial = False
+        return {entry.deployment_id}
+
+    def _take_decided(self, decided: ScaleDecided, now: float) -> set[DeploymentId]:
+        """Take over what a previous leader decided, or overrule what it decides too late."""
+        if decided.generation >= self.generation:
+            return set()
+        entry = self._entry(decided.deployment_id, now)
+        if not self.caught_up:
+            entry.target = decided.target
+            entry.history.peak.restart(decided.target, now)
+            entry.say_again = decided.target > 0
+        elif decided.target != entry.target:
+            entry.say_again = True
+        return {entry.deployment_id}
+
+    def _decide(self, entry: Entry, now: float) -> ScaleDecided | None:
+        observed = self._observe(entry, now)
+        policy = entry.policy or self._policy_of_unknown(entry, now)
+        if policy is None:
+            self._awake.add(entry.deployment_id)
+            return None
+        entry.history.peak.observe(needed(policy, observed), now)
+        plan = decide(policy, observed, entry.history, now)
+        self._keep_awake(entry, policy, plan)
+        previous, entry.target = entry.target, plan.target
+        again = entry.say_again or (plan.target > 0 and now - entry.decided_at >= REAFFIRM_S)
+        if plan.target == previous and not again:
+            return None
+        reason = _why(plan, previous, takeover=entry.say_again)
+        entry.decided_at, entry.say_again = now, False
+        return ScaleDecided(
+            deployment_id=entry.deployment_id,
+            target=plan.target,
+            previous=previous,
+            reason=reason,
+            generation=self.generation,
+            queued=observed.queued,
+            in_flight=observed.in_flight,
+            trace=entry.backlog.trace if entry.backlog and observed.queued else "",
+        )
+
+    def _observe(self, entry: Entry, now: float) -> Observed:
+        live = self.fleet.live(entry.deployment_id)
+        if entry.backlog is not None and now - entry.heard_at <= BACKLOG_KEPT_S:
+            backlog = entry.backlog
+            return Observed(queued=backlog.queued, in_flight=backlog.in_flight, live=live)
+        return Observed(in_flight=self.fleet.in_flight(entry.deployment_id), live=live)
+
+    def _policy_of_unknown(self, entry: Entry, now: float) -> Policy | None:
+        """Return None while a deployment may still be heard of; after that it counts as deleted."""
+        if now - entry.first_heard_at < UNKNOWN_KEPT_S:
+            return None
+        return Policy(maximum=0, deleted=True)
+
+    def _keep_awake(self, entry: Entry, policy: Policy, plan: Plan) -> None:
+        """Let ticks look at what may change by time alone; drop what is gone and at zero."""
+        if plan.target > 0 or entry.history.peak.current > 0 or policy.minimum > 0:
+            self._awake.add(entry.deployment_id)
+        else:
+            self._awake.discard(entry.deployment_id)
+        if entry.deployment is None and plan.target == 0:
+            self._awake.discard(entry.deployment_id)
+            del self.entries[entry.deployment_id]
+
+
+def _must(holds: bool, invariant: str, entry: Entry) -> None:  # noqa: FBT001 - reads as a sentence
+    if not holds:
+        raise InvariantError("platform.bug", f"autoscaler {invariant}: {entry}")
+
+
+def _why(plan: Plan, previous: int, *, takeover: bool) -> Reason:
+    """Return the word for a change (or for saying the same again)."""
+    if plan.target == previous:
+        return Reason.TAKEOVER if takeover else Reason.REAFFIRMED
+    if plan.reason in {Reason.BACKLOG, Reason.MINIMUM} and plan.target < previous:
+        return Reason.IDLE
+    return plan.reason

@@ -1,0 +1,186 @@
+"""What the autoscaler has heard, in the form that deciding needs: needs over time, and live containers.
+
+Pure and bounded: a Peak holds at most one entry per distinct need, a Fleet what live workers report.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TypeVar
+
+import msgspec
+from glowplug_contracts.ids import ContainerId, DeploymentId, WorkerId
+from glowplug_contracts.messages.container import ContainerChanged, ContainerKind, ContainerState
+from glowplug_contracts.messages.worker import WorkerBeat
+
+K = TypeVar("K")
+
+# A worker unheard for so long may be gone; its containers count no more. Beats come each second.
+WORKER_SILENT_S = 3.5
+# Ended containers remembered, so that a repeated event or a late beat does not bring one back.
+ENDED_KEPT = 4096
+
+LIVE = frozenset(
+    {
+        ContainerState.BOUND,
+        ContainerState.PULLING,
+        ContainerState.STARTING,
+        ContainerState.READY,
+    }
+)
+ENDS = frozenset({ContainerState.STOPPED, ContainerState.FAILED})
+# How a container ends that some decision or the user's running code ended: no failure to start.
+ENDED_ON_PURPOSE = frozenset(
+    {"idle", "scaled_in", "timeout", "expired", "worker_stopping", "deleted"}
+)
+
+
+class Peak:
+    """The highest need within a sliding window that ends now.
+
+    A need counts from when it is observed until `window_s` after it was replaced. Kept as a deque of
+    (need, until) with falling needs and rising times: its first unexpired entry is the highest.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self.current = 0
+        self._past: deque[tuple[int, float]] = deque()
+        self._ever = 0
+
+    def observe(self, need: int, now: float) -> None:
+        """Take `need` as the current one from now on."""
+        if need < self.current:
+            self._retire(self.current, now)
+        self.current = need
+        self._ever = max(self._ever, need)
+        while self._past and not self._counts(self._past[0][1], now):
+            self._past.popleft()
+
+    def highest(self, now: float) -> int:
+        """Return the highest need of the window; of all time where the window is endless."""
+        if self.window_s < 0:
+            return max(self._ever, self.current)
+        for need, until in self._past:
+            if self._counts(until, now):
+                return max(need, self.current)
+        return self.current
+
+    def restart(self, need: int, now: float) -> None:
+        """Forget the past; pretend that `need` was there until now."""
+        self._past.clear()
+        self._ever = max(need, self.current)
+        if need > self.current:
+            self._retire(need, now)
+
+    def _retire(self, need: int, now: float) -> None:
+        while self._past and self._past[-1][0] <= need:
+            self._past.pop()
+        self._past.append((need, now))
+
+    def _counts(self, until: float, now: float) -> bool:
+        return self.window_s < 0 or now < until + self.window_s
+
+
+class Seen(msgspec.Struct, kw_only=True):
+    """A live function container, by its worker's word."""
+
+    deployment_id: DeploymentId
+    worker_id: WorkerId
+    state: ContainerState
+    was_ready: bool = False
+    in_flight: int = 0
+
+
+class Fleet:
+    """Live function containers: beats carry the truth, events are quicker."""
+
+    def __init__(self) -> None:
+        self._containers: dict[ContainerId, Seen] = {}
+        self._of: dict[DeploymentId, set[ContainerId]] = {}
+        self._on: dict[WorkerId, set[ContainerId]] = {}
+        self._heard: dict[WorkerId, float] = {}
+        self._ended: OrderedDict[ContainerId, None] = OrderedDict()
+
+    def live(self, deployment_id: DeploymentId) -> int:
+        """Return how many containers run or are on their way."""
+        return sum(self._containers[c].state in LIVE for c in self._of.get(deployment_id, ()))
+
+    def in_flight(self, deployment_id: DeploymentId) -> int:
+        """Return how many invocations its workers last reported as running."""
+        return sum(self._containers[c].in_flight for c in self._of.get(deployment_id, ()))
+
+    def hear_beat(self, beat: WorkerBeat, now: float) -> set[DeploymentId]:
+        """Take a worker's word for all it holds; return the deployments it may have changed."""
+        self._heard[beat.worker_id] = now
+        listed = {view.container_id for view in beat.containers}
+        gone = self._on.get(beat.worker_id, set()) - listed
+        touched = {self._drop(container_id) for container_id in gone}
+        for view in beat.containers:
+            if view.kind is ContainerKind.FUNCTION and view.container_id not in self._ended:
+                touched.add(view.deployment_id)
+                self._put(view.container_id, view.deployment_id, beat.worker_id, view.state)
+                self._containers[view.container_id].in_flight = len(view.in_flight)
+        return touched
+
+    def hear_event(self, event: ContainerChanged, now: float) -> bool:
+        """Take one container's change; return whether it says that a start failed (once for each)."""
+        self._heard.setdefault(event.worker_id, now)
+        if event.kind is not ContainerKind.FUNCTION or event.container_id in self._ended:
+            return False
+        seen = self._containers.get(event.container_id)
+        if event.state not in ENDS:
+            self._put(event.container_id, event.deployment_id, event.worker_id, event.state)
+            return False
+        if seen is not None:
+            self._drop(event.container_id)
+        self._ended[event.container_id] = None
+        if len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+        return event.state is ContainerState.FAILED and _never_started(event, seen)
+
+    def forget_silent(self, now: float) -> set[DeploymentId]:
+        """Drop what unheard workers held; return the deployments that this changed."""
+        silent = {w for w, heard in self._heard.items() if now - heard > WORKER_SILENT_S}
+        if not silent:
+            return set()
+        for worker_id in silent:
+            del self._heard[worker_id]
+        lost = [c for worker_id in silent for c in self._on.get(worker_id, ())]
+        return {self._drop(container_id) for container_id in lost}
+
+    def _put(
+        self,
+        container_id: ContainerId,
+        deployment_id: DeploymentId,
+        worker_id: WorkerId,
+        state: ContainerState,
+    ) -> None:
+        seen = self._containers.get(container_id)
+        if seen is None:
+            seen = Seen(deployment_id=deployment_id, worker_id=worker_id, state=state)
+            self._containers[container_id] = seen
+            self._of.setdefault(deployment_id, set()).add(container_id)
+            self._on.setdefault(worker_id, set()).add(container_id)
+        seen.state = state
+        seen.was_ready = seen.was_ready or state is ContainerState.READY
+
+    def _drop(self, container_id: ContainerId) -> DeploymentId:
+        seen = self._containers.pop(container_id)
+        _remove(self._of, seen.deployment_id, container_id)
+        _remove(self._on, seen.worker_id, container_id)
+        return seen.deployment_id
+
+
+def _remove(index: dict[K, set[ContainerId]], key: K, container_id: ContainerId) -> None:
+    """Take a container out of an index, and the key with its last one."""
+    index[key].discard(container_id)
+    if not index[key]:
+        del index[key]
+
+
+def _never_started(event: ContainerChanged, seen: Seen | None) -> bool:
+    """Return whether a FAILED container never got ready, as far as anybody knows."""
+    if event.reason == "start_failed":
+        return True
+    return seen is not None and not seen.was_ready and event.reason not in ENDED_ON_PURPOSE
