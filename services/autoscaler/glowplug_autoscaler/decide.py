@@ -98,18 +98,39 @@ def needed(policy: Policy, observed: Observed) -> int:
     return min(-(-inputs // policy.tasks_per_container), policy.maximum)
 
 
+def allowed(policy: Policy, observed: Observed, history: History, now: float) -> int:
+    """Return how many containers there may be: the maximum, or less during a pause after failures."""
+    if now >= history.blocked_until:
+        return policy.maximum
+    return min(max(observed.live, int(history.trial)), policy.maximum)
+
+
 def decide(policy: Policy, observed: Observed, history: History, now: float) -> Plan:
-    """Return the target of one deployment. The current need must be in `history.peak` already."""
+    """Return the target of one deployment.
+
+    Args:
+        policy: its bounds.
+        observed: what waits, runs and lives now.
+        history: what was needed within the keep-warm window, and which starts failed.
+        now: monotonic seconds.
+    """
     if policy.deleted:
         return Plan(target=0, reason=Reason.DELETED)
-    peak = min(history.peak.highest(now), policy.maximum)
-    target = max(peak, policy.minimum)
-    if now < history.blocked_until:
-        allowed = max(observed.live, int(history.trial))
-        if allowed < target:
-            reason = Reason.TRIAL if history.trial else Reason.START_FAILED
-            return Plan(target=allowed, reason=reason)
-    return Plan(target=target, reason=Reason.BACKLOG if peak >= target > 0 else Reason.MINIMUM)
+    need = needed(policy, observed)
+    warm = min(max(need, history.peak.highest(now)), policy.maximum)
+    wanted = max(warm, policy.minimum)
+    target = min(wanted, allowed(policy, observed, history, now))
+    if now < history.blocked_until and history.trial and target > observed.live:
+        reason = Reason.TRIAL
+    elif target < wanted:
+        reason = Reason.START_FAILED
+    elif target == warm and need > 0:
+        reason = Reason.BACKLOG
+    elif target == policy.minimum > 0:
+        reason = Reason.MINIMUM
+    else:
+        reason = Reason.IDLE
+    return Plan(target=target, reason=reason)
 
 
 class Entry(msgspec.Struct, kw_only=True):
@@ -251,9 +272,11 @@ class Autoscaler:
         if policy is None:
             self._awake.add(entry.deployment_id)
             return None
-        entry.history.peak.observe(needed(policy, observed), now)
+        # What may not be started is never warm: it must not count as needed later either.
+        served = min(needed(policy, observed), allowed(policy, observed, entry.history, now))
+        entry.history.peak.observe(served, now)
         plan = decide(policy, observed, entry.history, now)
-        self._keep_awake(entry, policy, plan)
+        self._keep_awake(entry, plan)
         previous, entry.target = entry.target, plan.target
         again = entry.say_again or (plan.target > 0 and now - entry.decided_at >= REAFFIRM_S)
         if plan.target == previous and not again:
@@ -284,14 +307,16 @@ class Autoscaler:
             return None
         return Policy(maximum=0, deleted=True)
 
-    def _keep_awake(self, entry: Entry, policy: Policy, plan: Plan) -> None:
+    def _keep_awake(self, entry: Entry, plan: Plan) -> None:
         """Let ticks look at what may change by time alone; drop what is gone and at zero."""
-        if plan.target > 0 or entry.history.peak.current > 0 or policy.minimum > 0:
+        at_rest = plan.target == 0 and plan.reason is Reason.IDLE
+        if not at_rest:
             self._awake.add(entry.deployment_id)
         else:
             self._awake.discard(entry.deployment_id)
-        if entry.deployment is None and plan.target == 0:
+        if plan.reason is Reason.DELETED:
             self._awake.discard(entry.deployment_id)
+        if entry.deployment is None and plan.reason is Reason.DELETED:
             del self.entries[entry.deployment_id]
 
 
@@ -304,6 +329,6 @@ def _why(plan: Plan, previous: int, *, takeover: bool) -> Reason:
     """Return the word for a change (or for saying the same again)."""
     if plan.target == previous:
         return Reason.TAKEOVER if takeover else Reason.REAFFIRMED
-    if plan.reason in {Reason.BACKLOG, Reason.MINIMUM} and plan.target < previous:
+    if plan.reason is Reason.BACKLOG and plan.target < previous:
         return Reason.IDLE
     return plan.reason

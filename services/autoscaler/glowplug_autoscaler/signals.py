@@ -69,9 +69,9 @@ class Peak:
     def restart(self, need: int, now: float) -> None:
         """Forget the past; pretend that `need` was there until now."""
         self._past.clear()
-        self._ever = max(need, self.current)
-        if need > self.current:
-            self._retire(need, now)
+        self._past.append((need, now))
+        self.current = 0
+        self._ever = need
 
     def _retire(self, need: int, now: float) -> None:
         while self._past and self._past[-1][0] <= need:

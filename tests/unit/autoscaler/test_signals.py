@@ -1,0 +1,99 @@
+"""What the autoscaler remembers: peaks of need, and live containers."""
+
+from __future__ import annotations
+
+from glowplug_autoscaler.signals import ENDED_KEPT, WORKER_SILENT_S, Fleet, Peak
+from glowplug_contracts.ids import DeploymentId
+from glowplug_contracts.messages.container import ContainerKind, ContainerState
+
+from tests.support.builders_scale import a_beat, a_change, a_view
+
+F = DeploymentId("dep_f")
+
+
+def test_a_peak_counts_until_the_window_has_passed():
+    peak = Peak(window_s=10)
+    peak.observe(3, 0)
+    peak.observe(1, 5)
+    assert [peak.highest(14.9), peak.highest(15)] == [3, 1]
+
+
+def test_peaks_fall_step_by_step():
+    peak = Peak(window_s=10)
+    for need, at in ((5, 0), (3, 2), (4, 3), (0, 6)):
+        peak.observe(need, at)
+    assert [peak.highest(t) for t in (11, 12, 15.9, 16)] == [5, 4, 4, 0]
+
+
+def test_an_endless_window_never_forgets():
+    peak = Peak(window_s=-1)
+    peak.observe(7, 0)
+    peak.observe(0, 1)
+    assert peak.highest(1e9) == 7
+
+
+def test_restarting_keeps_only_the_given_past():
+    peak = Peak(window_s=-1)
+    peak.observe(7, 0)
+    peak.observe(0, 1)
+    peak.restart(2, 2)
+    assert peak.highest(100) == 2
+
+
+def test_a_container_is_live_from_its_event_until_its_end():
+    fleet = Fleet()
+    fleet.hear_event(a_change(ContainerState.BOUND), 0)
+    assert fleet.live(F) == 1
+    fleet.hear_event(a_change(ContainerState.STOPPED), 1)
+    assert fleet.live(F) == 0
+
+
+def test_a_late_beat_does_not_bring_an_ended_container_back():
+    fleet = Fleet()
+    fleet.hear_beat(a_beat(a_view()), 0)
+    fleet.hear_event(a_change(ContainerState.STOPPED), 1)
+    fleet.hear_beat(a_beat(a_view()), 1.1)
+    assert fleet.live(F) == 0
+
+
+def test_a_silent_workers_containers_do_not_count():
+    fleet = Fleet()
+    fleet.hear_beat(a_beat(a_view(in_flight=("inv_1",))), 0)
+    assert fleet.forget_silent(WORKER_SILENT_S) == set()
+    assert fleet.in_flight(F) == 1
+    assert fleet.forget_silent(WORKER_SILENT_S + 0.1) == {F}
+    assert (fleet.live(F), fleet.in_flight(F)) == (0, 0)
+
+
+def test_a_beat_is_the_workers_whole_truth():
+    fleet = Fleet()
+    fleet.hear_beat(a_beat(a_view("c1"), a_view("c2")), 0)
+    fleet.hear_beat(a_beat(a_view("x", "g"), worker="w2"), 0)
+    fleet.hear_beat(a_beat(a_view("c2")), 1)
+    assert (fleet.live(F), fleet.live(DeploymentId("dep_g"))) == (1, 1)
+
+
+def test_sandboxes_do_not_count():
+    fleet = Fleet()
+    fleet.hear_beat(a_beat(a_view(kind=ContainerKind.SANDBOX)), 0)
+    assert fleet.live(F) == 0
+
+
+def test_a_failure_before_ready_is_a_failed_start_and_counts_once():
+    fleet = Fleet()
+    fleet.hear_event(a_change(ContainerState.STARTING), 0)
+    failed = a_change(ContainerState.FAILED, reason="crashed")
+    assert [fleet.hear_event(failed, 1), fleet.hear_event(failed, 1)] == [True, False]
+
+
+def test_a_crash_after_ready_is_no_failed_start():
+    fleet = Fleet()
+    fleet.hear_event(a_change(ContainerState.READY), 0)
+    assert not fleet.hear_event(a_change(ContainerState.FAILED, reason="crashed"), 1)
+
+
+def test_what_ended_is_remembered_within_a_bound():
+    fleet = Fleet()
+    for number in range(ENDED_KEPT + 10):
+        fleet.hear_event(a_change(ContainerState.STOPPED, f"c{number}"), 0)
+    assert len(fleet._ended) == ENDED_KEPT
