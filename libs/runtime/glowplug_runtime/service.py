@@ -144,8 +144,10 @@ class Shell(Generic[S]):
                 await self.bus.send(
                     SERVICE_BEAT.at(service=self.service, instance=self.instance), beat
                 )
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._beat_now.wait(), BEAT_S)
+                async with asyncio.timeout(BEAT_S):
+                    await self._beat_now.wait()
 
     async def on_services_probed(self, _delivery: Delivery[Any]) -> None:
         """Somebody wants to know who is here."""
