@@ -202,6 +202,8 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
     ),
     "image.not_found": ("operator", "The image's manifest or chunks are gone; deploy again."),
     "image.corrupt": ("operator", "A chunk's bytes do not match its name; see `glowplug doctor`."),
+    "sandbox.failed": ("user", "Its container ended and what was in it is gone; create a new one."),
+    "sandbox.overloaded": ("operator", "Too many sandboxes start at once; retry, or add replicas."),
     "sandbox.not_found": ("user", "The sandbox has ended or never was."),
     "scheduler.no_worker_fits": (
         "operator",

@@ -213,7 +213,7 @@ PLACEMENT = Subject(
     template="v1.placement.{container_id}",
     payload=container.PlacementDecided,
     publishers=("scheduler",),
-    subscribers=("gateway",),
+    subscribers=("gateway", "sandbox"),
     stream=CONTAINER_EVENTS,
 )
 BIND = Subject(

@@ -59,6 +59,7 @@ class ContainerWanted(Message, frozen=True, kw_only=True):
     spec: ContainerSpec
     requested_at: float = 0.0
     owner: str = ""
+    trace: str = ""
 
 
 class BindContainer(Message, frozen=True, kw_only=True):

@@ -29,7 +29,12 @@ class SandboxSpec(Message, frozen=True, kw_only=True):
 
 
 class SandboxRecord(Message, frozen=True, kw_only=True):
-    """A session as stored in the `sandboxes` bucket (key: workspace.sandbox_id)."""
+    """A session as stored in the `sandboxes` bucket (key: workspace.sandbox_id).
+
+    Attributes:
+        image_digest, base_python, trace: as asked, so that any replica can ask for the container again.
+        reason: why it ended: "asked", "idle", "start_timeout", "lost", or the container's reason.
+    """
 
     sandbox_id: SandboxId
     workspace: WorkspaceId
@@ -40,6 +45,10 @@ class SandboxRecord(Message, frozen=True, kw_only=True):
     created_at: float = 0.0
     used_at: float = 0.0
     error: RemoteError | None = None
+    image_digest: str = ""
+    base_python: str = ""
+    trace: str = ""
+    reason: str = ""
 
 
 class CreateSandbox(Message, frozen=True, kw_only=True):

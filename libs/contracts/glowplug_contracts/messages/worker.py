@@ -25,7 +25,7 @@ class GpuDevice(Message, frozen=True, kw_only=True):
 
 
 class ContainerView(Message, frozen=True, kw_only=True):
-    """A live container as its worker sees it."""
+    """A live container as its worker sees it. `in_flight` of a sandbox holds its running execs' ids."""
 
     container_id: ContainerId
     deployment_id: DeploymentId
