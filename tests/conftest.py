@@ -26,8 +26,14 @@ def nats_server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def bus(nats_server: Server) -> AsyncIterator[NatsBus]:
+def with_library() -> bool:
+    """Whether the bus goes through the client library; conformance tests parametrize it."""
+    return False
+
+
+@pytest.fixture
+async def bus(nats_server: Server, with_library: bool) -> AsyncIterator[NatsBus]:
     """A connection to a broker that has every stream and bucket, one shard."""
-    async with open_bus(nats_server.url, instance="test") as bus:
+    async with open_bus(nats_server.url, instance="test", library=with_library) as bus:
         await ensure_topology(bus, shards=1)
         yield bus

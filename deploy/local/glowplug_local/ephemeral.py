@@ -39,14 +39,14 @@ def open_ephemeral(data: Path | None = None, *extra: str) -> Iterator[tuple[str,
     """
     with contextlib.ExitStack() as stack:
         try:
-            yield stack.enter_context(_open_up(data or default_data_dir(), extra))
-            return
-        except _TakenError as err:
+            found = stack.enter_context(_open_up(data or default_data_dir(), extra))
+        except _TakenError:
             if data is not None:
-                raise StartError(str(err)) from err
-        temporary = tempfile.mkdtemp(prefix="glowplug-")
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        yield stack.enter_context(_open_up(Path(temporary), extra))
+                raise
+            temporary = tempfile.mkdtemp(prefix="glowplug-")
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            found = stack.enter_context(_open_up(Path(temporary), extra))
+        yield found
 
 
 class _TakenError(StartError):

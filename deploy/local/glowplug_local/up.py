@@ -34,8 +34,7 @@ class Teller:
         if self._as_json:
             self._say(json.dumps({"event": event, "at": time.time(), **fields}))
         else:
-            for line in _words(event, fields):
-                self._say(line)
+            self._say(WORDS[event].format(**fields))
 
     @staticmethod
     def _say(line: str) -> None:
@@ -44,29 +43,19 @@ class Teller:
             sys.stdout.flush()
 
 
-def _words(event: str, fields: dict[str, Any]) -> list[str]:
-    match event:
-        case "starting":
-            return [f"Glowplug {fields['version']} starts on {fields['data']}"]
-        case "broker":
-            return [f"  nats-server {fields['version']} ({fields['origin']}), loopback only"]
-        case "restarted":
-            return [f"  {fields['part']} ended ({fields['ended']}); starting it again"]
-        case "ready":
-            return [
-                f"  backend: {fields['backend']}"
-                if fields.get("backend")
-                else "  all parts are well",
-                f"Ready in {fields['seconds']:.1f} s: {fields['url']}   (token: {fields['token_file']})",
-                "Try: glowplug run app.py::fn · glowplug deploy app.py · glowplug status · Ctrl-C ends it",
-            ]
-        case "stopping":
-            return ["Stopping ..."]
-        case "stopped":
-            return ["Stopped."]
-        case "error":
-            return [f"glowplug up: {fields['message']}"]
-    return []
+WORDS: dict[str, str] = {
+    "starting": "Glowplug {version} starts on {data}",
+    "broker": "  nats-server {version} ({origin}), loopback only",
+    "restarted": "  {part} ended ({ended}); starting it again",
+    "ready": (
+        "  containers: {backend}\n"
+        "Ready in {seconds:.1f} s: {url}   (token: {token_file})\n"
+        "Try: glowplug run app.py::fn · glowplug deploy app.py · glowplug status · Ctrl-C ends it"
+    ),
+    "stopping": "Stopping ...",
+    "stopped": "Stopped.",
+    "error": "glowplug up: {message}",
+}
 
 
 def run(options: Options, as_json: bool) -> int:  # noqa: FBT001

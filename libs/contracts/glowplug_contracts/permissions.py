@@ -39,11 +39,8 @@ def permissions(service: str) -> Permissions:
         if subject.stream is not None:
             streams |= _names(subject.stream)
             publish |= {"$JS.ACK.>"} if subject.stream.work else set()
-    for bucket in BUCKETS:
-        if _includes(bucket.writers, service):
-            publish.add(f"$KV.{bucket.name}.>")
-        if _includes((*bucket.writers, *bucket.readers), service):
-            streams.add(f"KV_{bucket.name}")
+    publish |= {f"$KV.{b.name}.>" for b in BUCKETS if _includes(b.writers, service)}
+    streams |= {f"KV_{b.name}" for b in BUCKETS if _includes((*b.writers, *b.readers), service)}
     for name in streams:
         publish |= {
             f"$JS.API.DIRECT.GET.{name}",

@@ -30,7 +30,7 @@ from glowplug_contracts.subjects import SERVICE_BEAT, SERVICES_PROBED
 
 from glowplug_runtime import logging, tracing
 from glowplug_runtime.bus import Delivery
-from glowplug_runtime.bus_nats import BrokerTooOldError, NatsBus, open_bus
+from glowplug_runtime.bus_nats import BrokerRefusedError, BrokerTooOldError, NatsBus, open_bus
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.http import PortTakenError
 from glowplug_runtime.lease import Lease, hold_lease
@@ -183,7 +183,7 @@ def run(
     failures: list[str] = []
     try:
         uvloop.run(_live(service, settings, open_service))
-    except* (BrokerTooOldError, PortTakenError, PlatformError) as group:
+    except* (BrokerRefusedError, BrokerTooOldError, PortTakenError, PlatformError) as group:
         failures = [str(error) for error in _leaves(group)]
     sys.exit(f"glowplug-{service}: {'; '.join(failures)}" if failures else 0)
 
@@ -213,7 +213,6 @@ async def _live(
                     settings.nats_url,
                     instance=instance,
                     credentials=credentials,
-                    on_closed=_give_up,
                 )
             )
             for _ in range(2)
@@ -303,11 +302,6 @@ def _signals(stopping: asyncio.Event) -> Any:
     finally:
         for name in names:
             loop.remove_signal_handler(name)
-
-
-def _give_up() -> None:
-    log.error("bus.closed", why="the connection was lost for good; the supervisor starts us again")
-    os._exit(1)
 
 
 def spawn(shell: Shell[Any], work: Coroutine[Any, Any, None], name: str) -> None:

@@ -13,7 +13,8 @@ from glowplug_contracts.errors import ConflictError, ContractError
 from glowplug_contracts.messages.worker import Platform
 from glowplug_contracts.streams import BUCKETS, CONTRACT_VERSION, PLATFORM, STREAMS, Bucket, Stream
 
-from glowplug_runtime.bus_nats import NS, NatsBus
+from glowplug_runtime.bus_nats import NatsBus
+from glowplug_runtime.follower import NS
 
 log = structlog.get_logger()
 

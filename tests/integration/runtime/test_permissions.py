@@ -11,7 +11,7 @@ from glowplug_local.broker import accounts_config
 from glowplug_runtime.bus_nats import open_bus
 from glowplug_runtime.topology import ensure_topology
 
-from tests.integration.runtime.test_bus import a_request, call_at
+from tests.conformance.test_bus import a_request, call_at
 from tests.support.eventually import eventually
 from tests.support.nats import open_nats_server
 

@@ -1,4 +1,4 @@
-"""The NATS adapter keeps the port's promises, seen on a real server."""
+"""Both clients under the bus keep the port's promises, seen on a real server."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ from glowplug_contracts.streams import GENERATIONS, LEASES
 from glowplug_contracts.subjects import CALL, PROBE, RECORD, SHARD_OWNED
 
 from tests.support.eventually import eventually
+
+
+@pytest.fixture(params=[False, True], ids=["wire", "library"])
+def with_library(request):
+    return request.param
 
 
 def a_request(number):

@@ -1,0 +1,200 @@
+"""Reading a stream in order, whatever happens to connection, broker and consumer in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from glowplug_contracts.errors import ContractError, UnavailableError
+
+from glowplug_runtime.wire import Msg, WireError
+
+log = structlog.get_logger()
+
+NS = 1_000_000_000
+HEARTBEAT_S = 2.0
+CONSUMER_KEPT_S = 10.0
+ACK_WAIT_S = 24 * 3600  # queued work is not late work: redelivery comes with a new generation only
+LOOK_S = 0.25
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What a delivered message's reply subject tells."""
+
+    stream_sequence: int
+    consumer_sequence: int
+    pending: int
+
+
+def parse_ack_subject(reply: str) -> Place:
+    """Return the sequences in an ack subject, of either version.
+
+    v1: $JS.ACK.stream.consumer.delivered.sseq.cseq.time.pending (9 tokens);
+    v2: $JS.ACK.domain.account.stream.consumer.delivered.sseq.cseq.time.pending[.token].
+    """
+    tokens = reply.split(".")
+    first = 5 if len(tokens) == 9 else 7  # noqa: PLR2004
+    return Place(int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3]))
+
+
+class Follower:
+    """Reads a stream through a push consumer that it makes again whenever it is lost.
+
+    A gap in the consumer's own numbers, a missing heartbeat or a reconnect all end the same way: a new
+    consumer from the message after the last one handled. With `work_name` the consumer is a work
+    queue's (acknowledged by the caller), else nothing is acknowledged.
+    """
+
+    def __init__(
+        self,
+        bus: Any,
+        stream: str,
+        filter_subject: str,
+        start: Literal["all", "last_per_subject", "new"] | int,
+        *,
+        headers_only: bool = False,
+        work_name: str = "",
+    ) -> None:
+        self._bus = bus
+        self._stream = stream
+        self._filter = filter_subject
+        self._start = start
+        self._headers_only = headers_only
+        self._work_name = work_name
+        self._sub: Any = None
+        self._watchdog: asyncio.Task[None] | None = None
+        self._last_sequence = 0
+        self._expected = 1
+        self._heard_at = 0.0
+        self._caught_up = asyncio.Event()
+        self._renewing = asyncio.Lock()
+        self._closed = False
+        self._on_message: Callable[[Msg, Place], Awaitable[None]]
+
+    async def start(self, on_message: Callable[[Msg, Place], Awaitable[None]]) -> None:
+        """Make the consumer. Raises: UnavailableError."""
+        self._on_message = on_message
+        self._bus.remember(self)
+        await self._renew()
+        self._watchdog = asyncio.create_task(self._keep_consumer_alive())
+
+    async def caught_up(self) -> None:
+        await self._caught_up.wait()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._bus.forget(self)
+        if self._watchdog:
+            self._watchdog.cancel()
+        if self._sub:
+            with contextlib.suppress(WireError):
+                await self._sub.unsubscribe()
+
+    def doubt(self) -> None:
+        """Have the watchdog make the consumer anew at its next look."""
+        self._heard_at = float("-inf")
+
+    async def _renew(self) -> None:
+        async with self._renewing:
+            if self._closed:
+                return
+            if self._sub:
+                with contextlib.suppress(WireError):
+                    await self._sub.unsubscribe()
+                if self._work_name:
+                    # Only a new consumer delivers again what was on its way to us.
+                    await self._bus.api(
+                        f"CONSUMER.DELETE.{self._stream}.{self._work_name}", {}, missing_ok=True
+                    )
+            inbox = self._bus.client.new_inbox()
+            self._expected = 1
+            self._heard_at = asyncio.get_running_loop().time()
+            self._sub = await self._bus.client.subscribe(
+                inbox,
+                cb=self._on_raw,
+            )
+            made = await self._bus.api(
+                f"CONSUMER.CREATE.{self._stream}"
+                + (f".{self._work_name}" if self._work_name else ""),
+                {"stream_name": self._stream, "config": self._config(inbox)},
+            )
+            if made["num_pending"] == 0:
+                self._caught_up.set()
+
+    def _config(self, inbox: str) -> dict[str, object]:
+        config: dict[str, object] = {
+            "deliver_subject": inbox,
+            "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT_S * NS),
+            "inactive_threshold": int(CONSUMER_KEPT_S * NS),
+            "mem_storage": True,
+            "replay_policy": "instant",
+        }
+        if self._work_name:
+            config |= {
+                "name": self._work_name,
+                "ack_policy": "explicit",
+                "ack_wait": ACK_WAIT_S * NS,
+                "max_ack_pending": -1,
+                "deliver_policy": "all",
+            }
+            return config
+        config |= {"ack_policy": "none", "num_replicas": 1}
+        if self._filter:
+            config["filter_subject"] = self._filter
+        if self._headers_only:
+            config["headers_only"] = True
+        if self._last_sequence:
+            config |= {
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": self._last_sequence + 1,
+            }
+        elif isinstance(self._start, int):
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, self._start)}
+        else:
+            config["deliver_policy"] = self._start
+        return config
+
+    async def _on_raw(self, message: Msg) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        if message.headers and message.headers.get("Status") == "100":
+            # A heartbeat, or flow control asking to be answered.
+            stalled = message.headers.get("Nats-Consumer-Stalled")
+            for reply in (message.reply, stalled):
+                if reply:
+                    await self._bus.client.publish(reply, b"")
+            return
+        place = parse_ack_subject(message.reply)
+        if place.consumer_sequence != self._expected and not self._work_name:
+            self.doubt()
+            return
+        self._expected += 1
+        try:
+            await self._on_message(message, place)
+        except ContractError as error:
+            log.warning("follow.unreadable", subject=message.subject, error=str(error))
+        except Exception:  # a broken handler must not stop the stream
+            log.exception("follow.failed", subject=message.subject)
+        self._last_sequence = place.stream_sequence
+        if place.pending == 0:
+            self._caught_up.set()
+
+    async def _keep_consumer_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._closed:
+            await asyncio.sleep(LOOK_S)
+            silent_s = loop.time() - self._heard_at
+            if silent_s < HEARTBEAT_S * 2.5 or not self._bus.connected:
+                continue
+            log.warning("follow.renewed", stream=self._stream, after=self._last_sequence)
+            try:
+                await self._renew()
+            except UnavailableError as error:
+                if error.details.get("code") == 404:  # noqa: PLR2004
+                    # The stream is new (a memory stream after a broker restart): from its start.
+                    self._last_sequence = 0
+                log.warning("follow.unavailable", stream=self._stream, error=str(error))
