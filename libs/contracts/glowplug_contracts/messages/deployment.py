@@ -96,7 +96,12 @@ class SourceRef(Message, frozen=True, kw_only=True):
 
 
 class FieldSpec(Message, frozen=True, kw_only=True):
-    """One named value of `inputs` or `outputs`, as the SDK's `schema` describes it."""
+    """One named value of `inputs` or `outputs`, as the SDK's `schema` describes it.
+
+    `type` is "string", "integer", "float", "boolean", "list" (of `items`), "enum" (one of `choices`),
+    "object" (with `fields`, if any) or "json" (anything). An optional one may be left out or null, and
+    is then `default`.
+    """
 
     type: str
     optional: bool = False
@@ -107,7 +112,13 @@ class FieldSpec(Message, frozen=True, kw_only=True):
 
 
 class DeploymentSpec(Message, frozen=True, kw_only=True):
-    """Everything the user said about one version."""
+    """Everything the user said about one version.
+
+    Attributes:
+        python_version: minor version ("3.11") of the Python that pickled what travels by value.
+        max_pending: accepted and not ended; 0 = no bound but the platform's.
+        expires_s: a durable invocation that has not started after so many seconds expires; 0 = never.
+    """
 
     name: str
     kind: FunctionKind
@@ -128,6 +139,7 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     python_version: str = ""
     is_generator: bool = False
     priority: int = 0
+    expires_s: float = 0.0
 
 
 class DeploymentState(StrEnum):
