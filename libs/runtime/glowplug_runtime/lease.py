@@ -139,5 +139,7 @@ async def _keep_fresh(lease: Lease, stopping: asyncio.Event) -> None:
 
 
 async def _sleep(seconds: float, stopping: asyncio.Event) -> None:
+    # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the event.
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stopping.wait()

@@ -124,7 +124,8 @@ class Shell(Generic[S]):
             except Exception:  # the loop keeps something true: it must go on
                 log.exception("loop.failed", loop=name)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), period_s)
+                async with asyncio.timeout(period_s):
+                    await self.stopping.wait()
 
     async def keep_beating(self) -> None:
         """Send this replica's sign of life once a second, and when somebody asks."""
