@@ -65,7 +65,7 @@ def read_tree(root: Path) -> dict[str, tuple[str, object]]:
             path = Path(folder, name)
             key = str(path.relative_to(root))
             if path.is_symlink():
-                found[key] = ("link", os.readlink(path))
+                found[key] = ("link", os.readlink(path))  # noqa: PTH115 - as it is written
             elif path.is_dir():
                 found[key] = ("dir", None)
             else:

@@ -7,7 +7,7 @@ Unknown names with the service's own prefix are refused, because a mistyped limi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -79,6 +79,11 @@ def _convert(variable: str, text: str, kind: Any) -> Any:
 def redacted(settings: Settings) -> dict[str, object]:
     """Return the settings for showing; files that hold secrets are named, never read."""
     return {name: getattr(settings, name) for name in settings.__struct_fields__}
+
+
+def inherited(names: Iterable[str]) -> dict[str, str]:
+    """Return those of the machine's variables (proxies, certificates) that are set, for programs."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def read_secret(path: str) -> str:

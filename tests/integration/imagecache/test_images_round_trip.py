@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from glowplug_contracts.errors import ContractError, NotFoundError, RejectedError
-from glowplug_contracts.ids import Digest, ImageDigest
+from glowplug_contracts.ids import ContainerId, Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.manifests import decode_manifest, encode_manifest
 from glowplug_imagecache.objects import frame_of
 
@@ -26,6 +27,9 @@ from tests.support.builders_images import (
 )
 
 NO_PARENT = ImageDigest("")
+CTR = ContainerId("ctr_1")
+WORKSPACE = WorkspaceId("default")
+PYTHON = Path(sys.executable)
 
 
 async def test_a_tree_with_everything_odd_round_trips(tmp_path: Path) -> None:
@@ -183,11 +187,13 @@ async def test_a_build_begins_with_a_writable_copy_of_its_parent(tmp_path: Path)
         open_worker_images(tmp_path / "w", url) as images,
     ):
         parent = (await images.commit(layer, NO_PARENT, "3.11", {})).image_digest
-        await images.layer_for_build(parent, tmp_path / "build")
-        (tmp_path / "build" / "tool").write_bytes(b"changed")
+        await images.prepare_build(CTR, WORKSPACE, parent, tmp_path / "build", PYTHON, mounts=True)
+        (tmp_path / "build" / "layer" / "tool").write_bytes(b"changed")
         assert ((await images.ensure(parent)).root / "tool").read_bytes() == b"1"
-        await images.layer_for_build(NO_PARENT, tmp_path / "empty")
-    assert set(read_tree(tmp_path / "empty")) == {"bin", "site-packages"}
+        await images.prepare_build(
+            CTR, WORKSPACE, NO_PARENT, tmp_path / "empty", PYTHON, mounts=True
+        )
+    assert set(read_tree(tmp_path / "empty" / "layer")) == {"bin", "site-packages"}
 
 
 async def test_a_source_is_unpacked_once(tmp_path: Path) -> None:

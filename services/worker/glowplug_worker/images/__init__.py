@@ -7,6 +7,7 @@ container needs beside its layer, `host.py` who this host is. Nothing here start
 from __future__ import annotations
 
 from glowplug_worker.images.host import this_host
+from glowplug_worker.images.kit import BuildKit
 from glowplug_worker.images.local import LocalImages, open_images
 
-__all__ = ["LocalImages", "open_images", "this_host"]
+__all__ = ["BuildKit", "LocalImages", "open_images", "this_host"]

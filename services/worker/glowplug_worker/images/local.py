@@ -14,20 +14,30 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 from glowplug_contracts.errors import InvalidRequestError
-from glowplug_contracts.ids import Digest, ImageDigest, check_digest
+from glowplug_contracts.ids import (
+    ContainerId,
+    Digest,
+    ImageDigest,
+    WorkspaceId,
+    check_digest,
+    check_token,
+)
 from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.image import ImageManifest
+from glowplug_runtime.settings import inherited
 
 from glowplug_worker.images.client import StoreClient, open_session
 from glowplug_worker.images.fetch import ABOUT, LAYER, About, fetch_image
 from glowplug_worker.images.host import this_host
+from glowplug_worker.images.kit import BuildKit, choose_cache, find_uv, make_kit, unfit_locals
 from glowplug_worker.images.pack import pack_layer
+from glowplug_worker.images.pipconfig import PASSED_ON, PipConfig, read_pip_config
 from glowplug_worker.images.sources import unpack_source
 from glowplug_worker.images.tree import copy_tree, remove_tree
 from glowplug_worker.ports import LocalImage
@@ -41,13 +51,22 @@ class LocalImages:
     """See the module. `tasks`: where syncing goes on in the background."""
 
     def __init__(
-        self, data_dir: Path, client: StoreClient, host: str, tasks: asyncio.TaskGroup
+        self,
+        data_dir: Path,
+        client: StoreClient,
+        host: str,
+        tasks: asyncio.TaskGroup,
+        environ: Mapping[str, str],
     ) -> None:
         self.host = host
         self.client = client
         self._tasks = tasks
         self._images = data_dir / "images"
         self._sources = data_dir / "sources"
+        self._caches = data_dir / "uv-cache"
+        self._caches_busy: dict[Path, str] = {}
+        self._environ = environ
+        self._pip: PipConfig | None = None
         self._here: set[Path] = set()
         self._arriving: dict[Path, asyncio.Lock] = {}
         self._syncing = asyncio.Lock()
@@ -78,10 +97,53 @@ class LocalImages:
         await self._ensure(directory, fill)
         return directory / LAYER
 
-    async def layer_for_build(self, parent: ImageDigest, directory: Path) -> None:
-        """Make `directory` the writable layer of a build that begins at `parent` ("" = empty)."""
+    async def prepare_build(
+        self,
+        container_id: ContainerId,
+        workspace: WorkspaceId,
+        parent: ImageDigest,
+        directory: Path,
+        python: Path,
+        *,
+        mounts: bool,
+    ) -> BuildKit:
+        """Make a build container's writable layer; return what else the container needs.
+
+        Args:
+            parent: the image that the build begins with; "" = nothing.
+            directory: the container's own; `layer` in it is what `commit` takes later.
+            python: executable of the interpreter that the image is for.
+            mounts: `Backend.mounts`.
+        """
         base = (await self.ensure(parent)).root if parent else None
-        await asyncio.to_thread(_begin_layer, base, directory)
+        layer = directory / LAYER
+        await asyncio.to_thread(_begin_layer, base, layer)
+        if self._pip is None:
+            self._pip = await read_pip_config(self._environ)
+            log.info(
+                "pip.configured",
+                options=sorted(self._pip.env),
+                ignored=self._pip.ignored,
+                not_visible=unfit_locals(self._pip.local),
+            )
+        shared = self._caches / check_token(workspace)
+        cache = choose_cache(self._caches_busy, shared, directory / "uv-cache", container_id)
+        self._caches_busy.setdefault(shared, container_id)
+        await asyncio.to_thread(cache.mkdir, parents=True, exist_ok=True)
+        return make_kit(
+            pip=self._pip,
+            uv_binary=find_uv(),
+            layer=layer,
+            cache=cache,
+            python=python,
+            mounts=mounts,
+        )
+
+    def end_build(self, container_id: ContainerId) -> None:
+        """A build container has ended: give back the workspace's cache, if it had it."""
+        self._caches_busy = {
+            cache: holder for cache, holder in self._caches_busy.items() if holder != container_id
+        }
 
     async def commit(
         self, directory: Path, parent: ImageDigest, python_version: str, env: dict[str, str]
@@ -153,7 +215,7 @@ async def open_images(
     """Open the worker's images under `data_dir`, filled from whichever imagecache answers."""
     async with open_session(token) as session, asyncio.TaskGroup() as tasks:
         client = StoreClient(session, url_of_imagecache)
-        images = LocalImages(data_dir, client, this_host(), tasks)
+        images = LocalImages(data_dir, client, this_host(), tasks, inherited((*PASSED_ON, "HOME")))
         await asyncio.to_thread(images.load)
         yield images
 

@@ -19,7 +19,6 @@ from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.manifests import (
     ENTRIES_MAX,
-    MODE_MASK,
     ChunkFrame,
     check_link,
     check_path,
@@ -33,6 +32,8 @@ from glowplug_worker.images.objects import digest_of, raw_form
 FILE_MODE_MIN = 0o444
 DIR_MODE_MIN = 0o555
 DIR_MODE = 0o755
+# Only the worker writes to extracted images.
+MODE_KEPT = 0o755
 LAYER_BYTES_MAX = 64 * 1024 * 1024 * 1024
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -79,9 +80,9 @@ class TreeWriter:
             if entry.kind == "link":
                 path.symlink_to(entry.target)
             elif entry.kind == "file":
-                path.chmod(entry.mode & MODE_MASK | FILE_MODE_MIN)
+                path.chmod(entry.mode & MODE_KEPT | FILE_MODE_MIN)
             else:
-                path.chmod(entry.mode & MODE_MASK | DIR_MODE_MIN)
+                path.chmod(entry.mode & MODE_KEPT | DIR_MODE_MIN)
 
 
 class LayerReader:
@@ -135,7 +136,7 @@ class LayerReader:
         for name in sorted(os.listdir(folder)):
             path = check_path(prefix + name)
             facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            mode = facts.st_mode & MODE_MASK
+            mode = facts.st_mode & MODE_KEPT
             if stat.S_ISDIR(facts.st_mode):
                 yield ManifestEntry(path=path, kind="dir", mode=mode)
                 with _opened(name, _READ_DIR, folder) as inner:
