@@ -23,6 +23,7 @@ DATA_HELP = "Directory for everything the platform keeps (default: the user's da
     "--detach", is_flag=True, help="Go to the background once ready; `glowplug down` ends it."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--profile/--no-profile", default=True, help="Write the user's profile `local`.")
 def up(
     data: Path | None,
     port: int,
@@ -31,6 +32,7 @@ def up(
     nats_server: str,
     detach: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
+    profile: bool,  # noqa: FBT001
 ) -> None:
     """Start the platform on this machine."""
     from glowplug_local import up as module  # noqa: PLC0415  (keeps `glowplug --help` quick)
@@ -43,6 +45,7 @@ def up(
         workers=workers,
         gpus=gpus,
         nats_server=nats_server,
+        profile=profile,
     )
     raise SystemExit(module.detach(options, as_json) if detach else module.run(options, as_json))
 

@@ -55,7 +55,16 @@ class _TakenError(StartError):
 
 @contextlib.contextmanager
 def _open_up(data: Path, extra: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    command = [sys.executable, "-m", "glowplug.cli.main", "up", "--json", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "glowplug.cli.main",
+        "up",
+        "--json",
+        "--port",
+        "0",
+        "--no-profile",
+    ]
     parent = os.getpid()
     process = subprocess.Popen(
         [*command, "--data", str(data), *extra],

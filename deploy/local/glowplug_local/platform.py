@@ -51,7 +51,10 @@ class NotReadyError(Exception):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What `glowplug up` was asked for. `port` 0 takes a free one; `gpus` are simulated ("A10G:2")."""
+    """What `glowplug up` was asked for.
+
+    `port` 0 takes a free one; `gpus` are simulated ("A10G:2"); `profile`: tell the user's programs.
+    """
 
     data: Path
     port: int = 1994
@@ -59,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     gpus: str = ""
     nats_server: str = ""
+    profile: bool = True
 
 
 class Platform:

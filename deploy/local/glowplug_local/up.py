@@ -97,7 +97,8 @@ async def _run(options: Options, tell: Teller) -> None:
             try:
                 await stopping
             finally:
-                forget_profile(platform.url)
+                if options.profile:
+                    forget_profile(platform.url)
         else:
             readying.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -107,7 +108,8 @@ async def _run(options: Options, tell: Teller) -> None:
 
 
 def _say_ready(platform: Platform, health: dict[str, Any], seconds: float, tell: Teller) -> None:
-    write_profile(platform.url, platform.token)
+    if platform.options.profile:
+        write_profile(platform.url, platform.token)
     worker = health.get("parts", {}).get("worker", {})
     notes = worker.get("notes") or (worker.get("instances") or [{}])[0].get("notes") or {}
     tell(
@@ -139,6 +141,7 @@ def detach(options: Options, as_json: bool) -> int:  # noqa: FBT001
     command += ["--port", str(options.port), "--workers", str(options.workers)]
     command += ["--gpus", options.gpus] if options.gpus else []
     command += ["--nats-server", options.nats_server] if options.nats_server else []
+    command += [] if options.profile else ["--no-profile"]
     with log.open("wb") as out:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
