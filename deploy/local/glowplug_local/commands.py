@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -81,6 +82,13 @@ def quickstart(data: Path | None, inputs: int) -> None:
     from glowplug_local.quickstart import run  # noqa: PLC0415
 
     raise SystemExit(run(data, inputs))
+
+
+def open_ephemeral() -> AbstractContextManager[tuple[str, str]]:
+    """Start a platform for the length of a program; see `glowplug_local.ephemeral`."""
+    from glowplug_local import ephemeral  # noqa: PLC0415
+
+    return ephemeral.open_ephemeral()
 
 
 commands: list[click.Command] = [up, down, doctor, quickstart]
