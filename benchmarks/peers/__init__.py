@@ -1,0 +1,1 @@
+"""Peers that the benchmarks measure beside us, each in its own process."""
