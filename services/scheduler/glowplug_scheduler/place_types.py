@@ -41,6 +41,10 @@ class LeaseTaken(msgspec.Struct, frozen=True):
     salt: bytes
 
 
+class LeaseLost(msgspec.Struct, frozen=True):
+    """Another leads: this machine goes on listening and decides nothing."""
+
+
 class DeploymentSeen(msgspec.Struct, frozen=True):
     """A deployment as stored; None: its key is gone."""
 
@@ -78,6 +82,7 @@ class LoadsSeen(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = (
     LeaseTaken
+    | LeaseLost
     | DeploymentSeen
     | TargetDecided
     | WantedSeen
@@ -93,10 +98,14 @@ Event: TypeAlias = (
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """Ask a worker to start a container; tell the machine with BindAnswered."""
+    """Ask a worker to start a container; tell the machine with BindAnswered.
+
+    `waited_s`: how long the container was wanted before a worker was found.
+    """
 
     worker_id: WorkerId
     bind: BindContainer
+    waited_s: float = 0.0
 
 
 class Stop(msgspec.Struct, frozen=True):

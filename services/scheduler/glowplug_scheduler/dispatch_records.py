@@ -1,0 +1,138 @@
+"""How the dispatcher follows durable invocations: their records' headers are all it needs.
+
+The record is the truth; what we hold is a copy ordered for handing. A change of ours is asked for
+(WriteRecord) and believed only when the record is seen to have moved.
+"""
+
+from __future__ import annotations
+
+from glowplug_contracts.messages.invocation import State, is_terminal
+
+from glowplug_scheduler.dispatch_state import ShardState
+from glowplug_scheduler.dispatch_types import Decision, ForwardCancel, RecordRemoved, RecordSeen
+from glowplug_scheduler.queues import Item, Place
+
+
+def see_record(state: ShardState, event: RecordSeen, now: float, out: list[Decision]) -> None:
+    """Take in a record's new state."""
+    if event.sequence <= state.records_high:
+        return
+    state.records_high = event.sequence
+    item = state.items.get(event.invocation_id)
+    if item is not None and (not item.durable or event.sequence <= item.sequence):
+        return
+    if is_terminal(event.state):
+        _end(state, item, event, now, out)
+        return
+    if item is None:
+        if len(state.items) >= state.backlog_max:
+            state.overflowed = True  # it stays in its stream; ScanRecords brings it back
+            return
+        item = _known(state, event, now)
+    if event.state is State.RUNNING:
+        _run(state, item, event, now, out)
+    else:
+        _queue(state, item, event, now)
+    state.fill(item.queue, now, out)
+    state.touch(item.queue, now, out)
+
+
+def remove_record(state: ShardState, event: RecordRemoved, now: float, out: list[Decision]) -> None:
+    """Forget a record that left its stream."""
+    item = state.items.get(event.invocation_id)
+    if item is None or not item.durable or event.sequence < item.sequence:
+        return
+    state.forget(item, now)
+    state.fill(item.queue, now, out)
+    state.touch(item.queue, now, out)
+
+
+def _known(state: ShardState, event: RecordSeen, now: float) -> Item:
+    queue = state.queue(event.deployment_id)
+    item = Item(
+        invocation_id=event.invocation_id,
+        workspace=event.workspace,
+        queue=queue,
+        sequence=0,
+        ticket=state.ticket(),
+        durable=True,
+        arrived=now,
+        accepted_at=event.accepted_at,
+        trace=event.trace,
+    )
+    state.add(item)
+    queue.arrivals += 1
+    return item
+
+
+def _copy(item: Item, event: RecordSeen) -> None:
+    item.sequence = event.sequence
+    item.state = event.state
+    item.attempt = event.attempt
+    item.lost_attempts = event.lost_attempts
+    item.priority = event.priority
+    item.expires_at = event.expires_at
+
+
+def _end(
+    state: ShardState, item: Item | None, event: RecordSeen, now: float, out: list[Decision]
+) -> None:
+    cancelled = event.state is State.CANCELLED
+    if item is None:
+        if cancelled:
+            cancel_stranger(state, event, out)
+        return
+    queue = item.queue
+    container = state.containers.get(item.container_id)
+    if cancelled and item.place is Place.FLYING:
+        # Its code still runs: it keeps the slot until its worker says that it stopped.
+        if container is not None:
+            out.append(
+                ForwardCancel(container.worker_id, container.container_id, item.invocation_id)
+            )
+        state.demote(item)
+    else:
+        state.forget(item, now)
+    state.fill(queue, now, out)
+    state.touch(queue, now, out)
+
+
+def cancel_stranger(state: ShardState, event: RecordSeen, out: list[Decision]) -> None:
+    """Forward the end of something that a worker lists and we do not hold."""
+    container_id = state.strangers.get(event.invocation_id)
+    if container_id is not None:
+        container = state.containers[container_id]
+        out.append(ForwardCancel(container.worker_id, container_id, event.invocation_id))
+
+
+def _run(state: ShardState, item: Item, event: RecordSeen, now: float, out: list[Decision]) -> None:
+    here = item.container_id == event.container_id
+    if here and item.place in {Place.FLYING, Place.ENDING}:
+        _copy(item, event)  # ENDING: its end was heard before its start; nothing occupies a slot
+        return
+    _lift(state, item, now)
+    _copy(item, event)
+    state.fly(item, event.container_id, now)
+    if event.container_id in state.buried:
+        state.lose(item, "container", None, now, out)
+
+
+def _queue(state: ShardState, item: Item, event: RecordSeen, now: float) -> None:
+    _lift(state, item, now)
+    _copy(item, event)
+    if item.expires_at > 0 and item.attempt == 0:
+        state.remind(item.expires_at, item, Place.GONE)
+    if event.due_at > now:
+        item.place = Place.DELAYED
+        item.since = now
+        state.remind(event.due_at, item, Place.DELAYED)
+    else:
+        state.wait(item, now)
+
+
+def _lift(state: ShardState, item: Item, now: float) -> None:
+    """Take an item out of wherever it is, so that it can be put somewhere else."""
+    if item.place is Place.WAITING:
+        item.queue.remove(item, Place.GONE)
+    elif item.place is Place.FLYING:
+        state.land(item, Place.GONE, now)
