@@ -174,16 +174,16 @@ class Dispatcher:
         known = state.items.get(request.invocation_id)
         if known is not None and not self._supersedes(known, event, now, out):
             return
-        if sequence in state.acked:
+        if (sequence, request.invocation_id) in state.acked:
             out.append(Ack(sequence))
             return
         if state.cancelled.within(request.invocation_id, now, CANCEL_KEPT_S):
-            state.ack(sequence, now, out)
+            state.ack(sequence, request.invocation_id, now, out)
             return
         if len(state.items) >= 2 * state.backlog_max:
             attempt, reply_to = request.attempt, request.reply_to
             out.append(SendLost(request.invocation_id, attempt, reply_to, "refused"))
-            state.ack(sequence, now, out)
+            state.ack(sequence, request.invocation_id, now, out)
             return
         item = self._item(request, sequence, event.size, now)
         queue = item.queue
@@ -192,7 +192,7 @@ class Dispatcher:
             # The generation before us handed it and could not acknowledge: it runs already.
             state.uncache(item)
             state.fly(item, stranger_in, now)
-            state.ack(sequence, now, out)
+            state.ack(sequence, request.invocation_id, now, out)
         elif not queue.waiting and (container := queue.freest()) is not None:
             state.hand(item, container, now, out)
         else:
@@ -206,9 +206,10 @@ class Dispatcher:
         state = self.state
         if known.durable or event.request.attempt <= known.attempt:
             if known.sequence != event.sequence:
-                state.ack(event.sequence, now, out)
+                state.ack(event.sequence, known.invocation_id, now, out)
             elif known.place is Place.FLYING and (
-                event.sequence in state.acked or now - known.since >= REDELIVERED_S
+                (event.sequence, known.invocation_id) in state.acked
+                or now - known.since >= REDELIVERED_S
             ):
                 out.append(Ack(event.sequence))
             return False
@@ -216,7 +217,7 @@ class Dispatcher:
         if known.place is Place.FLYING:
             state.demote(known)
         else:
-            state.ack(known.sequence, now, out)
+            state.ack(known.sequence, known.invocation_id, now, out)
             state.forget(known, now)
         state.touch(queue, now, out)
         return True
@@ -325,7 +326,7 @@ class Dispatcher:
             container_id = item.container_id
         elif not item.durable:  # a durable one's record says whether it is cancelled
             state.cancelled.add(event.invocation_id, now)
-            state.ack(item.sequence, now, out)
+            state.ack(item.sequence, item.invocation_id, now, out)
             state.forget(item, now)
             state.touch(item.queue, now, out)
         container = state.containers.get(container_id) if container_id is not None else None

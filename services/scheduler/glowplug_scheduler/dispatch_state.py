@@ -49,7 +49,8 @@ class ShardState:
         strangers: invocations that workers listed and nobody told us of, or whose newer attempt we
             know; they occupy a slot until their worker is done with them.
         orphans: records that run in containers not seen (yet).
-        acked: sequences of calls handed or dropped, in case they are delivered again.
+        acked: calls handed or dropped, in case they are delivered again. With their ids, because a
+            broker that restarts counts the memory stream's sequences from 1 again.
         buried: containers that ended; a late beat does not bring them back.
         due: (when, number, item, place it must still be in, since when).
     """
@@ -76,7 +77,7 @@ class ShardState:
         self.strangers: dict[InvocationId, ContainerId] = {}
         self.orphans: dict[ContainerId, dict[InvocationId, None]] = {}
         self.liveness = Liveness()
-        self.acked: Remembered[int] = Remembered(REMEMBERED)
+        self.acked: Remembered[tuple[int, InvocationId]] = Remembered(REMEMBERED)
         self.cancelled: Remembered[InvocationId] = Remembered(REMEMBERED)
         self.buried: Remembered[ContainerId] = Remembered(REMEMBERED)
         self.due: list[Due] = []
@@ -213,10 +214,12 @@ class ShardState:
             del self.items[item.invocation_id]
             item.queue.items -= 1
 
-    def ack(self, sequence: int, now: float, out: list[Decision]) -> None:
+    def ack(
+        self, sequence: int, invocation_id: InvocationId, now: float, out: list[Decision]
+    ) -> None:
         """Remove a call from its stream, where one holds it."""
         if sequence > 0:
-            self.acked.add(sequence, now)
+            self.acked.add((sequence, invocation_id), now)
             out.append(Ack(sequence))
 
     # -- Handing --------------------------------------------------------------------------------
@@ -257,7 +260,7 @@ class ShardState:
         )
         if item.request is not None:
             if item.sequence > 0:
-                self.acked.add(item.sequence, now)
+                self.acked.add((item.sequence, item.invocation_id), now)
             self.uncache(item)
 
     def wait(self, item: Item, now: float) -> None:
@@ -306,7 +309,7 @@ class ShardState:
             self.write(item, State.FAILED, "start_failed", error, now, out)
             return
         out.append(SendLost(item.invocation_id, item.attempt, item.reply_to, "start_failed", error))
-        self.ack(item.sequence, now, out)
+        self.ack(item.sequence, item.invocation_id, now, out)
         self.forget(item, now)
 
     def write(

@@ -18,8 +18,8 @@ from glowplug_scheduler.queues import Item, Place
 # A container that a record or a hand-off names must be seen within this time.
 ORPHAN_S = 2.5
 ENDING_S = 10.0
-# Everything is announced again now and then: announcements may be lost.
-ANNOUNCE_ALL_S = 2.0
+# Everything is announced again each second: announcements may be lost, autoscalers restart.
+ANNOUNCE_ALL_S = 1.0
 QUEUE_KEPT_S = 600.0
 ROOM_AGAIN = 0.9
 
@@ -67,7 +67,7 @@ def _expire(state: ShardState, item: Item, now: float, out: list[Decision]) -> N
     if item.expires_at > now or item.place not in {Place.WAITING, Place.DELAYED}:
         return
     if not item.durable:  # its gateway counts the deadline itself and has answered
-        state.ack(item.sequence, now, out)
+        state.ack(item.sequence, item.invocation_id, now, out)
         state.forget(item, now)
     elif item.attempt == 0:
         if item.place is Place.WAITING:

@@ -16,6 +16,7 @@ from glowplug_contracts.messages.worker import WorkerBeat
 SILENT_S = 2.0
 DEAD_S = 6.0
 ASK_EVERY_S = 0.5
+NEVER_BEAT = -1
 
 
 class Heard(Enum):
@@ -62,15 +63,17 @@ class Liveness:
             return Heard.FRESH
         if (beat.started_at, beat.beat) <= (sight.started_at, sight.beat):
             return Heard.STALE
-        restarted = beat.started_at > sight.started_at
+        restarted = beat.started_at > sight.started_at and sight.beat != NEVER_BEAT
         sight.started_at, sight.beat = beat.started_at, beat.beat
         self._alive(sight, now)
         return Heard.RESTARTED if restarted else Heard.FRESH
 
     def touched(self, worker_id: WorkerId, now: float) -> None:
-        """Take another sign of life; of a worker never heard of it means nothing."""
+        """Take another sign of life. A worker that has not beaten yet is watched from now on."""
         sight = self.sights.get(worker_id)
-        if sight is not None:
+        if sight is None:
+            self.sights[worker_id] = Sight(float("-inf"), NEVER_BEAT, now)
+        else:
             self._alive(sight, now)
 
     def usable(self, worker_id: WorkerId) -> bool:

@@ -278,7 +278,7 @@ class Placement:
         elif wanted is None or container_id in state.finished:
             self._unpark(container_id)
         else:
-            self._bind(container_id, container_id, wanted.spec, "", now, out)
+            self._bind(container_id, container_id, wanted.spec, wanted.trace, now, out)
 
     def _one_deployment(self, deployment_id: DeploymentId, now: float, out: list[Decision]) -> None:
         state = self.state

@@ -174,7 +174,7 @@ class PlaceState:
             processes=spec.workers,
             concurrency=spec.concurrent_requests,
             is_generator=spec.is_generator,
-            outputs_checked=spec.outputs is not None,
+            outputs=spec.outputs,
         )
 
     # -- Room -----------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Container(msgspec.Struct, eq=False, kw_only=True):
     Attributes:
         occupied: invocations in its slots: ours, and those its worker listed.
         open: ready, not refusing, and its worker is heard: it may be given work.
-        version: counts up with every change; a heap entry of an older version is stale.
+        version: new with every change; a heap entry of an older version is stale.
         refusing: it gave work back; closed until its worker's next word.
         absent: beats of its worker, in a row, that did not list it.
         ended: when invocations left it lately, so that a beat written before does not bring them back.
@@ -119,6 +119,7 @@ class DeploymentQueue:
         self._ages: deque[Item] = deque()
         self._free: list[tuple[int, ContainerId, int, Container]] = []
         self._pushes = 0
+        self._versions = 0
 
     # -- Waiting work ---------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ class DeploymentQueue:
 
     def changed(self, container: Container) -> None:
         """Note that a container's load or openness changed."""
-        container.version += 1
+        self._renumber(container)
         load = len(container.occupied)
         if not container.open or load >= container.slots:
             return
@@ -186,7 +187,12 @@ class DeploymentQueue:
     def closed(self, container: Container) -> None:
         """Note that a container is gone: none of its entries counts any more."""
         container.open = False
-        container.version += 1
+        self._renumber(container)
+
+    def _renumber(self, container: Container) -> None:
+        # One count for all containers: one that comes back under its old id is no tie in the heap.
+        self._versions += 1
+        container.version = self._versions
 
     def freest(self) -> Container | None:
         """Return the open container with the fewest in flight and a free slot; ties by id."""
