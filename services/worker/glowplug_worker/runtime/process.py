@@ -1,0 +1,119 @@
+"""The `process` backend: an ordinary process. **It isolates nothing** and says so wherever it is named.
+
+For development on hosts that forbid user namespaces. It bounds core dumps, descriptors and file sizes,
+gives the tree its own session, and, run by root, its own user id where that id can reach everything.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from glowplug_worker.ports import Enforced, RunningContainer, StartPlan
+from glowplug_worker.runtime.child import Birth
+from glowplug_worker.runtime.tree import Tree, fork
+from glowplug_worker.runtime.uids import Uids
+
+# In the environment of every process of a container; finds those that left session and parent.
+MARK: Final = "GLOWPLUG_CONTAINER_ID"
+WARNING: Final = "containers are NOT isolated from this host"
+
+
+class ProcessBackend:
+    """Starts runners as plain processes (`ports.Backend`)."""
+
+    name = "process"
+    mounts = False
+    enforces: frozenset[Enforced] = frozenset()
+
+    def __init__(self, reason: str, uids: Uids | None = None) -> None:
+        self.reason = f"{reason}; {WARNING}"
+        self._uids = uids
+
+    async def start(self, plan: StartPlan) -> RunningContainer:
+        """Start the runner (`ports.Backend.start`)."""
+        plan.scratch.mkdir(parents=True, exist_ok=True)
+        uid = self._take_uid(plan)
+        try:
+            env = {**plan.env, MARK: plan.container_id}
+            birth = Birth(parent=os.getpid(), uid=uid)
+            process, stderr = await fork(plan.argv, env, birth, plan.fds, plan.cwd)
+        except BaseException:
+            self._give_back(uid)
+            raise
+        return Tree(
+            process,
+            stderr,
+            kill_rest=lambda: kill_marked(plan.container_id, process.pid),
+            release=lambda: self._give_back(uid),
+        )
+
+    def _take_uid(self, plan: StartPlan) -> int | None:
+        """Return a user id of the container's own, or None where it could not reach its files."""
+        if self._uids is None:
+            return None
+        paths = [bind.source for bind in plan.binds]
+        needed = [Path(plan.argv[0]), Path(plan.cwd), plan.scratch, *paths]
+        if not all(reachable_by_others(path) for path in needed):
+            return None
+        uid = self._uids.take()
+        for path in (plan.scratch, *(bind.source for bind in plan.binds if bind.writable)):
+            own_tree(path, uid)
+        return uid
+
+    def _give_back(self, uid: int | None) -> None:
+        if uid is not None and self._uids is not None:
+            self._uids.give_back(uid)
+
+
+def kill_marked(container_id: str, session: int) -> bool:
+    """Kill every process of a container's session or with its mark; return whether none was left."""
+    found = [pid for pid in _pids() if _belongs(pid, container_id, session)]
+    for pid in found:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return not found
+
+
+def reachable_by_others(path: Path) -> bool:
+    """Return whether any user may look into every directory on the way, and read the path."""
+    path = path.resolve()
+    try:
+        for parent in path.parents:
+            if not parent.stat().st_mode & 0o001:
+                return False
+        wanted = 0o005 if path.is_dir() else 0o004
+        return path.stat().st_mode & wanted == wanted
+    except OSError:
+        return False
+
+
+def own_tree(path: Path, uid: int) -> None:
+    """Hand a directory and everything in it to a user id. Links are owned, never followed."""
+    os.chown(path, uid, uid, follow_symlinks=False)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            os.chown(Path(folder, name), uid, uid, follow_symlinks=False)
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+
+
+def _belongs(pid: int, container_id: str, session: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        state, _, _, sid = stat[stat.rindex(b")") + 2 :].split()[:4]
+        if state in b"ZX":
+            return False
+        if int(sid) == session:
+            return True
+        marks = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return False
+    return f"{MARK}={container_id}".encode() in marks

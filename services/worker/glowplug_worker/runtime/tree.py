@@ -1,0 +1,175 @@
+"""A started container's process tree: watched by pidfd, killed as a whole, given back once.
+
+Common to all backends; each says how its tree is killed and what is left to do after the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from glowplug_contracts.errors import UnavailableError
+
+from glowplug_worker.ports import Exit
+from glowplug_worker.runtime.child import Birth
+
+STDERR_TAIL_BYTES: Final = 4096
+# A wrapper reports a child's death by signal n as exit code 128 + n.
+_SIGNAL_BASE: Final = 128
+_SIGNALS: Final = 64
+_SWEEP_S: Final = 0.01
+
+# Processes are forked in a thread that lives as long as the worker: forking blocks for milliseconds, and
+# the parent-death signal fires when the forking *thread* ends.
+_FORKING: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
+
+
+class Tree:
+    """A container's processes (`ports.RunningContainer`).
+
+    `kill_rest()` kills what the main process left behind and returns whether nothing lives any more;
+    `release()` gives back what the backend held, after that.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        stderr: int,
+        kill_rest: Callable[[], bool],
+        release: Callable[[], None],
+    ) -> None:
+        self._process = process
+        self._kill_rest = kill_rest
+        self._release = release
+        self._released = False
+        self._stderr = stderr
+        self._tail = bytearray()
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._pidfd = os.pidfd_open(process.pid)
+        self._loop.add_reader(self._pidfd, self._on_end)
+        self._loop.add_reader(stderr, self._on_stderr)
+
+    @property
+    def pid(self) -> int:
+        """Return the host pid of the outermost process."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL the whole tree now. May be repeated."""
+        if self._released:
+            return
+        if not self._ended.is_set():
+            os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+        self._kill_rest()
+
+    async def wait(self) -> Exit:
+        """Return when the main process has ended and nothing of the tree lives. May be repeated."""
+        await self._ended.wait()
+        while not self._released and not self._kill_rest():  # noqa: ASYNC110 - only polling tells
+            await asyncio.sleep(_SWEEP_S)
+        code = self._process.returncode
+        tail = bytes(self._tail).decode(errors="replace")
+        if code < 0:
+            return Exit(signal=-code, stderr_tail=tail)
+        if _SIGNAL_BASE < code <= _SIGNAL_BASE + _SIGNALS:
+            return Exit(signal=code - _SIGNAL_BASE, stderr_tail=tail)
+        return Exit(code=code, stderr_tail=tail)
+
+    async def close(self) -> None:
+        """Kill what is left, wait, and give back what the backend held. May be repeated."""
+        self.kill()
+        await self.wait()
+        if not self._released:
+            self._released = True
+            self._loop.remove_reader(self._stderr)
+            os.close(self._stderr)
+            self._release()
+
+    def _on_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._process.wait()
+        self._on_stderr()
+        self._ended.set()
+
+    def _on_stderr(self) -> None:
+        try:
+            data = os.read(self._stderr, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._stderr)
+            return
+        self._tail += data
+        del self._tail[:-STDERR_TAIL_BYTES]
+
+
+async def fork(
+    argv: tuple[str, ...],
+    env: dict[str, str],
+    birth: Birth,
+    fds: tuple[int, ...],
+    cwd: str | None = None,
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start `argv` as a session of its own; return it and the reading end of its stderr.
+
+    Cancelling waits for the fork and then kills what it made, so that nothing is left behind.
+    Raises: UnavailableError if it can't be started.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    os.set_blocking(writing, True)
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=writing,
+            pass_fds=fds,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=birth,  # noqa: PLW1509 - system calls only; see child.py
+        )
+
+    started = asyncio.wrap_future(_FORKING.submit(start))
+    try:
+        process = await asyncio.shield(started)
+    except asyncio.CancelledError:
+        await _undo(started)
+        os.close(reading)
+        raise
+    except (OSError, subprocess.SubprocessError) as error:
+        said = _said(reading)
+        os.close(reading)
+        raise UnavailableError(
+            "platform.unavailable", f"the container can't be started: {said or error}"
+        ) from error
+    finally:
+        if started.done():
+            os.close(writing)
+    return process, reading
+
+
+async def _undo(started: asyncio.Future[subprocess.Popen[bytes]]) -> None:
+    """Kill a process whose starter was cancelled."""
+    try:
+        process = await started
+    except (OSError, subprocess.SubprocessError):
+        return
+    process.kill()
+    process.wait()
+
+
+def _said(stderr: int) -> str:
+    """Return what the child wrote before it failed."""
+    try:
+        return os.read(stderr, STDERR_TAIL_BYTES).decode(errors="replace").strip()
+    except BlockingIOError:
+        return ""
