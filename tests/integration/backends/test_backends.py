@@ -169,7 +169,9 @@ async def main():
         await asyncio.sleep(600)
 asyncio.run(main())
 """
-    worker = subprocess.Popen(  # noqa: ASYNC220 - a short line is read from it[sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    worker = subprocess.Popen(  # noqa: ASYNC220 - a short line is read from it
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE
+    )
     try:
         assert worker.stdout.readline().strip() == b"1"
         assert _marked(mark)
