@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -28,10 +28,13 @@ from glowplug_contracts.subjects import Address, Subject
 
 from glowplug_runtime.bucket import NatsBucket, sequence_of
 from glowplug_runtime.bus import Delivery, Following, Handler, KeyValue, Subscription
+from glowplug_runtime.failures import BrokerRefusedError, BrokerTooOldError
 from glowplug_runtime.follower import Follower, Place
-from glowplug_runtime.library import LibraryClient
 from glowplug_runtime.wire import Msg, NoRespondersError, WireClient, WireError
 from glowplug_runtime.wire_errors import HEADER_ERROR, read_error, write_error
+
+if TYPE_CHECKING:
+    from glowplug_runtime.library import LibraryClient
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -50,14 +53,6 @@ RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.5
 FLUSH_S = 2.0
 DEFAULT_PORT = 4222
-
-
-class BrokerTooOldError(Exception):
-    """The server lacks what the platform needs; the message says which version has it."""
-
-
-class BrokerRefusedError(Exception):
-    """The server does not let us in."""
 
 
 @contextlib.asynccontextmanager
@@ -104,6 +99,8 @@ async def open_bus(
     }
     client: WireClient | LibraryClient
     if library or url.startswith("tls:"):
+        from glowplug_runtime.library import LibraryClient  # noqa: PLC0415  it costs 200 ms
+
         client = await LibraryClient.connect(url.split(","), **told)
     else:
         client = WireClient(servers, **told)

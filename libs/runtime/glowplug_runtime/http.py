@@ -9,11 +9,9 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from glowplug_contracts.errors import PlatformError, UnauthenticatedError
 
+from glowplug_runtime.failures import PortTakenError
+
 SHUTDOWN_S = 2.0
-
-
-class PortTakenError(Exception):
-    """The port is somebody else's; the message names it."""
 
 
 @contextlib.asynccontextmanager

@@ -30,9 +30,9 @@ from glowplug_contracts.subjects import SERVICE_BEAT, SERVICES_PROBED
 
 from glowplug_runtime import logging, tracing
 from glowplug_runtime.bus import Delivery
-from glowplug_runtime.bus_nats import BrokerRefusedError, BrokerTooOldError, NatsBus, open_bus
+from glowplug_runtime.bus_nats import NatsBus, open_bus
 from glowplug_runtime.clock import Clock
-from glowplug_runtime.http import PortTakenError
+from glowplug_runtime.failures import StartError
 from glowplug_runtime.lease import Lease, hold_lease
 from glowplug_runtime.peers import Peers
 from glowplug_runtime.settings import Settings, SettingsError, load, read_secret, redacted
@@ -184,7 +184,7 @@ def run(
     failures: list[str] = []
     try:
         uvloop.run(_live(service, settings, open_service))
-    except* (BrokerRefusedError, BrokerTooOldError, PortTakenError, PlatformError) as group:
+    except* (StartError, PlatformError) as group:
         failures = [str(error) for error in _leaves(group)]
     sys.exit(f"glowplug-{service}: {'; '.join(failures)}" if failures else 0)
 
