@@ -11,10 +11,9 @@ from glowplug_runtime.http import open_http
 from glowplug_runtime.service import Shell, run
 
 from glowplug_imagecache.http import make_app
+from glowplug_imagecache.service import SERVICE, open_builds
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
-
-SERVICE = "imagecache"
 
 
 @contextlib.asynccontextmanager
@@ -35,7 +34,8 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
     async with open_http(app, settings.host, settings.port) as port:
         shell.url = f"http://{settings.host}:{port}"
         shell.every(settings.sweep_s, sweep, "sweep expired blobs")
-        yield
+        async with open_builds(shell, store):
+            yield
 
 
 def main() -> None:

@@ -15,7 +15,12 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from glowplug_contracts.codec import encode
-from glowplug_contracts.errors import InvalidRequestError, NotFoundError, PlatformError
+from glowplug_contracts.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    PlatformError,
+    UnauthenticatedError,
+)
 from glowplug_contracts.ids import Digest, check_digest
 from glowplug_contracts.manifests import (
     BATCH_BYTES_MAX,
@@ -43,7 +48,10 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(store: Store, clock: Clock, token: str) -> web.Application:
-    """Return the service's HTTP application. `token`: what callers must show; never empty."""
+    """Return the service's HTTP application.
+
+    `token` is what callers must show. Without one the door lets nobody in.
+    """
     doors = _Doors(store, clock)
     app = web.Application(middlewares=[_guard(token)], client_max_size=DIGESTS_BODY_MAX)
     app.router.add_put("/blobs/{digest}", doors.put_blob)
@@ -59,6 +67,8 @@ def _guard(token: str) -> Middleware:
     @web.middleware
     async def guarded(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         try:
+            if not token:
+                raise UnauthenticatedError("auth.no_token", "imagecache was given no token file")
             check_internal(request, token)
             return await handler(request)
         except PlatformError as error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +27,7 @@ from glowplug_contracts.errors import InvalidRequestError, NotFoundError, Unavai
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.manifests import ChunkFrame
 
-from glowplug_imagecache.objects import frame_of, raw_form
+from glowplug_imagecache.objects import raw_form
 
 log = structlog.get_logger(__name__)
 
@@ -80,15 +80,6 @@ class Store:
             for temporary, _ in written:
                 temporary.unlink(missing_ok=True)
         return len(written)
-
-    def add_chunks(self, pieces: Iterable[bytes]) -> list[ChunkFrame]:
-        """Store raw pieces (≤ CHUNK_BYTES each); return their frames without the bytes."""
-        refs: list[ChunkFrame] = []
-        for piece in pieces:
-            frame = frame_of(piece)
-            self.put_chunks([frame])
-            refs.append(ChunkFrame(frame.digest, frame.raw_size, None))
-        return refs
 
     def chunk(self, digest: Digest) -> ChunkFrame:
         """Return a verified chunk, with `stored` None if there is none that matches its name."""

@@ -99,7 +99,7 @@ def uv_settings(listing: str, environ: Mapping[str, str]) -> PipConfig:
     return PipConfig(
         env=env,
         flags=tuple(flags),
-        local=tuple(dict.fromkeys(local_paths(env))),
+        local=_outermost(local_paths(env)),
         ignored=tuple(ignored),
     )
 
@@ -132,6 +132,14 @@ def local_paths(env: Mapping[str, str]) -> Iterable[Path]:
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT"):
         if env.get(name, "").startswith("/"):
             yield Path(env[name])
+
+
+def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the paths once each, without those inside another: binding one shows them all."""
+    found = dict.fromkeys(paths)
+    return tuple(
+        path for path in found if not any(path != up and path.is_relative_to(up) for up in found)
+    )
 
 
 async def read_pip_config(environ: Mapping[str, str]) -> PipConfig:

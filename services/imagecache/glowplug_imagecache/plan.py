@@ -1,0 +1,165 @@
+"""Plan a build: is the image possible, what is each step called, and which steps are left to run.
+
+Pure. A step's chain digest names everything that led to it (host, Python, workspace, environment, all
+steps before it), so one that is known in BUILD_STEPS need not run again. What can't be built is refused
+here, before anything starts, with a sentence that says what can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+from glowplug_contracts.codec import encode
+from glowplug_contracts.errors import InvalidRequestError, RejectedError
+from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
+from glowplug_contracts.manifests import check_path
+from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
+
+STEPS_MAX = 100
+HOST_BASE = "host"
+LAYER_PATH = "/layer/"
+TEXT_MAX = 200
+LATER = "OCI bases, which can hold such changes, come with a later release"
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one live worker could build on: its host identity and minor Python versions."""
+
+    host: str
+    pythons: tuple[str, ...]
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image is built for."""
+
+    host: str
+    python_version: str
+
+
+class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a build. `number` counts from 1; `text` is what people see."""
+
+    number: int
+    spec: ImageStep
+    chain: Digest
+    text: str
+
+
+class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A build's steps, and how many of them a cached image already holds.
+
+    `tip` names the whole: the chain of the last step, or of the start where there is none.
+    """
+
+    spec: ImageSpec
+    workspace: WorkspaceId
+    target: Target
+    tip: Digest
+    steps: tuple[PlannedStep, ...]
+    cached: int = 0
+    image_digest: ImageDigest = ImageDigest("")
+
+
+def check_spec(spec: ImageSpec) -> None:
+    """Refuse what no worker could build. Raises: RejectedError (image.unsupported)."""
+    if spec.base != HOST_BASE:
+        raise _unsupported(f'base {spec.base!r}: only "host" can be built on yet; {LATER}')
+    if len(spec.steps) > STEPS_MAX:
+        raise _unsupported(f"{len(spec.steps)} steps; an image may have {STEPS_MAX}")
+    for number, step in enumerate(spec.steps, 1):
+        _check_step(number, step)
+
+
+def choose_target(spec: ImageSpec, offers: Sequence[Offer]) -> Target:
+    """Return what to build for: the host that most workers with the wanted Python have.
+
+    Raises: RejectedError (image.unsupported) if no live worker has that Python.
+    """
+    wanted = spec.python_version
+    fitting = [offer for offer in offers if offer.pythons and wanted in ("", *offer.pythons)]
+    if not fitting:
+        there = sorted({version for offer in offers for version in offer.pythons}, key=_by_number)
+        raise _unsupported(
+            f"python_version {wanted!r} is on no live worker; there is {', '.join(there)}. "
+            "Install it on a worker's machine, or take one of these"
+        )
+    counted = Counter((offer.host, wanted or offer.pythons[0]) for offer in fitting)
+    host, version = min(counted, key=lambda each: (-counted[each], each))
+    return Target(host=host, python_version=version)
+
+
+def plan_build(spec: ImageSpec, workspace: WorkspaceId, target: Target) -> BuildPlan:
+    """Return every step with its chain digest; nothing counts as cached yet."""
+    link = _link(
+        b"",
+        encode(
+            [workspace, target.host, target.python_version, sorted(spec.env.items())], "msgpack"
+        ),
+    )
+    steps: list[PlannedStep] = []
+    for number, step in enumerate(spec.steps, 1):
+        link = _link(link.encode(), encode(step, "msgpack"))
+        steps.append(PlannedStep(number=number, spec=step, chain=link, text=describe(step)))
+    return BuildPlan(
+        spec=spec,
+        workspace=workspace,
+        target=target,
+        tip=link,
+        steps=tuple(steps),
+    )
+
+
+def describe(step: ImageStep) -> str:
+    """Return a step as people write it, in one bounded line."""
+    words = {"pip": "pip install", "run": "run", "file": "add"}
+    text = f"{words.get(step.kind, step.kind)} {' '.join(step.args)}".replace("\n", " ")
+    return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 1]}…"
+
+
+def place_in_layer(path: str) -> str:
+    """Return where in the layer a file step's path lies.
+
+    Raises: RejectedError (image.unsupported) for a path that is outside it.
+    """
+    inner = path.removeprefix(LAYER_PATH)
+    try:
+        return check_path(inner.rstrip("/"))
+    except InvalidRequestError as err:
+        raise _unsupported(
+            f"{path[:TEXT_MAX]!r} is outside the image's layer; give a relative path. {LATER}"
+        ) from err
+
+
+def _check_step(number: int, step: ImageStep) -> None:
+    if step.kind == "pip":
+        if not step.args or not all(line.strip() for line in step.args):
+            raise _unsupported(f"step {number}: pip needs requirement lines")
+    elif step.kind == "run":
+        if len(step.args) != 1 or not step.args[0].strip():
+            raise _unsupported(f"step {number}: run needs one command")
+    elif step.kind == "file":
+        if len(step.args) != 1 or step.blob is None:
+            raise _unsupported(f"step {number}: file needs one path and the blob of its content")
+        place_in_layer(step.args[0])
+    else:
+        raise _unsupported(
+            f"step {number}: {step.kind!r} can't be done on the host base, which has python "
+            f"packages, commands and files; {LATER}"
+        )
+    if any("\0" in text for text in step.args):
+        raise _unsupported(f"step {number} holds a zero byte")
+
+
+def _by_number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
+
+
+def _link(before: bytes, added: bytes) -> Digest:
+    return Digest(hashlib.blake2b(before + b"\0" + added, digest_size=32).hexdigest())
+
+
+def _unsupported(message: str) -> RejectedError:
+    return RejectedError("image.unsupported", message)
