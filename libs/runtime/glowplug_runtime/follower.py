@@ -122,7 +122,8 @@ class Follower:
                 + (f".{self._work_name}" if self._work_name else ""),
                 {"stream_name": self._stream, "config": self._config(inbox)},
             )
-            if made["num_pending"] == 0:
+            # What was delivered already is on its way: its last message will say so.
+            if made["num_pending"] == 0 and made["delivered"]["consumer_seq"] == 0:
                 self._caught_up.set()
 
     def _config(self, inbox: str) -> dict[str, object]:
