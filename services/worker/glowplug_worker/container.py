@@ -45,10 +45,9 @@ class StartFailed(_Event, frozen=True, kw_only=True):
 
 
 class RunnerReady(_Event, frozen=True, kw_only=True):
-    """One runner process takes work. `phases`: seconds by name."""
+    """One runner process takes work."""
 
     process: int
-    phases: dict[str, float] = {}
 
 
 class RunnerGone(_Event, frozen=True, kw_only=True):
@@ -244,7 +243,6 @@ class ContainerLife:
         self.concurrency = concurrency
         self.expires_at = expires_at
         self.ready: set[int] = set()
-        self.phases: dict[str, float] = {}
         self._start_by = 0.0
         self._kill_at: float | None = None
         self._ending: _Ending | None = None
@@ -323,8 +321,6 @@ class ContainerLife:
         if self.state is ContainerState.DRAINING or event.process in self.ready:
             return []
         self.ready.add(event.process)
-        for phase, seconds in event.phases.items():
-            self.phases[phase] = max(seconds, self.phases.get(phase, 0.0))
         return self._become(ContainerState.READY, OpenSlots(process=event.process))
 
     def _on_gone(self, event: RunnerGone, now: float) -> list[Decision]:

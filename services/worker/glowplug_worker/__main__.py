@@ -1,0 +1,157 @@
+"""The worker's composition root: reads top-down like a bill of materials."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+from glowplug_contracts.errors import PlatformError
+from glowplug_contracts.ids import WorkerId
+from glowplug_runtime.service import Shell, run
+
+from glowplug_worker import janitor
+from glowplug_worker.blobs import HttpBlobs
+from glowplug_worker.images import open_images
+from glowplug_worker.inventory import open_directory, open_offer
+from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.python import find_pythons
+from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
+from glowplug_worker.settings import WorkerSettings
+from glowplug_worker.workshop import FACTS_KEPT_MAX, Workshop
+
+log = structlog.get_logger()
+
+
+@contextlib.asynccontextmanager
+async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
+    """Open the worker's parts; close them in reverse."""
+    settings, worker_id = shell.settings, WorkerId(shell.instance)
+    async with contextlib.AsyncExitStack() as stack:
+        directory = stack.enter_context(_open_data(settings))
+        stack.enter_context(open_directory(directory))
+        await asyncio.to_thread(janitor.sweep, directory)
+        await asyncio.to_thread(janitor.sweep_siblings, directory)
+        claims = Path(settings.claims_dir or directory.parent / "claims")
+        offer = stack.enter_context(open_offer(settings, worker_id, claims))
+        backend = await choose_backend(settings.backend, directory)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        token = shell.internal_token()
+
+        def imagecache() -> str | None:
+            return shell.peers.url("imagecache")
+
+        images = await stack.enter_async_context(open_images(directory, imagecache, token))
+        changed = Changed()
+        workshop = Workshop(
+            worker_id=worker_id,
+            bus=shell.bus,
+            clock=shell.clock,
+            spawn=_spawner(shell),
+            backend=backend,
+            pythons=find_pythons(),
+            images=images,
+            blobs=HttpBlobs(session, imagecache, token),
+            directory=directory,
+            sdk=ensure_sdk(directory),
+            changed=changed.send,
+            facts=deque(maxlen=FACTS_KEPT_MAX),
+        )
+        service = WorkerService(workshop, offer, pool=settings.pool, started_at=shell.clock.unix())
+        shell.ready_note(
+            backend=f"{backend.name}: {backend.reason}",
+            memory="cgroup" if "memory" in backend.enforces else "polled, best effort",
+            offers=f"{offer.cpu_millis} m cpu, {offer.memory_bytes >> 20} MiB, "
+            f"{len(offer.gpus)} gpus{' (simulated)' if settings.gpus else ''}",
+            pythons=", ".join(workshop.pythons.versions()),
+            network="shared with the host",
+        )
+        await service.listen()
+        await service.send_beat()
+        loops = [
+            shell.tasks.create_task(_repeat(period_s, loop, name), name=name)
+            for period_s, loop, name in (
+                (BEAT_S, service.send_beat, "keep_heard"),
+                (TICK_S, service.tick, "keep_time"),
+                (FACTS_S, service.send_facts, "keep_history"),
+                (MEMORY_POLL_S, service.watch_memory, "keep_memory_limits"),
+            )
+        ]
+        try:
+            yield
+            await service.drain(settings.stop_grace_s)
+        finally:
+            for each in loops:
+                each.cancel()
+
+
+async def _repeat(period_s: float, loop: Any, name: str) -> None:
+    """Run `loop` until cancelled: unlike the shell's `every`, also while the worker drains."""
+    while True:
+        try:
+            await loop()
+        except PlatformError as error:
+            log.warning("loop.failed", loop=name, error=str(error))
+        except Exception:  # it keeps something true, so it must go on
+            log.exception("loop.failed", loop=name)
+        await asyncio.sleep(period_s)
+
+
+def _spawner(shell: Shell[WorkerSettings]) -> Any:
+    def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return shell.tasks.create_task(_guard(work, name), name=name)
+
+    return spawn
+
+
+async def _guard(work: Coroutine[Any, Any, None], name: str) -> None:
+    try:
+        await work
+    except PlatformError as error:
+        log.warning("task.failed", task=name, error=str(error))
+    except Exception:  # one container's trouble must not take the others down
+        log.exception("task.failed", task=name)
+
+
+@contextlib.contextmanager
+def _open_data(settings: WorkerSettings) -> Iterator[Path]:
+    """Yield the data directory; without a setting, one that goes with the worker."""
+    if settings.data_dir:
+        yield Path(settings.data_dir).absolute()
+        return
+    base = Path(tempfile.mkdtemp(prefix="glowplug-worker-"))
+    try:
+        yield base / "data"
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def ensure_sdk(directory: Path) -> Path:
+    """Return a directory that holds a link to the package `glowplug` and nothing else of ours."""
+    spec = find_spec("glowplug")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the package glowplug is not installed beside the worker")
+    package = Path(next(iter(spec.submodule_search_locations))).resolve()
+    sdk = directory / "sdk"
+    sdk.mkdir(exist_ok=True)
+    link = sdk / "glowplug"
+    link.unlink(missing_ok=True)
+    link.symlink_to(package)
+    return sdk
+
+
+def main() -> None:
+    """Run the worker until SIGTERM."""
+    run("worker", WorkerSettings, open_service)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Whether a container still fits on this worker. Pure: the last check behind placement's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from glowplug_contracts.messages.container import BindContainer
+
+from glowplug_worker.inventory import Offer
+
+
+def refuse_for_capacity(offer: Offer, live: Sequence[BindContainer], wanted: BindContainer) -> str:
+    """Return "" if it fits beside the live ones, else "full"."""
+    needs = wanted.spec.resources
+    cpu_millis = sum(each.spec.resources.cpu_millis for each in live)
+    memory_bytes = sum(each.spec.resources.memory_bytes for each in live)
+    if cpu_millis + needs.cpu_millis > offer.cpu_millis:
+        return "full"
+    if memory_bytes + needs.memory_bytes > offer.memory_bytes:
+        return "full"
+    offered = {each.gpu_id for each in offer.gpus}
+    taken = {gpu_id for each in live for gpu_id in each.gpu_ids}
+    return "" if set(wanted.gpu_ids) <= offered - taken else "full"

@@ -1,0 +1,163 @@
+"""A durable invocation in a slot: the record is claimed, run, and changed by compare-and-set.
+
+The sequence of the RUNNING record is the token: whoever wrote something later (a cancel, another
+worker after we were thought dead) makes our write fail, and ours is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from glowplug_contracts.errors import ConflictError, UnavailableError
+from glowplug_contracts.messages.invocation import (
+    InputOutcome,
+    InvocationRecord,
+    RemoteError,
+    RunInvocation,
+    State,
+    is_terminal,
+    record_headers,
+)
+from glowplug_contracts.subjects import RECORD, Address
+
+from glowplug_worker.attempts import Attempt, trim_error
+from glowplug_worker.inflight import InFlight
+from glowplug_worker.records import CLAIMABLE, claim, expire, finish, lose
+
+if TYPE_CHECKING:
+    from glowplug_worker.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+WRITE_TRIES_S: Final = 600.0
+
+
+class DurableFlight(InFlight):
+    """See the module."""
+
+    def __init__(self, supervisor: Supervisor, run: RunInvocation, process: int) -> None:
+        assert run.record is not None  # noqa: S101
+        super().__init__(
+            supervisor,
+            Attempt(run.record, (), attempt=0, timeout_s=0.0),
+            process=process,
+            shard=run.shard,
+            workspace=run.workspace,
+            trace="",
+        )
+        self._token = run.record_sequence
+        self._record: InvocationRecord | None = None
+        self._lost = False
+
+    def start(self) -> None:
+        """Claim the record, then run it."""
+        self.supervisor.workshop.spawn(self._claim(), "claim")
+
+    async def _claim(self) -> None:
+        async with self.writer:
+            if self._ended:
+                return
+            try:
+                claimed = not self._lost and await self._write_claim()
+            except (ConflictError, UnavailableError) as error:
+                # Somebody else has it, or nobody can: the record says who; the dispatcher reads it.
+                log.info("claim.failed", invocation_id=self.invocation_id, error=str(error))
+                claimed = False
+            if not claimed:
+                await self.end()
+                return
+        if self._lost:
+            return  # `lose` waits for the writer and does the rest
+        if self.cancelled_at is not None:
+            self.cancel()
+        else:
+            self.begin()
+
+    async def _write_claim(self) -> bool:
+        workshop = self.supervisor.workshop
+        found = await workshop.bus.last(self._address())
+        if found is None or found.message is None or found.sequence != self._token:
+            return False
+        record, unix = found.message, workshop.clock.unix()
+        if record.state not in CLAIMABLE:
+            return False
+        self.trace = record.trace
+        if record.expires_at and unix > record.expires_at:
+            await self._append(expire(record, unix))
+            return False
+        self._record = await self._append(
+            claim(record, workshop.worker_id, self.supervisor.container_id, unix)
+        )
+        spec = self.supervisor.binding.spec
+        self.attempt = Attempt(
+            record.invocation_id,
+            (record.input,),
+            attempt=self._record.attempt,
+            timeout_s=record.timeout_s or spec.timeout_s,
+        )
+        self.inputs = 1
+        return True
+
+    async def write_outcomes(self, outcomes: tuple[InputOutcome, ...]) -> None:
+        """Finish the record with its one outcome."""
+        record, workshop = self._record, self.supervisor.workshop
+        assert record is not None  # noqa: S101
+        await self._change(finish(record, outcomes[0], workshop.clock.unix()))
+
+    async def lose(self, error: RemoteError | None, *, alone: bool) -> None:
+        """Put the record back for another try, or to its end when these are used up."""
+        self._lost = True
+        async with self.writer:
+            if self._ended:
+                return
+            running = self.attempt.running
+            blamed = error is not None and error.code == "function.out_of_memory" and alone
+            if blamed and error is not None and running is not None:
+                self.end_input(
+                    InputOutcome(index=running.index, state=State.FAILED, error=trim_error(error))
+                )
+            await self.write_due()
+            if self._record is not None and not self.attempt.done:
+                await self._write_lost(error)
+            await self.end()
+
+    async def _write_lost(self, error: RemoteError | None) -> None:
+        record, workshop = self._record, self.supervisor.workshop
+        assert record is not None  # noqa: S101
+        trimmed = None if error is None else trim_error(error)
+        await self._change(lose(record, trimmed, workshop.clock.unix()))
+
+    async def _change(self, record: InvocationRecord) -> None:
+        """Write the record; drop it if ours is not the last word any more."""
+        clock = self.supervisor.workshop.clock
+        give_up_at = clock.now() + WRITE_TRIES_S
+        while True:
+            try:
+                await self._append(record)
+            except ConflictError:
+                log.info("outcome.dropped", invocation_id=self.invocation_id, why="record changed")
+                return
+            except UnavailableError:
+                if clock.now() >= give_up_at:
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                self._state = record.state
+                return
+
+    async def _append(self, record: InvocationRecord) -> InvocationRecord:
+        self._token = await self.supervisor.workshop.bus.append(
+            self._address(),
+            record,
+            expect_last=self._token,
+            headers=record_headers(record),
+            ttl_s=record.keep_result_s if is_terminal(record.state) else 0.0,
+        )
+        return record
+
+    def _address(self) -> Address[InvocationRecord]:
+        return RECORD.at(
+            shard=self.shard, workspace=self.workspace, invocation_id=self.invocation_id
+        )

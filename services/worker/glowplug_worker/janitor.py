@@ -1,0 +1,62 @@
+"""Removes what containers of a dead worker left: processes first, then directories.
+
+Containers die with their worker by a parent-death signal; this is the second net. It touches only
+directories whose lock it holds, so never those of a worker that lives.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from glowplug_worker.bringing import remove_directory
+from glowplug_worker.inventory import LOCK_FILE, try_lock
+from glowplug_worker.processes import kill_tree, start_ticks
+from glowplug_worker.starting import PROCESS_FILE
+
+log = structlog.get_logger()
+
+
+class _Process(msgspec.Struct):
+    pid: int
+    start_ticks: int
+
+
+def sweep(directory: Path) -> int:
+    """Remove all containers of a directory whose lock the caller holds; return how many."""
+    count = 0
+    containers = directory / "containers"
+    if not containers.is_dir():
+        return 0
+    for left in sorted(containers.iterdir()):
+        _kill_left(left / PROCESS_FILE)
+        remove_directory(left)
+        count += 1
+    if count:
+        log.warning("janitor.swept", directory=str(directory), containers=count)
+    return count
+
+
+def sweep_siblings(directory: Path) -> int:
+    """Sweep the directories of dead workers beside ours ("worker-*")."""
+    count = 0
+    for sibling in sorted(directory.parent.glob("worker-*")):
+        if sibling == directory or not (sibling / LOCK_FILE).exists():
+            continue
+        lock = try_lock(sibling / LOCK_FILE)
+        if lock is not None:
+            with lock:
+                count += sweep(sibling)
+    return count
+
+
+def _kill_left(note: Path) -> None:
+    try:
+        process = msgspec.json.decode(note.read_bytes(), type=_Process)
+    except (OSError, msgspec.MsgspecError):
+        return
+    # The same pid with another start is somebody else's process.
+    if process.start_ticks and start_ticks(process.pid) == process.start_ticks:
+        kill_tree(process.pid)

@@ -1,0 +1,163 @@
+"""Turn a binding into what a backend starts and what its runners are told. Pure: paths in, plans out.
+
+Inside a container with its own root the places are fixed; without one, the same things are seen where
+they lie on the host. Code that is run in a build or sandbox may name the fixed places: `Places.seen`
+translates them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
+
+from glowplug_worker.frames import Init
+from glowplug_worker.ports import Bind, Interpreter, LocalImage, StartPlan
+
+SDK_AT: Final = "/glowplug/sdk"
+SIMULATED: Final = "simulated-"  # how the ids of GPUs that exist only in accounting begin
+UV_AT: Final = "/glowplug/uv"
+LAYER_AT: Final = "/layer"
+SOURCE_AT: Final = "/app"
+TMP_AT: Final = "/tmp"  # noqa: S108 - a private one inside the container
+_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+
+
+class Brought(msgspec.Struct, frozen=True, kw_only=True):
+    """What pulling brought to this host, as host paths.
+
+    `layer` is the image's directory, or a build's own writable one; None for the bare host base.
+    """
+
+    interpreter: Interpreter
+    image: LocalImage | None = None
+    layer: Path | None = None
+    source: Path | None = None
+    pickled: bytes = b""
+    on_start_pickled: bytes = b""
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the container sees what."""
+
+    binds: tuple[Bind, ...]
+    mounts: bool
+    tmp: str
+
+    def seen(self, path: str) -> str:
+        """Return a fixed place, or something below one, as this container sees it."""
+        if self.mounts:
+            return path
+        for bind in self.binds:
+            if path == bind.target or path.startswith(bind.target + "/"):
+                return str(bind.source) + path[len(bind.target) :]
+        return path
+
+    def has(self, target: str) -> bool:
+        """Return whether this container has something at the fixed place."""
+        return any(bind.target == target for bind in self.binds)
+
+
+def lay_out(
+    kind: ContainerKind,
+    brought: Brought,
+    *,
+    sdk: Path,
+    uv: Path | None,
+    scratch: Path,
+    mounts: bool,
+) -> Places:
+    """Return the places of a container."""
+    building = kind is ContainerKind.BUILD
+    # A symbolic link means nothing in another root, so there the package itself is bound.
+    package = (sdk / "glowplug").resolve()
+    binds = [
+        Bind(source=package, target=f"{SDK_AT}/glowplug")
+        if mounts
+        else Bind(source=sdk, target=SDK_AT)
+    ]
+    if brought.layer is not None:
+        binds.append(Bind(source=brought.layer, target=LAYER_AT, writable=building))
+    if brought.source is not None:
+        binds.append(Bind(source=brought.source, target=SOURCE_AT))
+    if building and uv is not None:
+        binds.append(Bind(source=uv, target=UV_AT))
+    tmp = TMP_AT if mounts else str(scratch)
+    return Places(binds=tuple(binds), mounts=mounts, tmp=tmp)
+
+
+def plan_start(
+    binding: BindContainer, brought: Brought, places: Places, *, scratch: Path, fds: tuple[int, ...]
+) -> StartPlan:
+    """Return what the backend starts."""
+    spec = binding.spec
+    boot = f"{places.seen(SDK_AT)}/glowplug/runner/boot.py"
+    inherited = ",".join(str(each) for each in fds)
+    return StartPlan(
+        container_id=binding.container_id,
+        kind=spec.kind,
+        interpreter=brought.interpreter,
+        argv=(str(brought.interpreter.executable), "-I", "-S", boot, "--fds", inherited),
+        fds=fds,
+        env=environment(binding, brought, places),
+        cwd=places.seen(SOURCE_AT) if places.has(SOURCE_AT) else places.tmp,
+        scratch=scratch,
+        binds=places.binds,
+        hostname=hostname(spec),
+        memory_limit_bytes=spec.resources.memory_limit_bytes,
+        cpu_millis=spec.resources.cpu_millis,
+    )
+
+
+def environment(binding: BindContainer, brought: Brought, places: Places) -> dict[str, str]:
+    """Return a container's whole environment: ours, then the image's, then the user's."""
+    spec = binding.spec
+    layer = places.seen(LAYER_AT) if places.has(LAYER_AT) else ""
+    path = [f"{layer}/bin"] if layer else []
+    path += [str(brought.interpreter.executable.parent), _PATH]
+    env = {
+        "PATH": ":".join(path),
+        "HOME": places.tmp,
+        "TMPDIR": places.tmp,
+        "LANG": "C.UTF-8",
+        "GLOWPLUG_CONTAINER_ID": binding.container_id,
+    }
+    if layer:
+        env["GLOWPLUG_LAYER"] = layer
+    env |= brought.image.env if brought.image is not None else {}
+    env |= spec.env
+    env["GLOWPLUG_GPUS"] = ",".join(binding.gpu_ids)
+    real = [each for each in binding.gpu_ids if not each.startswith(SIMULATED)]
+    env["CUDA_VISIBLE_DEVICES"] = ",".join(real)
+    return env
+
+
+def init_for(binding: BindContainer, brought: Brought, places: Places, env: dict[str, str]) -> Init:
+    """Return the first frame of every runner process of the container."""
+    spec = binding.spec
+    source = spec.source
+    return Init(
+        mode="function" if spec.kind is ContainerKind.FUNCTION else "session",
+        handler=source.handler if source else "",
+        source=places.seen(SOURCE_AT) if places.has(SOURCE_AT) else "",
+        layer=places.seen(LAYER_AT) if places.has(LAYER_AT) else "",
+        pickled=len(brought.pickled),
+        on_start=source.on_start if source else "",
+        on_start_pickled=len(brought.on_start_pickled),
+        is_generator=spec.is_generator,
+        outputs_schema=spec.outputs,
+        concurrency=spec.concurrency,
+        env=env,
+        name=spec.name,
+        container_id=binding.container_id,
+        deployment_id=spec.deployment_id,
+        timeout_s=spec.timeout_s,
+    )
+
+
+def hostname(spec: ContainerSpec) -> str:
+    """Return a host name made of the container's name: letters, digits and '-', at most 63."""
+    letters = "".join(each if each.isalnum() else "-" for each in spec.name.lower())
+    return letters.strip("-")[:63] or "glowplug"

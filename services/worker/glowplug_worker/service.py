@@ -1,0 +1,359 @@
+"""The worker's doors: what it hears from the bus, and what it says about itself.
+
+Sixth and seventh step of the journey. Messages become calls on the supervisors of containers; the
+checks here are the fences: generations of placement and of shards, capacity, and draining.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from glowplug_contracts.errors import PlatformError
+from glowplug_contracts.ids import ContainerId, InvocationId
+from glowplug_contracts.messages.container import (
+    BindContainer,
+    BindReply,
+    CommitLayer,
+    ContainerKind,
+    ExecInContainer,
+    ExecReply,
+    LayerCommitted,
+    StopContainer,
+)
+from glowplug_contracts.messages.invocation import (
+    AttemptEnded,
+    AttemptRefused,
+    CancelInvocation,
+    InvocationFacts,
+    RemoteError,
+    RunInvocation,
+    ShardOwned,
+    StreamCredit,
+)
+from glowplug_contracts.messages.worker import WorkerBeat
+from glowplug_contracts.subjects import (
+    BIND,
+    CANCEL_ATTEMPT,
+    COMMIT,
+    ENDED,
+    EXEC,
+    FACTS,
+    REFUSED,
+    RUN,
+    SHARD_OWNED,
+    STOP,
+    STREAM_CREDIT,
+    WORKER_BEAT,
+)
+from glowplug_runtime.bus import Delivery
+
+from glowplug_worker.capacity import refuse_for_capacity
+from glowplug_worker.interactive import InteractiveFlight
+from glowplug_worker.inventory import Offer
+from glowplug_worker.processes import tree_pss_bytes
+from glowplug_worker.slots import Refusal
+from glowplug_worker.supervisor import Supervisor
+from glowplug_worker.workshop import Workshop
+
+log = structlog.get_logger()
+
+BEAT_S: Final = 1.0
+BEAT_SOON_S: Final = 0.01
+TICK_S: Final = 0.1
+FACTS_S: Final = 0.2
+FACTS_BATCH: Final = 500
+MEMORY_POLL_S: Final = 0.5
+# What ending a tree may take after its grace, and again after SIGKILL.
+END_S: Final = 3.0
+CONTAINERS_MAX: Final = 1000
+
+
+class WorkerService:
+    """One worker."""
+
+    def __init__(self, workshop: Workshop, offer: Offer, *, pool: str, started_at: float) -> None:
+        self.workshop = workshop
+        self.offer = offer
+        self.supervisors: dict[ContainerId, Supervisor] = {}
+        self.draining = False
+        self._pool = pool
+        self._started_at = started_at
+        self._beat = 0
+        self._beat_due = False
+        self._placement_generation = 0
+        self._shard_generations: dict[int, int] = {}
+        self._warned_memory = False
+        self._one_ended = asyncio.Event()
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Open every door."""
+        bus, worker_id = self.workshop.bus, self.workshop.worker_id
+        await bus.listen(RUN.pattern(worker_id=worker_id), self.on_run)
+        await bus.listen(CANCEL_ATTEMPT.pattern(worker_id=worker_id), self.on_cancel)
+        await bus.listen(STREAM_CREDIT.pattern(), self.on_stream_credit)
+        await bus.listen(STOP.pattern(worker_id=worker_id), self.on_stop)
+        await bus.listen(EXEC.pattern(worker_id=worker_id), self.on_exec)
+        await bus.listen(COMMIT.pattern(worker_id=worker_id), self.on_commit)
+        await bus.listen(SHARD_OWNED.pattern(), self.on_shard_owned)
+        await bus.listen(BIND.pattern(worker_id=worker_id), self.on_bind)
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing more, stop every container, and return when all are gone."""
+        self.draining = True
+        await self.send_beat()
+        for grace, wait_s in ((grace_s, grace_s + END_S), (0.0, END_S)):
+            for supervisor in list(self.supervisors.values()):
+                supervisor.stop(grace, "worker_stopping")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wait_until_empty()
+        await self.send_facts()
+        await self.send_beat()
+
+    async def _wait_until_empty(self) -> None:
+        while self.supervisors:
+            self._one_ended.clear()
+            await self._one_ended.wait()
+
+    # -- work -----------------------------------------------------------------------------------
+
+    async def on_run(self, delivery: Delivery[RunInvocation]) -> None:
+        """Take an invocation, or give it back with the reason."""
+        message = delivery.message
+        if message is None:
+            return
+        invocation_id = _invocation_of(message)
+        supervisor = self.supervisors.get(message.container_id)
+        known = self._shard_generations.get(message.shard, 0)
+        if message.generation < known:
+            await self._refuse(message, invocation_id, "stale")
+        elif supervisor is None:
+            await self._refuse(message, invocation_id, "unknown")
+        elif (flight := self._find_flight(invocation_id)) is not None:
+            await self._adopt(message, invocation_id, flight)
+        else:
+            self._shard_generations[message.shard] = message.generation
+            taken = supervisor.run(message, invocation_id)
+            if isinstance(taken, Refusal):
+                await self._refuse(message, invocation_id, taken.value)
+
+    async def on_cancel(self, delivery: Delivery[CancelInvocation]) -> None:
+        """Stop an invocation that runs here."""
+        message = delivery.message
+        flight = None if message is None else self._find_flight(message.invocation_id)
+        if flight is not None:
+            flight.cancel()
+
+    async def on_stream_credit(self, delivery: Delivery[StreamCredit]) -> None:
+        """Let a stream go on."""
+        message = delivery.message
+        flight = None if message is None else self._find_flight(message.invocation_id)
+        if message is not None and isinstance(flight, InteractiveFlight):
+            flight.grant(message.until)
+
+    async def on_shard_owned(self, delivery: Delivery[ShardOwned]) -> None:
+        """A new dispatcher wants to know what runs; an older one is not listened to any more."""
+        message = delivery.message
+        if message is not None:
+            known = self._shard_generations.get(message.shard, 0)
+            self._shard_generations[message.shard] = max(known, message.generation)
+            await self.send_beat()
+
+    # -- containers -----------------------------------------------------------------------------
+
+    async def on_bind(self, delivery: Delivery[BindContainer]) -> None:
+        """Take a container, or say why not."""
+        message = delivery.message
+        if message is None or delivery.answer is None:
+            return
+        reason = self._refuse_binding(message)
+        await delivery.answer(BindReply(accepted=not reason, reason=reason))
+        if not reason and message.container_id not in self.supervisors:
+            self._warn_about_memory(message)
+            supervisor = Supervisor(self.workshop, message, self._forget)
+            self.supervisors[message.container_id] = supervisor
+            supervisor.begin()
+
+    async def on_stop(self, delivery: Delivery[StopContainer]) -> None:
+        """End a container."""
+        message = delivery.message
+        if message is None or message.generation < self._placement_generation:
+            return
+        self._placement_generation = message.generation
+        supervisor = self.supervisors.get(message.container_id)
+        if supervisor is not None:
+            supervisor.stop(max(0.0, message.grace_s), message.reason or "scaled_in")
+
+    async def on_exec(self, delivery: Delivery[ExecInContainer]) -> None:
+        """Run something in a sandbox or build."""
+        message = delivery.message
+        if message is None or delivery.answer is None:
+            return
+        supervisor = self.supervisors.get(message.container_id)
+        reason = "the container is not here" if supervisor is None else supervisor.exec(message)
+        await delivery.answer(ExecReply(accepted=not reason, reason=reason))
+
+    async def on_commit(self, delivery: Delivery[CommitLayer]) -> None:
+        """Store a build's layer as an image."""
+        if delivery.message is not None and delivery.answer is not None:
+            self.workshop.spawn(self._commit(delivery.message, delivery.answer), "commit layer")
+
+    async def _commit(self, message: CommitLayer, answer: Callable[[Any], Any]) -> None:
+        supervisor = self.supervisors.get(message.container_id)
+        if supervisor is None or supervisor.binding.spec.kind is not ContainerKind.BUILD:
+            await answer(_not_committed("image.build_failed", "no such build container here"))
+            return
+        spec = supervisor.binding.spec
+        try:
+            committed = await self.workshop.images.commit(
+                supervisor.directory / "layer", message.parent, spec.base_python, spec.env
+            )
+        except PlatformError as error:
+            committed = _not_committed(error.code, error.message)
+        await answer(committed)
+
+    # -- loops ----------------------------------------------------------------------------------
+
+    async def tick(self) -> None:
+        """Let every container look at the clock."""
+        now = self.workshop.clock.now()
+        for supervisor in list(self.supervisors.values()):
+            await supervisor.tick(now)
+
+    async def send_beat(self) -> None:
+        """Tell the whole truth about this worker."""
+        self._beat += 1
+        workshop = self.workshop
+        beat = WorkerBeat(
+            worker_id=workshop.worker_id,
+            beat=self._beat,
+            started_at=self._started_at,
+            host=self.offer.host,
+            cpu_millis=self.offer.cpu_millis,
+            memory_bytes=self.offer.memory_bytes,
+            gpus=self.offer.gpus,
+            containers=tuple(each.view() for each in self.supervisors.values()),
+            images=tuple(workshop.images.digests()),
+            pythons=tuple(workshop.pythons.versions()),
+            draining=self.draining,
+            backend=workshop.backend.name,
+            pool=self._pool,
+        )
+        await workshop.bus.send(WORKER_BEAT.at(worker_id=workshop.worker_id), beat)
+
+    def beat_soon(self) -> None:
+        """Send a beat in a moment, one for all that changes until then."""
+        if not self._beat_due:
+            self._beat_due = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(BEAT_SOON_S, self._beat_now)
+
+    def _beat_now(self) -> None:
+        self._beat_due = False
+        self.workshop.spawn(self.send_beat(), "beat")
+
+    async def send_facts(self) -> None:
+        """Send the waiting lines of history."""
+        facts, workshop = self.workshop.facts, self.workshop
+        while facts:
+            batch = tuple(facts[each] for each in range(min(len(facts), FACTS_BATCH)))
+            await workshop.bus.append(
+                FACTS.at(worker_id=workshop.worker_id), InvocationFacts(facts=batch)
+            )
+            for _ in batch:
+                facts.popleft()
+
+    async def watch_memory(self) -> None:
+        """Where the backend can't hold a container to its memory: measure it, and kill beyond it."""
+        if "memory" in self.workshop.backend.enforces:
+            return
+        for supervisor in list(self.supervisors.values()):
+            limit = supervisor.binding.spec.resources.memory_limit_bytes
+            if limit > 0 and supervisor.running is not None:
+                used = await asyncio.to_thread(tree_pss_bytes, supervisor.running.pid)
+                supervisor.peak_bytes = max(supervisor.peak_bytes, used)
+                if used > limit:
+                    supervisor.overgrown(limit, supervisor.peak_bytes)
+
+    # -- fences ---------------------------------------------------------------------------------
+
+    def _refuse_binding(self, message: BindContainer) -> str:
+        if message.generation < self._placement_generation:
+            return "stale"
+        self._placement_generation = message.generation
+        if message.container_id in self.supervisors:
+            return ""  # said again: the first answer was lost
+        if self.draining:
+            return "draining"
+        live = [each.binding for each in self.supervisors.values()]
+        if len(live) >= CONTAINERS_MAX:
+            return "full"
+        return refuse_for_capacity(self.offer, live, message)
+
+    async def _refuse(
+        self, message: RunInvocation, invocation_id: InvocationId, reason: str
+    ) -> None:
+        log.info("run.refused", invocation_id=invocation_id, reason=reason)
+        await self.workshop.bus.send(
+            REFUSED.at(shard=message.shard),
+            AttemptRefused(
+                container_id=message.container_id,
+                invocation_id=invocation_id,
+                reason=reason,
+                request=message.request,
+            ),
+        )
+
+    async def _adopt(
+        self, message: RunInvocation, invocation_id: InvocationId, flight: Any
+    ) -> None:
+        """What was handed out again runs here already: one run, and the new slot is free again."""
+        if isinstance(flight, InteractiveFlight) and message.request is not None:
+            flight.adopt(message.request)
+        if message.container_id != flight.supervisor.container_id:
+            await self.workshop.bus.send(
+                ENDED.at(shard=message.shard),
+                AttemptEnded(
+                    container_id=message.container_id, invocation_ids=(invocation_id,), inputs=0
+                ),
+            )
+            self.beat_soon()
+
+    def _find_flight(self, invocation_id: InvocationId) -> Any:
+        for supervisor in self.supervisors.values():
+            flight = supervisor.flights.get(invocation_id)
+            if flight is not None:
+                return flight
+        return None
+
+    def _forget(self, supervisor: Supervisor) -> None:
+        self.supervisors.pop(supervisor.container_id, None)
+        self._one_ended.set()
+
+    def _warn_about_memory(self, message: BindContainer) -> None:
+        limited = message.spec.resources.memory_limit_bytes > 0
+        backend = self.workshop.backend
+        if limited and "memory" not in backend.enforces and not self._warned_memory:
+            self._warned_memory = True
+            log.warning(
+                "memory.best_effort",
+                backend=backend.name,
+                why=f"the {backend.name} backend can't limit memory: usage is polled every "
+                f"{MEMORY_POLL_S} s and the container killed beyond its limit",
+            )
+
+
+def _invocation_of(message: RunInvocation) -> InvocationId:
+    if message.request is not None:
+        return message.request.invocation_id
+    return message.record or InvocationId("")
+
+
+def _not_committed(code: str, why: str) -> LayerCommitted:
+    return LayerCommitted(error=RemoteError(code=code, type="ImageBuildError", message=why))

@@ -1,0 +1,78 @@
+"""What a worker can be told. Read once, by the runtime, from GLOWPLUG_WORKER_<FIELD>."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from glowplug_contracts.messages.worker import GpuDevice
+from glowplug_runtime.settings import Settings, SettingsError
+
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(ki|mi|gi|ti|kb|mb|gb|tb|b)?$", re.IGNORECASE)
+_UNITS = {
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "tb": 1000**4,
+    "ki": 1024,
+    "mi": 1024**2,
+    "gi": 1024**3,
+    "ti": 1024**4,
+}
+GPUS_MAX = 64
+SIMULATED_GPU_BYTES = 24 * 1024**3
+
+
+class WorkerSettings(Settings, frozen=True, kw_only=True):
+    """The worker's settings; the instance's name is the worker's id.
+
+    Attributes:
+        cpu: cores on offer; 0 = the host's, less what other live workers on this host claim.
+        memory: on offer, "8Gi" or bytes; "" = likewise.
+        gpus: simulated devices, "A10G:2,H100" ; "" = the real ones that NVML finds. Simulated GPUs
+            exist in accounting only and are labelled as simulated wherever they are shown.
+        backend: how containers are isolated; "auto" = the best one that really works here.
+        pool: which pool's containers it takes.
+        claims_dir: where workers of this host say what they claim; "" = beside the data directory.
+        stop_grace_s: what running invocations get when the worker is told to end.
+    """
+
+    cpu: float = 0.0
+    memory: str = ""
+    gpus: str = ""
+    backend: Literal["auto", "process", "bwrap"] = "auto"
+    pool: str = "default"
+    claims_dir: str = ""
+    stop_grace_s: float = 8.0
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes in "8Gi", "512mb" or "1024"; 0 for "". Raises: SettingsError."""
+    if not text:
+        return 0
+    match = _SIZE.match(text.strip())
+    if not match:
+        raise SettingsError(f"GLOWPLUG_WORKER_MEMORY={text!r}: write it like 8Gi, 512Mi or 1024")
+    return int(float(match.group(1)) * _UNITS[(match.group(2) or "b").lower()])
+
+
+def parse_gpus(text: str) -> tuple[GpuDevice, ...]:
+    """Return the simulated devices in "A10G:2,H100". Raises: SettingsError."""
+    devices: list[GpuDevice] = []
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        kind, _, count = part.partition(":")
+        if not kind.replace("-", "").isalnum() or not (count or "1").isdigit():
+            raise SettingsError(f"GLOWPLUG_WORKER_GPUS={text!r}: write it like A10G:2,H100")
+        devices += [
+            GpuDevice(
+                gpu_id=f"simulated-{kind}-{len(devices) + number}",
+                kind=kind,
+                memory_bytes=SIMULATED_GPU_BYTES,
+                simulated=True,
+            )
+            for number in range(int(count or "1"))
+        ]
+    if len(devices) > GPUS_MAX:
+        raise SettingsError(f"GLOWPLUG_WORKER_GPUS={text!r}: at most {GPUS_MAX} devices")
+    return tuple(devices)

@@ -1,0 +1,483 @@
+"""Supervises one container: performs what its machine decides, tells the machine what happened.
+
+Sixth and seventh step of the journey. Owns the container's process tree, sockets, directory, log and
+what is in flight inside. It never decides a state: `ContainerLife` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from glowplug_contracts.errors import PlatformError
+from glowplug_contracts.ids import ContainerId, InvocationId
+from glowplug_contracts.messages.container import (
+    BindContainer,
+    ContainerChanged,
+    ContainerKind,
+    ContainerState,
+    ExecInContainer,
+)
+from glowplug_contracts.messages.invocation import RemoteError, RunInvocation
+from glowplug_contracts.messages.worker import ContainerView
+from glowplug_contracts.subjects import CONTAINER, LOG
+from glowplug_runtime.tracing import record_span
+
+from glowplug_worker import container as life
+from glowplug_worker.attempts import trim_error
+from glowplug_worker.bringing import bring, remove_directory
+from glowplug_worker.durable import DurableFlight
+from glowplug_worker.execs import Execs
+from glowplug_worker.frames import (
+    Bye,
+    ExecEvent,
+    FrameError,
+    FromRunner,
+    Hello,
+    Item,
+    Log,
+    Ready,
+    Result,
+    StartFailed,
+    Stop,
+    ToRunner,
+)
+from glowplug_worker.inflight import InFlight
+from glowplug_worker.interactive import InteractiveFlight
+from glowplug_worker.launch import Places
+from glowplug_worker.logbook import Logbook
+from glowplug_worker.ports import Exit, RunningContainer
+from glowplug_worker.runners import RunnerLink
+from glowplug_worker.slots import Refusal, Slots
+from glowplug_worker.starting import start
+from glowplug_worker.workshop import Workshop
+
+log = structlog.get_logger()
+
+CANCEL_GRACE_S: Final = 2.0
+LAST_WORDS_S: Final = 1.0
+PHASES_MAX: Final = 16
+
+
+class Supervisor:
+    """One container, from its binding to its end."""
+
+    def __init__(
+        self, workshop: Workshop, binding: BindContainer, on_ended: Callable[[Supervisor], None]
+    ) -> None:
+        spec, now = binding.spec, workshop.clock.now()
+        self.workshop = workshop
+        self.binding = binding
+        self.container_id = ContainerId(binding.container_id)
+        self.life = life.ContainerLife(
+            processes=spec.processes,
+            concurrency=spec.concurrency,
+            expires_at=now + spec.expires_s if spec.expires_s > 0 else 0.0,
+        )
+        self.slots = Slots(concurrency=spec.concurrency)
+        self.logbook = Logbook(
+            container_id=self.container_id,
+            deployment_id=spec.deployment_id,
+            workspace=spec.workspace,
+            name=spec.name,
+            now=now,
+        )
+        self.flights: dict[str, InFlight] = {}
+        self.execs = Execs(self)
+        self.directory = workshop.directory / "containers" / binding.container_id
+        self.places = Places(binds=(), mounts=True, tmp="")
+        self.running: RunningContainer | None = None
+        self.peak_bytes = 0
+        self._on_ended = on_ended
+        self._links: list[RunnerLink] = []
+        self._under_way: asyncio.Task[None] | None = None
+        self._announcements: list[ContainerChanged] = []
+        self._announcing = asyncio.Lock()
+        self._publishing = asyncio.Lock()
+        self._phases: dict[str, float] = {}
+        self._began_unix = workshop.clock.unix()
+        self._killed = False
+
+    # -- what the service asks ------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Bring it up."""
+        self.step(life.Bound())
+
+    def stop(self, grace_s: float, reason: str) -> None:
+        """End it, after what runs has had `grace_s`."""
+        if self.life.state is not ContainerState.BOUND:
+            self.step(life.StopAsked(grace_s=grace_s, reason=reason, busy=self.busy))
+
+    def run(self, message: RunInvocation, invocation_id: InvocationId) -> InFlight | Refusal:
+        """Take an invocation if there is a slot for it."""
+        process = self.slots.take(invocation_id)
+        if isinstance(process, Refusal):
+            return process
+        flight: InteractiveFlight | DurableFlight
+        if message.request is not None:
+            flight = InteractiveFlight(self, message, process)
+        else:
+            flight = DurableFlight(self, message, process)
+        self.flights[invocation_id] = flight
+        flight.start()
+        return flight
+
+    def exec(self, message: ExecInContainer) -> str:
+        """Run something inside; return "" or why not."""
+        if self.life.state is not ContainerState.READY:
+            return f"the container is {self.life.state.value}"
+        if self.binding.spec.kind is ContainerKind.FUNCTION:
+            return "functions take invocations only"
+        return self.execs.start(message, self.workshop.clock.now())
+
+    def view(self) -> ContainerView:
+        """Return what beats say about it."""
+        spec = self.binding.spec
+        return ContainerView(
+            container_id=self.container_id,
+            deployment_id=spec.deployment_id,
+            workspace=spec.workspace,
+            kind=spec.kind,
+            state=self.life.state,
+            resources=spec.resources,
+            slots=self._slots_told,
+            gpu_ids=self.binding.gpu_ids,
+            in_flight=tuple(InvocationId(each) for each in self.flights),
+            image_digest=spec.image_digest,
+        )
+
+    @property
+    def _slots_told(self) -> int:
+        """Sessions take execs, not invocations."""
+        return self.life.slots if self.binding.spec.kind is ContainerKind.FUNCTION else 0
+
+    @property
+    def busy(self) -> bool:
+        """Return whether anything runs inside."""
+        return bool(self.flights) or len(self.execs) > 0
+
+    async def tick(self, now: float) -> None:
+        """Look at the clock: time-outs, cancels that are not heard, expiry, logs."""
+        for flight in list(self.flights.values()):
+            self._tick_flight(flight, now)
+        if self.execs.overdue(now):
+            self.step(life.Overran())
+        self.step(life.Passed(busy=self.busy))
+        if self.logbook.pending:
+            await self.publish_logs()
+
+    def overgrown(self, limit_bytes: int, peak_bytes: int) -> None:
+        """The tree uses more memory than it may."""
+        if self.life.state in (ContainerState.STARTING, ContainerState.READY):
+            self.step(life.Overgrown(limit_bytes=limit_bytes, peak_bytes=peak_bytes))
+
+    # -- what flights and execs ask -------------------------------------------------------------
+
+    def send(self, process: int, header: ToRunner, body: bytes = b"") -> None:
+        """Send to a runner process, if it is there."""
+        if process < len(self._links):
+            self._links[process].send(header, body)
+
+    def pause(self) -> None:
+        """Read nothing from the runners for a while."""
+        for link in self._links:
+            link.pause()
+
+    def resume(self) -> None:
+        """Read again."""
+        for link in self._links:
+            link.resume()
+
+    def release(self, flight: InFlight) -> None:
+        """Free the flight's slot."""
+        self.slots.release(flight.invocation_id)
+        self.flights.pop(flight.invocation_id, None)
+
+    def after_release(self) -> None:
+        """Tell the machine if nothing runs inside any more."""
+        if not self.busy and self.life.state in (ContainerState.READY, ContainerState.DRAINING):
+            self.step(life.Emptied())
+
+    async def publish_logs(self) -> None:
+        """Send what was printed so far; returns when it is on its way, in order."""
+        spec, bus = self.binding.spec, self.workshop.bus
+        at = LOG.at(
+            workspace=spec.workspace,
+            deployment_id=spec.deployment_id or "-",
+            container_id=self.container_id,
+        )
+        async with self._publishing:
+            while self.logbook.pending:
+                await bus.send(at, self.logbook.take(self.workshop.clock.unix()))
+
+    # -- the machine ----------------------------------------------------------------------------
+
+    def step(self, event: life.Event) -> None:
+        """Feed the machine and perform what it decides."""
+        decisions = self.life.step(event, self.workshop.clock.now())
+        losing: life.Lose | None = None
+        for decision in decisions:
+            match decision:
+                case life.Lose():
+                    losing = decision
+                case life.Announce():
+                    self._announce(decision, losing)
+                case _:
+                    self._perform(decision)
+
+    def _perform(
+        self,
+        decision: life.Pull | life.Start | life.OpenSlots | life.Drain | life.AskStop | life.Kill,
+    ) -> None:
+        match decision:
+            case life.Pull():
+                self._under_way = self.workshop.spawn(self._bring_up(), "bring up container")
+            case life.Start():
+                pass  # `_bring_up` goes on by itself; the decision marks the moment
+            case life.OpenSlots():
+                self.slots.open(decision.process)
+            case life.Drain():
+                self.slots.drain()
+            case life.AskStop():
+                for link in self._links:
+                    link.send(Stop(grace_s=decision.grace_s))
+            case life.Kill():
+                self._kill()
+
+    def _kill(self) -> None:
+        self._killed = True
+        if self.running is not None:
+            self.running.kill()
+        elif self._under_way is not None and self._under_way is not asyncio.current_task():
+            self._under_way.cancel()
+
+    # -- coming up ------------------------------------------------------------------------------
+
+    async def _bring_up(self) -> None:
+        """Pull, then start. However it ends, the machine hears of it exactly once."""
+        try:
+            await self._pull_and_start()
+        except asyncio.CancelledError:
+            if not self._killed:
+                raise
+        except PlatformError as error:
+            self._fail_start(error)
+        except OSError as error:
+            self._fail_start(
+                PlatformError("platform.unavailable", f"starting the container: {error}")
+            )
+        if self.running is None and not self.life.ended:
+            self.step(life.Exited(busy=self.busy))
+
+    async def _pull_and_start(self) -> None:
+        workshop, clock = self.workshop, self.workshop.clock
+        began = clock.unix()
+        brought = await bring(workshop, self.binding, self.directory)
+        self._note_phase("pull", began, clock.unix())
+        self.step(life.Pulled())
+        if self.life.state is not ContainerState.STARTING:
+            return
+        self._began_unix = clock.unix()
+        started = await start(
+            workshop, self.binding, brought, self.directory, self._on_frame, self._on_gone
+        )
+        self.places, self._links, self.running = started.places, started.links, started.running
+        workshop.spawn(self._watch(started.running), "watch container")
+
+    def _fail_start(self, error: PlatformError) -> None:
+        log.warning("container.start_failed", container_id=self.container_id, error=str(error))
+        self.step(
+            life.StartFailed(
+                error=RemoteError(
+                    code=error.code,
+                    type=type(error).__name__,
+                    message=error.message,
+                    details=error.details,
+                )
+            )
+        )
+
+    async def _watch(self, running: RunningContainer) -> None:
+        exit_ = await running.wait()
+        await running.close()
+        # What the runners wrote before they ended is still in their sockets: read it first.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                for link in self._links:
+                    await link.gone.wait()
+        self._on_exit(exit_)
+
+    def _on_exit(self, exit_: Exit) -> None:
+        for link in self._links:
+            link.close()
+        lines = [*self.logbook.last_lines, *exit_.stderr_tail.splitlines()]
+        self.step(
+            life.Exited(
+                code=exit_.code,
+                signal=exit_.signal,
+                last_lines=tuple(lines[-20:]),
+                busy=self.busy,
+            )
+        )
+
+    # -- what runners say -----------------------------------------------------------------------
+
+    def _on_frame(self, process: int, header: FromRunner, body: bytes) -> None:
+        if self.life.ended or self._killed:
+            return
+        match header:
+            case Result():
+                self._flight(header.id, process).on_result(header, body)
+            case Item():
+                self._flight(header.id, process).on_item(header, body)
+            case Log():
+                self._on_log(header, body)
+            case ExecEvent():
+                self.execs.on_event(header, body)
+            case Hello():
+                self._note_phase("boot", self._began_unix, self.workshop.clock.unix())
+            case Ready():
+                self._on_ready(process, header)
+            case StartFailed():
+                self.step(life.StartFailed(error=trim_error(header.error)))
+            case Bye():
+                pass
+
+    def _flight(self, invocation_id: str, process: int) -> InFlight:
+        flight = self.flights.get(invocation_id)
+        if flight is None or flight.process != process:
+            raise FrameError(f"news of {invocation_id[:64]!r}, which it does not run")
+        return flight
+
+    def _on_log(self, header: Log, body: bytes) -> None:
+        clock = self.workshop.clock
+        self.logbook.write(
+            body,
+            stream="stderr" if header.stream == "stderr" else "stdout",
+            invocation_id=header.id if header.id in self.flights else "",
+            at=clock.unix(),
+            now=clock.now(),
+            dropped=max(0, header.dropped),
+        )
+        if self.logbook.full and not self._publishing.locked():
+            self.workshop.spawn(self.publish_logs(), "publish logs")
+
+    def _on_ready(self, process: int, header: Ready) -> None:
+        at = self.workshop.clock.unix()
+        phases = {
+            name.removesuffix("_s")[:32]: seconds
+            for name, seconds in list(header.phases.items())[:PHASES_MAX]
+            if math.isfinite(seconds) and seconds >= 0
+        }
+        for name, seconds in reversed(phases.items()):
+            self._note_phase(name, at - seconds, at)
+            at -= seconds
+        self.step(life.RunnerReady(process=process))
+
+    def _on_gone(self, process: int, violation: str) -> None:
+        if violation:
+            log.warning("runner.broke_protocol", container_id=self.container_id, why=violation)
+        if self.life.ended or self._killed:
+            return
+        if self.running is None:
+            # The tree ended before the backend's start returned; its exit tells the rest.
+            return
+        self.step(life.RunnerGone(process=process, violation=violation))
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def _tick_flight(self, flight: InFlight, now: float) -> None:
+        overdue = flight.attempt.overdue(now)
+        if overdue is not None and not self._killed:
+            flight.end_overdue(overdue)
+            self.step(life.Overran())
+            flight.wake()
+        elif (
+            flight.cancelled_at is not None
+            and now - flight.cancelled_at >= CANCEL_GRACE_S
+            and len(self.flights) == 1
+            and flight.attempt.running is not None
+            and not self._killed
+        ):
+            # It does not listen, and nobody else is inside: killing costs only a cold start.
+            self.stop(0.0, "cancelled")
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def _note_phase(self, name: str, start_unix: float, end_unix: float) -> None:
+        key = f"{name}_s"
+        self._phases[key] = max(self._phases.get(key, 0.0), end_unix - start_unix)
+        if self.binding.trace:
+            record_span(
+                name,
+                self.binding.trace,
+                start_unix,
+                end_unix,
+                container_id=self.container_id,
+                worker_id=self.workshop.worker_id,
+            )
+
+    def _announce(self, decision: life.Announce, losing: life.Lose | None) -> None:
+        spec = self.binding.spec
+        log.info(
+            "container.changed",
+            container_id=self.container_id,
+            state=decision.state.value,
+            reason=decision.reason,
+            code=decision.error.code if decision.error else "",
+        )
+        self._announcements.append(
+            ContainerChanged(
+                container_id=self.container_id,
+                deployment_id=spec.deployment_id,
+                worker_id=self.workshop.worker_id,
+                workspace=spec.workspace,
+                kind=spec.kind,
+                state=decision.state,
+                slots=self._slots_told,
+                at=self.workshop.clock.unix(),
+                reason=decision.reason,
+                error=decision.error,
+                phases=dict(self._phases),
+                trace=self.binding.trace,
+            )
+        )
+        if decision.state in life.ENDS:
+            self.slots.drain()
+            error = losing.error if losing is not None else decision.error
+            self.workshop.spawn(self._conclude(error), "conclude container")
+        else:
+            self.workshop.spawn(self._send_announcements(), "announce container")
+
+    async def _send_announcements(self) -> None:
+        at = CONTAINER.at(
+            deployment_id=self.binding.spec.deployment_id or "-", container_id=self.container_id
+        )
+        async with self._announcing:
+            while self._announcements:
+                await self.workshop.bus.append(at, self._announcements.pop(0))
+        self.workshop.changed()
+
+    async def _conclude(self, error: RemoteError | None) -> None:
+        """After the end: settle what was inside, then tell the world, then clean up."""
+        try:
+            await self.publish_logs()
+            alone = len(self.flights) == 1
+            settling = [each.lose(error, alone=alone) for each in self.flights.values()]
+            for failure in await asyncio.gather(
+                *settling, self.execs.lose(error), return_exceptions=True
+            ):
+                if failure is not None:
+                    log.error(
+                        "settling.failed", container_id=self.container_id, error=repr(failure)
+                    )
+            await self._send_announcements()
+        finally:
+            await asyncio.to_thread(remove_directory, self.directory)
+            self._on_ended(self)
+            self.workshop.changed()

@@ -1,0 +1,54 @@
+"""What every part of a worker works with, in one value: made once by the composition root."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from glowplug_contracts.ids import WorkerId
+from glowplug_contracts.messages.invocation import InvocationFact
+from glowplug_runtime.bus import Bus
+
+from glowplug_worker.ports import Backend, Blobs, ImageStore, Pythons
+
+# History is for people; when the broker is away for long, the oldest of it goes first.
+FACTS_KEPT_MAX = 20_000
+
+
+class Clock(Protocol):
+    """Time, as the runtime gives it."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
+    def unix(self) -> float:
+        """Return Unix seconds."""
+
+
+class Workshop(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's surroundings.
+
+    Attributes:
+        spawn: runs a coroutine in the service's task group; what it raises is logged.
+        directory: the worker's own, locked.
+        sdk: directory that holds the package `glowplug` and nothing else.
+        facts: history lines that wait for their batch.
+        changed: called when a container's state changed, so that a beat tells soon.
+    """
+
+    worker_id: WorkerId
+    bus: Bus
+    clock: Clock
+    spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+    backend: Backend
+    pythons: Pythons
+    images: ImageStore
+    blobs: Blobs
+    directory: Path
+    sdk: Path
+    changed: Callable[[], None]
+    facts: deque[InvocationFact]
