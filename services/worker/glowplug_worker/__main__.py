@@ -12,21 +12,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import structlog
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import WorkerId
 from glowplug_runtime.service import Shell, run
 
 from glowplug_worker import janitor
-from glowplug_worker.blobs import HttpBlobs
+from glowplug_worker.blobs import CachedBlobs
 from glowplug_worker.images import open_images
 from glowplug_worker.inventory import open_directory, open_offer
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
 from glowplug_worker.settings import WorkerSettings
-from glowplug_worker.workshop import FACTS_KEPT_MAX, Workshop
+from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 
 log = structlog.get_logger()
 
@@ -43,14 +42,9 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         claims = Path(settings.claims_dir or directory.parent / "claims")
         offer = stack.enter_context(open_offer(settings, worker_id, claims))
         backend = await choose_backend(settings.backend, directory)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        token = shell.internal_token()
-
-        def imagecache() -> str | None:
-            return shell.peers.url("imagecache")
-
-        images = await stack.enter_async_context(open_images(directory, imagecache, token))
-        changed = Changed()
+        images = await stack.enter_async_context(
+            open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
+        )
         workshop = Workshop(
             worker_id=worker_id,
             bus=shell.bus,
@@ -59,10 +53,10 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             backend=backend,
             pythons=find_pythons(),
             images=images,
-            blobs=HttpBlobs(session, imagecache, token),
+            blobs=CachedBlobs(images.client),
             directory=directory,
             sdk=ensure_sdk(directory),
-            changed=changed.send,
+            changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),
         )
         service = WorkerService(workshop, offer, pool=settings.pool, started_at=shell.clock.unix())

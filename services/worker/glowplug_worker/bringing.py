@@ -13,7 +13,7 @@ from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.container import BindContainer, ContainerKind
 
 from glowplug_worker.launch import Brought
-from glowplug_worker.ports import Interpreter, LocalImage
+from glowplug_worker.ports import BuildNeeds, Interpreter, LocalImage
 from glowplug_worker.workshop import Workshop
 
 T = TypeVar("T")
@@ -28,15 +28,21 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
     spec = binding.spec
     _make_directory(directory)
     image: LocalImage | None = None
+    needs: BuildNeeds | None = None
     if spec.image_digest:
         image = await _patiently(workshop, lambda: workshop.images.ensure(spec.image_digest))
     interpreter = _interpreter(
         workshop, spec.base_python or (image.python_version if image else "")
     )
-    layer = image.root if image else None
     if spec.kind is ContainerKind.BUILD:
-        layer = directory / "layer"
-        await asyncio.to_thread(_make_layer, layer, image.root if image else None)
+        needs = await workshop.images.prepare_build(
+            binding.container_id,
+            spec.workspace,
+            spec.image_digest,
+            directory,
+            interpreter.executable,
+            mounts=workshop.backend.mounts,
+        )
     source, ref = None, spec.source
     if ref is not None and ref.blob is not None:
         blob = ref.blob
@@ -44,7 +50,7 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
     return Brought(
         interpreter=interpreter,
         image=image,
-        layer=layer,
+        needs=needs,
         source=source,
         pickled=await _blob(workshop, ref.pickled if ref else None),
         on_start_pickled=await _blob(workshop, ref.on_start_pickled if ref else None),
@@ -59,13 +65,6 @@ def remove_directory(directory: Path) -> None:
 def _make_directory(directory: Path) -> None:
     directory.mkdir(parents=True, mode=0o755)
     (directory / "scratch").mkdir(mode=0o755)
-
-
-def _make_layer(layer: Path, parent: Path | None) -> None:
-    """Give a build its own writable copy: the parent's files must never change."""
-    if parent is not None:
-        shutil.copytree(parent, layer, symlinks=True)
-    layer.mkdir(exist_ok=True)
 
 
 def _interpreter(workshop: Workshop, version: str) -> Interpreter:

@@ -14,11 +14,10 @@ import msgspec
 from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
 
 from glowplug_worker.frames import Init
-from glowplug_worker.ports import Bind, Interpreter, LocalImage, StartPlan
+from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalImage, StartPlan
 
 SDK_AT: Final = "/glowplug/sdk"
 SIMULATED: Final = "simulated-"  # how the ids of GPUs that exist only in accounting begin
-UV_AT: Final = "/glowplug/uv"
 LAYER_AT: Final = "/layer"
 SOURCE_AT: Final = "/app"
 TMP_AT: Final = "/tmp"  # noqa: S108 - a private one inside the container
@@ -28,12 +27,13 @@ _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 class Brought(msgspec.Struct, frozen=True, kw_only=True):
     """What pulling brought to this host, as host paths.
 
-    `layer` is the image's directory, or a build's own writable one; None for the bare host base.
+    `image` is None for the bare host base. A build has `needs` instead of the image: a layer of its own
+    to write to, among other things.
     """
 
     interpreter: Interpreter
     image: LocalImage | None = None
-    layer: Path | None = None
+    needs: BuildNeeds | None = None
     source: Path | None = None
     pickled: bytes = b""
     on_start_pickled: bytes = b""
@@ -60,17 +60,8 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
         return any(bind.target == target for bind in self.binds)
 
 
-def lay_out(
-    kind: ContainerKind,
-    brought: Brought,
-    *,
-    sdk: Path,
-    uv: Path | None,
-    scratch: Path,
-    mounts: bool,
-) -> Places:
-    """Return the places of a container."""
-    building = kind is ContainerKind.BUILD
+def lay_out(brought: Brought, *, sdk: Path, scratch: Path, mounts: bool) -> Places:
+    """Return the places of a container. `sdk` holds a link to the package `glowplug`."""
     # A symbolic link means nothing in another root, so there the package itself is bound.
     package = (sdk / "glowplug").resolve()
     binds = [
@@ -78,14 +69,13 @@ def lay_out(
         if mounts
         else Bind(source=sdk, target=SDK_AT)
     ]
-    if brought.layer is not None:
-        binds.append(Bind(source=brought.layer, target=LAYER_AT, writable=building))
+    if brought.needs is not None:
+        binds += brought.needs.binds
+    elif brought.image is not None:
+        binds.append(Bind(source=brought.image.root, target=LAYER_AT))
     if brought.source is not None:
         binds.append(Bind(source=brought.source, target=SOURCE_AT))
-    if building and uv is not None:
-        binds.append(Bind(source=uv, target=UV_AT))
-    tmp = TMP_AT if mounts else str(scratch)
-    return Places(binds=tuple(binds), mounts=mounts, tmp=tmp)
+    return Places(binds=tuple(binds), mounts=mounts, tmp=TMP_AT if mounts else str(scratch))
 
 
 def plan_start(
@@ -127,6 +117,7 @@ def environment(binding: BindContainer, brought: Brought, places: Places) -> dic
     if layer:
         env["GLOWPLUG_LAYER"] = layer
     env |= brought.image.env if brought.image is not None else {}
+    env |= brought.needs.env if brought.needs is not None else {}
     env |= spec.env
     env["GLOWPLUG_GPUS"] = ",".join(binding.gpu_ids)
     real = [each for each in binding.gpu_ids if not each.startswith(SIMULATED)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
-from glowplug_contracts.ids import ContainerId, Digest, ImageDigest
+from glowplug_contracts.ids import ContainerId, Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.messages.container import ContainerKind, LayerCommitted
 
 # What a backend may be able to enforce.
@@ -165,6 +165,18 @@ class LocalImage(msgspec.Struct, frozen=True, kw_only=True):
     python_version: str = ""
 
 
+class BuildNeeds(Protocol):
+    """What a build container gets beside its image: see images/kit.py."""
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """Return what is mounted; the layer and the cache are writable."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return what is added to the environment; the user's own variables win."""
+
+
 class ImageStore(Protocol):
     """Images and sources on this host's disk, filled from imagecache, verified by digest."""
 
@@ -178,6 +190,21 @@ class ImageStore(Protocol):
 
     async def ensure_source(self, digest: Digest) -> Path:
         """Return the directory that a source zip was unpacked to; entries never leave it."""
+
+    async def prepare_build(
+        self,
+        container_id: ContainerId,
+        workspace: WorkspaceId,
+        parent: ImageDigest,
+        directory: Path,
+        python: Path,
+        *,
+        mounts: bool,
+    ) -> BuildNeeds:
+        """Make a build container's writable layer, `directory`/layer; return what it needs besides."""
+
+    def end_build(self, container_id: ContainerId) -> None:
+        """A build container has ended."""
 
     async def commit(
         self, directory: Path, parent: ImageDigest, python_version: str, env: dict[str, str]

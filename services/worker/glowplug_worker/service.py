@@ -93,6 +93,7 @@ class WorkerService:
 
     async def listen(self) -> None:
         """Open every door."""
+        self.workshop.changes.listen(self.beat_soon)
         bus, worker_id = self.workshop.bus, self.workshop.worker_id
         await bus.listen(RUN.pattern(worker_id=worker_id), self.on_run)
         await bus.listen(CANCEL_ATTEMPT.pattern(worker_id=worker_id), self.on_cancel)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from glowplug_contracts.messages.container import BindContainer, ContainerKind
+from glowplug_contracts.messages.container import BindContainer
 
 from glowplug_worker.frames import Blob, FromRunner
 from glowplug_worker.launch import Brought, Places, init_for, lay_out, plan_start
@@ -41,21 +39,15 @@ async def start(
     on_gone: Callable[[int, str], None],
 ) -> Started:
     """Start it. Raises: UnavailableError if the backend can't; cancelling leaves nothing behind."""
-    places = lay_out(
-        binding.spec.kind,
-        brought,
-        sdk=workshop.sdk,
-        uv=find_uv() if binding.spec.kind is ContainerKind.BUILD else None,
-        scratch=directory / "scratch",
-        mounts=workshop.backend.mounts,
-    )
+    scratch = directory / "scratch"
+    places = lay_out(brought, sdk=workshop.sdk, scratch=scratch, mounts=workshop.backend.mounts)
     pairs = [socket.socketpair() for _ in range(binding.spec.processes)]
     running: RunningContainer | None = None
     links: list[RunnerLink] = []
     try:
         with contextlib.ExitStack() as theirs:
             fds = tuple(theirs.enter_context(their).fileno() for _, their in pairs)
-            plan = plan_start(binding, brought, places, scratch=directory / "scratch", fds=fds)
+            plan = plan_start(binding, brought, places, scratch=scratch, fds=fds)
             running = await workshop.backend.start(plan)
         record_process(directory, running.pid)
         for process, (ours, _) in enumerate(pairs):
@@ -81,14 +73,3 @@ def record_process(directory: Path, pid: int) -> None:
     """Write down which process it is, for the janitor of a worker that comes after us."""
     note = {"pid": pid, "start_ticks": start_ticks(pid)}
     (directory / PROCESS_FILE).write_text(json.dumps(note), encoding="utf-8")
-
-
-def find_uv() -> Path | None:
-    """Return the uv that came with the platform; builds use it, containers see it read-only."""
-    try:
-        from uv import find_uv_bin  # noqa: PLC0415 - only where it is installed
-
-        return Path(os.fspath(find_uv_bin()))
-    except (ImportError, FileNotFoundError):
-        found = shutil.which("uv")
-        return Path(found) if found else None

@@ -461,7 +461,7 @@ class Supervisor:
         async with self._announcing:
             while self._announcements:
                 await self.workshop.bus.append(at, self._announcements.pop(0))
-        self.workshop.changed()
+        self.workshop.changes.tell()
 
     async def _conclude(self, error: RemoteError | None) -> None:
         """After the end: settle what was inside, then tell the world, then clean up."""
@@ -478,6 +478,7 @@ class Supervisor:
                     )
             await self._send_announcements()
         finally:
+            self.workshop.images.end_build(self.container_id)
             await asyncio.to_thread(remove_directory, self.directory)
             self._on_ended(self)
-            self.workshop.changed()
+            self.workshop.changes.tell()

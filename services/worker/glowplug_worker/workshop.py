@@ -29,6 +29,21 @@ class Clock(Protocol):
         """Return Unix seconds."""
 
 
+class Changes:
+    """Where containers say that they changed; whoever tells the world listens."""
+
+    def __init__(self) -> None:
+        self._listener: Callable[[], None] = lambda: None
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` for every change from now on."""
+        self._listener = listener
+
+    def tell(self) -> None:
+        """Something changed."""
+        self._listener()
+
+
 class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's surroundings.
 
@@ -37,7 +52,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         directory: the worker's own, locked.
         sdk: directory that holds the package `glowplug` and nothing else.
         facts: history lines that wait for their batch.
-        changed: called when a container's state changed, so that a beat tells soon.
+        changes: told when a container's state changed, so that a beat tells soon.
     """
 
     worker_id: WorkerId
@@ -50,5 +65,5 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     blobs: Blobs
     directory: Path
     sdk: Path
-    changed: Callable[[], None]
+    changes: Changes
     facts: deque[InvocationFact]
