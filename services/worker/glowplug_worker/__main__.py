@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from glowplug_worker.inventory import open_directory, open_offer
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
+from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.settings import WorkerSettings
 from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 
@@ -126,20 +126,6 @@ def _open_data(settings: WorkerSettings) -> Iterator[Path]:
         yield base / "data"
     finally:
         shutil.rmtree(base, ignore_errors=True)
-
-
-def ensure_sdk(directory: Path) -> Path:
-    """Return a directory that holds a link to the package `glowplug` and nothing else of ours."""
-    spec = find_spec("glowplug")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("the package glowplug is not installed beside the worker")
-    package = Path(next(iter(spec.submodule_search_locations))).resolve()
-    sdk = directory / "sdk"
-    sdk.mkdir(exist_ok=True)
-    link = sdk / "glowplug"
-    link.unlink(missing_ok=True)
-    link.symlink_to(package)
-    return sdk
 
 
 def main() -> None:

@@ -1,12 +1,21 @@
-"""Whether a container still fits on this worker. Pure: the last check behind placement's."""
+"""What a worker offers, and whether a container still fits. Pure: the last check behind placement's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from glowplug_contracts.messages.container import BindContainer
+from glowplug_contracts.messages.worker import GpuDevice
 
-from glowplug_worker.inventory import Offer
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What placement may use here."""
+
+    host: str
+    cpu_millis: int
+    memory_bytes: int
+    gpus: tuple[GpuDevice, ...]
 
 
 def refuse_for_capacity(offer: Offer, live: Sequence[BindContainer], wanted: BindContainer) -> str:

@@ -19,6 +19,7 @@ import structlog
 from glowplug_contracts.errors import UnavailableError
 from glowplug_contracts.messages.worker import GpuDevice
 
+from glowplug_worker.capacity import Offer
 from glowplug_worker.settings import WorkerSettings, parse_bytes, parse_gpus
 
 log = structlog.get_logger()
@@ -39,15 +40,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     cpu_millis: int
     memory_bytes: int
     gpu_ids: tuple[str, ...] = ()
-
-
-class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """What placement may use here."""
-
-    host: str
-    cpu_millis: int
-    memory_bytes: int
-    gpus: tuple[GpuDevice, ...]
 
 
 def try_lock(path: Path) -> IO[str] | None:

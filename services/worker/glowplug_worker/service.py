@@ -51,9 +51,8 @@ from glowplug_contracts.subjects import (
 )
 from glowplug_runtime.bus import Delivery
 
-from glowplug_worker.capacity import refuse_for_capacity
+from glowplug_worker.capacity import Offer, refuse_for_capacity
 from glowplug_worker.interactive import InteractiveFlight
-from glowplug_worker.inventory import Offer
 from glowplug_worker.processes import tree_pss_bytes
 from glowplug_worker.slots import Refusal
 from glowplug_worker.supervisor import Supervisor
@@ -88,6 +87,7 @@ class WorkerService:
         self._shard_generations: dict[int, int] = {}
         self._warned_memory = False
         self._one_ended = asyncio.Event()
+        self._gone = False
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -116,6 +116,7 @@ class WorkerService:
                     await self._wait_until_empty()
         await self.send_facts()
         await self.send_beat()
+        self._gone = True
 
     async def _wait_until_empty(self) -> None:
         while self.supervisors:
@@ -257,7 +258,8 @@ class WorkerService:
 
     def _beat_now(self) -> None:
         self._beat_due = False
-        self.workshop.spawn(self.send_beat(), "beat")
+        if not self._gone:
+            self.workshop.spawn(self.send_beat(), "beat")
 
     async def send_facts(self) -> None:
         """Send the waiting lines of history."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -73,3 +74,17 @@ def record_process(directory: Path, pid: int) -> None:
     """Write down which process it is, for the janitor of a worker that comes after us."""
     note = {"pid": pid, "start_ticks": start_ticks(pid)}
     (directory / PROCESS_FILE).write_text(json.dumps(note), encoding="utf-8")
+
+
+def ensure_sdk(directory: Path) -> Path:
+    """Return a directory that holds a link to the package `glowplug` and nothing else of ours."""
+    spec = find_spec("glowplug")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the package glowplug is not installed beside the worker")
+    package = Path(next(iter(spec.submodule_search_locations))).resolve()
+    sdk = directory / "sdk"
+    sdk.mkdir(exist_ok=True)
+    link = sdk / "glowplug"
+    link.unlink(missing_ok=True)
+    link.symlink_to(package)
+    return sdk
