@@ -165,7 +165,7 @@ class FolderImages:
         self, directory: Path, parent: str, python_version: str, env: dict[str, str]
     ) -> LayerCommitted:
         self.committed.append(directory)
-        files = sum(1 for path in directory.rglob("*") if path.is_file())
+        files = sum(1 for path in directory.rglob("*") if path.is_file())  # noqa: ASYNC240
         return LayerCommitted(image_digest=ImageDigest("a" * 64), files=files)
 
     def digests(self) -> Sequence[ImageDigest]:
@@ -362,7 +362,7 @@ async def open_worker(
     bus: Bus, directory: Path, backend: Any, *, offer: Offer | None = None
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
     async with asyncio.TaskGroup() as tasks:
 
         def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -23,8 +23,8 @@ from glowplug_worker.inventory import open_directory, open_offer
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
-from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.settings import WorkerSettings
+from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 
 log = structlog.get_logger()
