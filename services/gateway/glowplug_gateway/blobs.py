@@ -1,0 +1,123 @@
+"""Large bytes: the gateway's way to imagecache's content-addressed blobs.
+
+Bytes pass through and are never kept here. imagecache verifies that they are what their name says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+from blake3 import blake3
+from glowplug_contracts.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    PlatformError,
+    UnavailableError,
+)
+from glowplug_contracts.ids import Digest
+from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, Format, Payload
+
+from glowplug_gateway.ports import ServiceUrls
+
+FIND_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
+# Of silence on the connection, not of the whole transfer: a blob may be large.
+READ_TIMEOUT_S = 60.0
+CONNECTIONS_MAX = 64
+PIECE_BYTES = 256 * 1024
+
+_MISSING = 404
+
+
+@contextlib.asynccontextmanager
+async def open_blobs(services: ServiceUrls, internal_token: str) -> AsyncIterator[Blobs]:
+    """Yield the door to imagecache."""
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S
+    )
+    async with aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {internal_token}"},
+        timeout=timeout,
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
+        auto_decompress=False,
+    ) as session:
+        yield Blobs(services, session)
+
+
+class Blobs:
+    """See the module."""
+
+    def __init__(self, services: ServiceUrls, session: aiohttp.ClientSession) -> None:
+        self._services = services
+        self._session = session
+
+    async def put(self, digest: Digest, body: AsyncIterator[bytes] | bytes) -> None:
+        """Store bytes under their name.
+
+        Raises: InvalidRequestError (request.bad_digest) if they have another; UnavailableError.
+        """
+        async with self._send("PUT", digest, body) as response:
+            await _check(response, digest)
+
+    async def has(self, digest: Digest) -> bool:
+        """Return whether a blob is stored."""
+        async with self._send("HEAD", digest) as response:
+            if response.status == _MISSING:
+                return False
+            await _check(response, digest)
+            return True
+
+    @contextlib.asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """Yield a blob's size (−1 unknown) and its pieces. Raises: NotFoundError."""
+        async with self._send("GET", digest) as response:
+            await _check(response, digest)
+            size = response.content_length
+            yield (-1 if size is None else size), response.content.iter_chunked(PIECE_BYTES)
+
+    async def payload(self, data: bytes, form: Format) -> Payload:
+        """Return a payload of these bytes: inline, or as a blob that is stored first."""
+        if len(data) <= INLINE_BYTES_MAX:
+            return Payload(format=form, data=data, size=len(data))
+        digest = Digest(blake3(data).hexdigest())
+        await self.put(digest, data)
+        return Payload(format=form, blob=digest, size=len(data))
+
+    async def bytes_of(self, payload: Payload) -> bytes:
+        """Return a payload's bytes, fetched where they are a blob (results shown inside JSON)."""
+        if payload.blob is None:
+            return payload.data or b""
+        async with self.open(payload.blob) as (_, pieces):
+            return b"".join([piece async for piece in pieces])
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self, method: str, digest: Digest, body: AsyncIterator[bytes] | bytes | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = await self._services.wait_for("imagecache", FIND_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                method, f"{url}/blobs/{digest}", data=body
+            ) as response:
+                yield response
+        except (TimeoutError, aiohttp.ClientError) as err:
+            raise UnavailableError(
+                "platform.unavailable",
+                f"imagecache: {method} of blob {digest}: {err!r}",
+                retry_after_s=1,
+            ) from err
+
+
+async def _check(response: aiohttp.ClientResponse, digest: Digest) -> None:
+    if response.ok:
+        return
+    said = (await response.content.read(500)).decode(errors="replace")
+    if response.status == _MISSING:
+        raise NotFoundError("image.not_found", f"no blob {digest} is stored")
+    if response.status in (400, 409, 422):
+        raise InvalidRequestError("request.bad_digest", f"blob {digest}: {said}")
+    message = f"imagecache answered {response.status} to blob {digest}: {said}"
+    error = PlatformError if response.status < 500 else UnavailableError  # noqa: PLR2004
+    raise error("platform.unavailable", message, retry_after_s=1)

@@ -1,0 +1,281 @@
+"""The Python door: call, map, spawn and cancel, in the caller's own encoding.
+
+Answers of the user's code, its exceptions too, are 200 with the state in a header; only failures of the
+platform are HTTP errors.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+from glowplug_contracts.codec import encode
+from glowplug_contracts.errors import InvalidRequestError
+from glowplug_contracts.ids import InvocationId, check_id
+from glowplug_contracts.messages.deployment import Deployment
+from glowplug_contracts.messages.http import (
+    BATCH_INPUTS_MAX,
+    FRAMES_TYPE,
+    HEADER_BLOB,
+    HEADER_FORMAT,
+    HEADER_INVOCATION,
+    HEADER_RUN_MS,
+    HEADER_SIZE,
+    HEADER_STATE,
+    HEADER_STREAM,
+    MSGPACK_TYPE,
+    MapRequest,
+    StreamItem,
+)
+from glowplug_contracts.messages.invocation import (
+    INLINE_BYTES_MAX,
+    Input,
+    InputOutcome,
+    State,
+)
+from glowplug_contracts.subjects import shard_of
+
+from glowplug_gateway.admission import CallOffered
+from glowplug_gateway.blobs import Blobs
+from glowplug_gateway.calls import Calls, HeldCall
+from glowplug_gateway.catalog import Catalog
+from glowplug_gateway.http import answers
+from glowplug_gateway.http.arguments import arguments, body, deadline_s, invocation_id
+from glowplug_gateway.http.route import Exchange, Route
+from glowplug_gateway.ports import Platform
+from glowplug_gateway.records import Records
+from glowplug_gateway.work import durable, given_up, interactive, outcome_of
+
+BYTES_TYPE = "application/octet-stream"
+
+_MAP = msgspec.msgpack.Decoder(MapRequest)
+
+
+class CallRoutes:
+    """See the module."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        catalog: Catalog,
+        calls: Calls,
+        records: Records,
+        blobs: Blobs,
+        *,
+        body_bytes_max: int,
+    ) -> None:
+        self._platform = platform
+        self._catalog = catalog
+        self._calls = calls
+        self._records = records
+        self._blobs = blobs
+        self._body_bytes_max = body_bytes_max
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return this area's routes."""
+        return (
+            Route(
+                method="POST",
+                path="/api/v1/deployments/{deployment}/call",
+                action="invocation.call",
+                summary="Call a deployment and wait for its result.",
+                on_request=self.on_call,
+                answers=BYTES_TYPE,
+                traced=True,
+            ),
+            Route(
+                method="POST",
+                path="/api/v1/deployments/{deployment}/map",
+                action="invocation.call",
+                summary="Run a batch of inputs; outcomes come as frames, in the order they end.",
+                on_request=self.on_map,
+                answers=FRAMES_TYPE,
+                traced=True,
+            ),
+            Route(
+                method="POST",
+                path="/api/v1/deployments/{deployment}/spawn",
+                action="invocation.spawn",
+                summary="Accept durable work; its id is the answer.",
+                on_request=self.on_spawn,
+                traced=True,
+                status=202,
+            ),
+            Route(
+                method="DELETE",
+                path="/api/v1/calls/{invocation}",
+                action="invocation.cancel",
+                summary="Stop a call that waits here.",
+                on_request=self.on_cancel,
+            ),
+        )
+
+    async def on_call(self, exchange: Exchange) -> web.StreamResponse:
+        """Call and wait."""
+        request = exchange.request
+        deployment = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        stream = request.headers.get(HEADER_STREAM) == "1"
+        _check_stream(deployment, stream=stream)
+        call_id = invocation_id(request, self._platform.clock)
+        if exchange.span is not None:
+            exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
+        wait_s = deadline_s(request)
+        args = await arguments(request, self._blobs, self._body_bytes_max)
+        asked = interactive(
+            self._platform,
+            deployment,
+            call_id,
+            (Input(args=args),),
+            exchange.trace,
+            deadline_s=wait_s,
+        )
+        async with self._calls.open_call(asked, deployment.spec.max_pending, wait_s) as held:
+            if stream:
+                return await self._stream(exchange, held)
+            while not held.done:
+                await held.changed()
+            return answer(call_id, outcome_of(held))
+
+    async def _stream(self, exchange: Exchange, held: HeldCall) -> web.StreamResponse:
+        stream = answers.frames(exchange)
+        stream.response.headers[HEADER_INVOCATION] = held.request.invocation_id
+        while True:
+            while held.items:
+                await stream.frame(StreamItem(kind="item", item=held.items.popleft()))
+                self._calls.taken(held)
+            if held.done:
+                break
+            await held.changed()
+        if held.gave_up is not None:
+            last = StreamItem(kind="error", error=held.gave_up.error)
+        elif held.outcomes[0].error is not None:
+            last = StreamItem(kind="error", error=held.outcomes[0].error)
+        else:
+            last = StreamItem(kind="end")
+        await stream.frame(last)
+        return await stream.end()
+
+    async def on_map(self, exchange: Exchange) -> web.StreamResponse:
+        """Run a batch; answer outcomes as they come."""
+        deployment = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        _check_stream(deployment, stream=False)
+        batch = _batch(await body(exchange.request, self._body_bytes_max))
+        if exchange.span is not None:
+            exchange.span.set(
+                invocation_id=batch.invocation_id,
+                deployment_id=deployment.deployment_id,
+                inputs=len(batch.inputs),
+            )
+        inputs = tuple([await self._input(one) for one in batch.inputs])
+        asked = interactive(self._platform, deployment, batch.invocation_id, inputs, exchange.trace)
+        async with self._calls.open_call(asked, deployment.spec.max_pending) as held:
+            return await self._outcomes(exchange, held)
+
+    async def _outcomes(self, exchange: Exchange, held: HeldCall) -> web.StreamResponse:
+        stream = answers.frames(exchange)
+        stream.response.headers[HEADER_INVOCATION] = held.request.invocation_id
+        sent = 0
+        while True:
+            while sent < len(held.outcomes):
+                await stream.frame(held.outcomes[sent])
+                sent += 1
+            if held.done:
+                break
+            await held.changed()
+        if held.gave_up is not None:
+            if sent == 0:
+                given_up(held, 0)  # nothing went out yet: a failure of the platform is a status
+            for index in held.gave_up.missing:
+                await stream.frame(
+                    InputOutcome(index=index, state=held.gave_up.state, error=held.gave_up.error)
+                )
+        return await stream.end()
+
+    async def _input(self, one: Input) -> Input:
+        data = one.args.data
+        if data is None or len(data) <= INLINE_BYTES_MAX:
+            return one
+        return Input(index=one.index, args=await self._blobs.payload(data, one.args.format))
+
+    async def on_spawn(self, exchange: Exchange) -> web.StreamResponse:
+        """Accept durable work."""
+        request = exchange.request
+        deployment = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        call_id = invocation_id(request, self._platform.clock)
+        if exchange.span is not None:
+            exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
+        args = await arguments(request, self._blobs, self._body_bytes_max)
+        record = durable(self._platform, deployment, call_id, args, exchange.trace)
+        self._calls.admit(offered_durable(self._platform, deployment, call_id))
+        await self._records.accept(record)
+        response = answers.json({"task_id": call_id}, status=202)
+        response.headers[HEADER_INVOCATION] = call_id
+        return response
+
+    async def on_cancel(self, exchange: Exchange) -> web.StreamResponse:
+        """Stop a call."""
+        call_id = InvocationId(check_id("invocation", exchange.path["invocation"]))
+        self._calls.cancel(call_id, exchange.workspace)
+        return answers.json({"invocation_id": call_id, "state": State.CANCELLED})
+
+
+def offered_durable(
+    platform: Platform, deployment: Deployment, call_id: InvocationId
+) -> CallOffered:
+    """Return durable work as admission is asked about it."""
+    return CallOffered(
+        invocation_id=call_id,
+        workspace=deployment.workspace,
+        deployment_id=deployment.deployment_id,
+        shard=shard_of(deployment.workspace, platform.shards),
+        max_pending=deployment.spec.max_pending,
+        held=False,
+    )
+
+
+def answer(call_id: InvocationId, outcome: InputOutcome) -> web.Response:
+    """Answer an outcome in the Python door's way."""
+    headers = {
+        HEADER_INVOCATION: call_id,
+        HEADER_STATE: outcome.state.value,
+        HEADER_RUN_MS: f"{outcome.run_ms:.3f}",
+    }
+    result = outcome.result
+    if outcome.state is not State.SUCCEEDED or result is None:
+        return web.Response(
+            body=encode(outcome.error, "msgpack"), headers=headers, content_type=MSGPACK_TYPE
+        )
+    headers[HEADER_FORMAT] = result.format.value
+    if result.blob is not None:
+        headers[HEADER_BLOB] = result.blob
+        headers[HEADER_SIZE] = str(result.size)
+        return web.Response(body=b"", headers=headers, content_type=BYTES_TYPE)
+    return web.Response(body=result.data or b"", headers=headers, content_type=BYTES_TYPE)
+
+
+def _check_stream(deployment: Deployment, *, stream: bool) -> None:
+    if stream == deployment.spec.is_generator:
+        return
+    what = "is a generator" if deployment.spec.is_generator else "is no generator"
+    raise InvalidRequestError(
+        "request.invalid",
+        f"{deployment.spec.name} {what}: the header {HEADER_STREAM} must be "
+        + ("1" if deployment.spec.is_generator else "absent"),
+    )
+
+
+def _batch(data: bytes) -> MapRequest:
+    try:
+        batch = _MAP.decode(data)
+    except msgspec.MsgspecError as err:
+        raise InvalidRequestError("request.invalid", f"the body is no map request: {err}") from err
+    check_id("invocation", batch.invocation_id)
+    if not 0 < len(batch.inputs) <= BATCH_INPUTS_MAX:
+        raise InvalidRequestError(
+            "request.invalid",
+            f"a batch holds 1 to {BATCH_INPUTS_MAX} inputs, not {len(batch.inputs)}",
+        )
+    if len({one.index for one in batch.inputs}) != len(batch.inputs):
+        raise InvalidRequestError("request.invalid", "two inputs of the batch have one index")
+    if any((one.args.data is None) == (one.args.blob is None) for one in batch.inputs):
+        raise InvalidRequestError("request.invalid", "an input holds data or names a blob")
+    return batch

@@ -1,0 +1,178 @@
+"""Deploy, list, show and delete versions."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+from glowplug_contracts.errors import InvalidRequestError
+from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec, FunctionKind
+
+from glowplug_gateway.calls import Calls
+from glowplug_gateway.catalog import Catalog
+from glowplug_gateway.deployments import Deployer, check_spec
+from glowplug_gateway.http import answers
+from glowplug_gateway.http.arguments import body
+from glowplug_gateway.http.route import Exchange, Route
+from glowplug_gateway.live import Live
+
+SPEC_BYTES_MAX = 2 * 1024 * 1024
+
+_SPEC = msgspec.json.Decoder(DeploymentSpec)
+
+
+class DeploymentRoutes:
+    """See the module."""
+
+    def __init__(self, catalog: Catalog, deployer: Deployer, calls: Calls, live: Live) -> None:
+        self._catalog = catalog
+        self._deployer = deployer
+        self._calls = calls
+        self._live = live
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return this area's routes."""
+        return (
+            Route(
+                method="POST",
+                path="/api/v1/deployments",
+                action="deployment.create",
+                summary="Deploy a version; lines tell of its image, the last one of the deployment.",
+                on_request=self.on_deploy,
+                answers=answers.NDJSON_TYPE,
+                traced=True,
+            ),
+            Route(
+                method="GET",
+                path="/api/v1/deployments",
+                action="deployment.list",
+                summary="List deployments: the latest versions, or all; by app and name.",
+                on_request=self.on_list,
+            ),
+            Route(
+                method="GET",
+                path="/api/v1/deployments/{deployment}",
+                action="deployment.show",
+                summary="Show a deployment by id or name, and what is going on with it.",
+                on_request=self.on_show,
+            ),
+            Route(
+                method="DELETE",
+                path="/api/v1/deployments/{deployment}",
+                action="deployment.delete",
+                summary="Delete a version by id, or a name with all its versions.",
+                on_request=self.on_delete,
+            ),
+        )
+
+    async def on_deploy(self, exchange: Exchange) -> web.StreamResponse:
+        """Deploy."""
+        ephemeral = exchange.flag("ephemeral")
+        spec = _spec(await body(exchange.request, SPEC_BYTES_MAX))
+        workspace = exchange.workspace
+        async with answers.lines(exchange) as stream:
+            if ephemeral:
+                known = await self._deployer.known_ephemeral(workspace, spec)
+                if known is not None:
+                    await stream.line(_deployed(exchange, known))
+                    return await stream.end()
+            await self._deployer.check_source(spec)
+            async for one in self._deployer.deploy(workspace, spec, ephemeral=ephemeral):
+                if isinstance(one, Deployment):
+                    await stream.line(_deployed(exchange, one))
+                else:
+                    await stream.line(
+                        {"event": "image", "kind": one.kind, "text": one.text, "cached": one.cached}
+                    )
+        return await stream.end()
+
+    async def on_list(self, exchange: Exchange) -> web.StreamResponse:
+        """List."""
+        query = exchange.request.query
+        app, name, everything = query.get("app"), query.get("name"), exchange.flag("all")
+        found = [
+            self._shown(exchange, one)
+            for one in self._catalog.deployments(exchange.workspace)
+            if (app is None or one.spec.app == app)
+            and (name is None or one.spec.name == name)
+            and (everything or one.latest)
+            and (everything or not one.ephemeral)
+        ]
+        return answers.json({"deployments": found})
+
+    async def on_show(self, exchange: Exchange) -> web.StreamResponse:
+        """Show one."""
+        found = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        return answers.json(self._shown(exchange, found))
+
+    async def on_delete(self, exchange: Exchange) -> web.StreamResponse:
+        """Delete."""
+        gone = await self._deployer.delete(exchange.workspace, exchange.path["deployment"])
+        return answers.json({"deleted": gone})
+
+    def _shown(self, exchange: Exchange, deployment: Deployment) -> dict[str, object]:
+        backlog = self._calls.backlogs.get(deployment.deployment_id)
+        containers = [
+            one
+            for one in self._live.containers(exchange.workspace)
+            if one.deployment_id == deployment.deployment_id
+        ]
+        return deployment_value(deployment) | {
+            "url": deployment_url(exchange, deployment),
+            "target": self._live.target(deployment.deployment_id),
+            "queued": backlog.queued if backlog else 0,
+            "in_flight": backlog.in_flight if backlog else 0,
+            "containers": containers,
+        }
+
+
+def deployment_value(deployment: Deployment) -> dict[str, object]:
+    """Return a deployment with every field written out, and the spec's most asked-for ones on top."""
+    return {
+        "deployment_id": deployment.deployment_id,
+        "workspace": deployment.workspace,
+        "name": deployment.spec.name,
+        "app": deployment.spec.app,
+        "kind": deployment.spec.kind,
+        "version": deployment.version,
+        "latest": deployment.latest,
+        "ephemeral": deployment.ephemeral,
+        "state": deployment.state,
+        "image_digest": deployment.image_digest,
+        "base_python": deployment.base_python,
+        "created_at": deployment.created_at,
+        "spec": deployment.spec,
+    }
+
+
+def deployment_url(exchange: Exchange, deployment: Deployment) -> str:
+    """Return where this version is called over HTTP, as the asker reaches this gateway."""
+    origin = f"{exchange.request.scheme}://{exchange.request.host}"
+    if deployment.ephemeral:
+        return f"{origin}/api/v1/deployments/{deployment.deployment_id}/call"
+    door = {
+        FunctionKind.ENDPOINT: "endpoint",
+        FunctionKind.FUNCTION: "function",
+        FunctionKind.TASK_QUEUE: "taskqueue",
+    }[deployment.spec.kind]
+    return f"{origin}/{door}/{deployment.spec.name}"
+
+
+def _deployed(exchange: Exchange, deployment: Deployment) -> dict[str, object]:
+    return {
+        "event": "deployed",
+        "deployment": deployment_value(deployment),
+        "url": deployment_url(exchange, deployment),
+    }
+
+
+def _spec(data: bytes) -> DeploymentSpec:
+    try:
+        spec = _SPEC.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as err:
+        raise InvalidRequestError(
+            "request.invalid",
+            f"the body is no deployment: {err}",
+            details={"fields": {"": str(err)}},
+        ) from err
+    check_spec(spec)
+    return spec

@@ -1,0 +1,197 @@
+"""The one way in: find the route, know the caller, open the span, answer errors.
+
+Every answer that is not a route's own is `{"error": {code, message, details, retry_after_s}}`. What nobody
+foresaw is a 500 with the code platform.bug and the request's id; the stack goes to the log, never out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from aiohttp import web
+from glowplug_contracts.errors import (
+    InvalidRequestError,
+    InvariantError,
+    NotFoundError,
+    PlatformError,
+    UnauthenticatedError,
+)
+from glowplug_contracts.messages.http import HEADER_TRACE
+from glowplug_runtime.http import PortTakenError, error_response
+from glowplug_runtime.tracing import start_span
+
+from glowplug_gateway.auth import TokenTable
+from glowplug_gateway.http.route import Exchange, Route, Router
+from glowplug_gateway.ports import Time
+
+log = structlog.get_logger()
+
+TRACE_ANSWER = "Glowplug-Trace"
+SHUTDOWN_S = 3.0
+KEEPALIVE_S = 75.0
+BACKLOG = 1_024
+
+_SERVER_ERROR = 500
+_TOO_LARGE = 413
+_METHOD_NOT_ALLOWED = 405
+_CLIENT_GONE = 499
+
+
+class Door:
+    """See the module."""
+
+    def __init__(self, router: Router, tokens: TokenTable, clock: Time) -> None:
+        self._router = router
+        self._tokens = tokens
+        self._clock = clock
+
+    async def on_request(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        route, path, methods = self._router.find(request.method, request.rel_url.raw_path)
+        if route is None:
+            return _nothing_there(request, methods)
+        exchange = Exchange(request, path)
+        if route.traced:
+            exchange.span = start_span(
+                f"http {route.path}", request.headers.get(HEADER_TRACE, ""), method=request.method
+            )
+        try:
+            self._authenticate(route, exchange)
+            response = await route.on_request(exchange)
+        except PlatformError as error:
+            response = self._refused(route, exchange, error)
+        except web.HTTPException as error:
+            response = self._refused(route, exchange, _of_aiohttp(error))
+        except ConnectionError:
+            return _gone(exchange)
+        except Exception:  # noqa: BLE001 — the caller gets an answer whatever we did wrong
+            response = self._bug(route, exchange)
+        finally:
+            if exchange.span is not None:
+                exchange.span.end()
+        if exchange.started is not None and exchange.started is not response:
+            return _cut(exchange.started, request)
+        if exchange.span is not None and not response.prepared:
+            response.headers[TRACE_ANSWER] = exchange.span.trace_id
+        return response
+
+    def _authenticate(self, route: Route, exchange: Exchange) -> None:
+        if route.access == "open":
+            return
+        try:
+            exchange.caller = self._tokens.principal(
+                exchange.request.headers.get("Authorization", "")
+            )
+        except UnauthenticatedError:
+            if route.access == "token":
+                raise
+
+    def _refused(
+        self, route: Route, exchange: Exchange, error: PlatformError
+    ) -> web.StreamResponse:
+        if isinstance(error, InvariantError):
+            return self._bug(route, exchange)
+        if exchange.span is not None:
+            exchange.span.set(code=error.code)
+            if error.http_status >= _SERVER_ERROR:
+                exchange.span.fail(str(error))
+        response = error_response(error)
+        if isinstance(error, UnauthenticatedError):
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+    def _bug(self, route: Route, exchange: Exchange) -> web.StreamResponse:
+        request_id = "req_" + self._clock.id("exec").partition("_")[2]
+        log.error("http.bug", route=route.path, request_id=request_id, exc_info=True)  # noqa: LOG014 — called while one is handled
+        if exchange.span is not None:
+            exchange.span.fail("platform.bug")
+        return error_response(
+            PlatformError(
+                "platform.bug",
+                f"the platform failed; its log has the story of {request_id}",
+                details={"request_id": request_id},
+            )
+        )
+
+
+def _nothing_there(request: web.BaseRequest, methods: frozenset[str]) -> web.Response:
+    if not methods:
+        return error_response(
+            NotFoundError("request.invalid", f"there is no {request.rel_url.path[:200]}")
+        )
+    allowed = ", ".join(sorted(methods))
+    refusal = InvalidRequestError("request.invalid", f"{request.method} is not among {allowed}")
+    refusal.http_status = _METHOD_NOT_ALLOWED
+    response = error_response(refusal)
+    response.headers["Allow"] = allowed
+    return response
+
+
+def _of_aiohttp(error: web.HTTPException) -> PlatformError:
+    if error.status == _TOO_LARGE:
+        return too_large(error.text or "the body is too large")
+    refusal = InvalidRequestError("request.invalid", error.text or error.reason)
+    refusal.http_status = error.status
+    return refusal
+
+
+def too_large(message: str) -> InvalidRequestError:
+    """Return the 413."""
+    error = InvalidRequestError("request.too_large", message)
+    error.http_status = _TOO_LARGE
+    return error
+
+
+def _cut(started: web.StreamResponse, request: web.BaseRequest) -> web.StreamResponse:
+    """End an answer that had begun before it failed, so that its reader notices."""
+    if request.transport is not None:
+        request.transport.abort()
+    return started
+
+
+def _gone(exchange: Exchange) -> web.StreamResponse:
+    """The caller went away in the middle of its answer; nobody reads this."""
+    if exchange.span is not None:
+        exchange.span.set(disconnected=True)
+    return web.Response(status=_CLIENT_GONE)
+
+
+@contextlib.asynccontextmanager
+async def open_door(door: Door, host: str, port: int, body_bytes_max: int) -> AsyncIterator[int]:
+    """Serve; yield the bound port. A caller's disconnect cancels its route. Raises: PortTakenError."""
+
+    def make_request(
+        message: Any, payload: Any, protocol: Any, writer: Any, task: Any
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message,
+            payload,
+            protocol,
+            writer,
+            task,
+            server._loop,  # noqa: SLF001 — the default factory does the same
+            client_max_size=body_bytes_max,
+        )
+
+    server = web.Server(
+        door.on_request,
+        request_factory=make_request,
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_address=True)
+    try:
+        await site.start()
+    except OSError as err:
+        await runner.cleanup()
+        raise PortTakenError(f"can't listen on {host}:{port}: {err.strerror or err}") from err
+    try:
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,167 @@
+"""Durable work seen from outside: status, result, cancel, list. A task id is an invocation id."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+from glowplug_contracts.messages.invocation import (
+    INLINE_BYTES_MAX,
+    Format,
+    InputOutcome,
+    InvocationRecord,
+    State,
+    is_terminal,
+)
+
+from glowplug_gateway.http import answers
+from glowplug_gateway.http.calls import answer
+from glowplug_gateway.http.route import Exchange, Route
+from glowplug_gateway.readmodel import ReadModel
+from glowplug_gateway.records import Records
+
+WAIT_MAX_S = 300.0
+LIST_MAX = 1_000
+
+# state -> (status in the SDK, state in HTTP, reason)
+PUBLIC: Final[dict[State, tuple[str, str, str]]] = {
+    State.ACCEPTED: ("PENDING", "pending", ""),
+    State.RUNNING: ("RUNNING", "running", ""),
+    State.RETRY_WAIT: ("RETRY", "retrying", ""),
+    State.SUCCEEDED: ("COMPLETE", "completed", ""),
+    State.FAILED: ("ERROR", "failed", "error"),
+    State.DEAD: ("ERROR", "failed", "dead"),
+    State.TIMED_OUT: ("TIMEOUT", "failed", "timeout"),
+    State.CANCELLED: ("CANCELLED", "cancelled", "cancelled"),
+    State.EXPIRED: ("EXPIRED", "failed", "expired"),
+}
+
+
+class TaskRoutes:
+    """See the module."""
+
+    def __init__(self, records: Records, readmodel: ReadModel) -> None:
+        self._records = records
+        self._readmodel = readmodel
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return this area's routes."""
+        return (
+            Route(
+                method="GET",
+                path="/tasks/{task}/status",
+                action="task.show",
+                summary="Show a task: state, progress, and the result where it is JSON.",
+                on_request=self.on_show,
+            ),
+            Route(
+                method="DELETE",
+                path="/tasks/{task}",
+                action="task.cancel",
+                summary="Cancel a task that has not ended.",
+                on_request=self.on_cancel,
+            ),
+            Route(
+                method="GET",
+                path="/api/v1/tasks",
+                action="task.list",
+                summary="List the newest invocations and what became of them.",
+                on_request=self.on_list,
+            ),
+            Route(
+                method="GET",
+                path="/api/v1/tasks/{task}",
+                action="task.show",
+                summary="Show a task: state, progress, and the result where it is JSON.",
+                on_request=self.on_show,
+            ),
+            Route(
+                method="GET",
+                path="/api/v1/tasks/{task}/result",
+                action="task.show",
+                summary="Return a task's result as a call answers it; 202 while it has none.",
+                on_request=self.on_result,
+                answers="application/octet-stream",
+            ),
+        )
+
+    async def on_show(self, exchange: Exchange) -> web.StreamResponse:
+        """Show a record."""
+        record = await self._records.show(exchange.workspace, exchange.path["task"])
+        return answers.json(task_value(record))
+
+    async def on_result(self, exchange: Exchange) -> web.StreamResponse:
+        """Wait for the end and answer as a call does."""
+        wait_s = exchange.number("wait_s", 0.0, 0.0, WAIT_MAX_S)
+        record = await self._records.wait(exchange.workspace, exchange.path["task"], wait_s)
+        if not is_terminal(record.state):
+            return answers.json(task_value(record), status=202)
+        outcome = record.outcome or InputOutcome(state=record.state)
+        if outcome.state is not record.state:
+            outcome = msgspec.structs.replace(outcome, state=record.state)
+        return answer(record.invocation_id, outcome)
+
+    async def on_cancel(self, exchange: Exchange) -> web.StreamResponse:
+        """Cancel a record."""
+        record = await self._records.cancel(exchange.workspace, exchange.path["task"])
+        return answers.json(task_value(record))
+
+    async def on_list(self, exchange: Exchange) -> web.StreamResponse:
+        """List what the read model knows; it lags by a fraction of a second."""
+        limit = int(exchange.number("limit", 50, 1, LIST_MAX))
+        facts = await self._readmodel.calls(exchange.workspace, limit)
+        tasks = [
+            {
+                "task_id": fact.invocation_id,
+                "deployment_id": fact.deployment_id,
+                "status": PUBLIC[fact.state][0],
+                "state": PUBLIC[fact.state][1],
+                "reason": PUBLIC[fact.state][2],
+                "attempt": fact.attempt,
+                "at": fact.at,
+                "run_ms": fact.run_ms,
+                "inputs": fact.inputs,
+                "container_id": fact.container_id,
+                "error_type": fact.error_type,
+            }
+            for fact in facts
+        ]
+        return answers.json({"tasks": tasks})
+
+
+def task_value(record: InvocationRecord) -> dict[str, object]:
+    """Return a record under the names that users know."""
+    status, state, reason = PUBLIC[record.state]
+    value: dict[str, object] = {
+        "task_id": record.invocation_id,
+        "deployment_id": record.deployment_id,
+        "status": status,
+        "state": state,
+        "reason": reason,
+        "progress": 100 if record.state is State.SUCCEEDED else 0,
+        "attempt": record.attempt,
+        "accepted_at": record.accepted_at,
+        "started_at": record.started_at or None,
+        "ended_at": record.ended_at or None,
+        "result": None,
+        "error": None,
+    }
+    outcome = record.outcome
+    if outcome is None:
+        return value
+    value["run_ms"] = outcome.run_ms
+    if outcome.error is not None:
+        error = outcome.error
+        value["error"] = {
+            "code": error.code,
+            "type": error.type,
+            "message": error.message,
+            "details": error.details,
+        }
+    result = outcome.result
+    if result is not None:
+        value["result_format"] = result.format
+        if result.format is Format.JSON and result.data and len(result.data) <= INLINE_BYTES_MAX:
+            value["result"] = msgspec.Raw(result.data)
+    return value

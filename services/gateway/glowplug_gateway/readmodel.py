@@ -1,0 +1,294 @@
+"""History for people: spans, logs and calls, in a SQLite file that can be thrown away.
+
+It is fed by following three streams from the sequence that was stored last, in batches, on one thread of
+its own. Losing the file loses nothing: the streams hold what there is. Nothing that decides may read it.
+Every table is bounded; the oldest rows go first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from glowplug_contracts.messages.container import LogSegment
+from glowplug_contracts.messages.invocation import InvocationFact, InvocationFacts
+from glowplug_contracts.messages.trace import Span, SpanSegment
+from glowplug_contracts.streams import INVOCATION_EVENTS, LOGS, SPANS, Stream
+from glowplug_contracts.subjects import FACTS, LOG, SPAN
+from glowplug_runtime.bus import Delivery, Subscription
+
+from glowplug_gateway.ports import Platform
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+FLUSH_S = 0.1
+# Deliveries waiting for the disk; the follower waits when there are as many.
+BUFFERED_MAX = 5_000
+TRIM_EVERY = 50
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS follows (stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS spans (
+    row INTEGER PRIMARY KEY, span TEXT NOT NULL UNIQUE, trace TEXT NOT NULL,
+    invocation TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS spans_trace ON spans (trace);
+CREATE INDEX IF NOT EXISTS spans_invocation ON spans (invocation) WHERE invocation <> '';
+CREATE TABLE IF NOT EXISTS segments (
+    row INTEGER PRIMARY KEY, workspace TEXT NOT NULL, deployment TEXT NOT NULL, name TEXT NOT NULL,
+    container TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
+    UNIQUE (container, number));
+CREATE INDEX IF NOT EXISTS segments_deployment ON segments (workspace, deployment, row);
+CREATE INDEX IF NOT EXISTS segments_name ON segments (workspace, name, row);
+CREATE TABLE IF NOT EXISTS calls (
+    row INTEGER PRIMARY KEY, invocation TEXT NOT NULL UNIQUE, workspace TEXT NOT NULL,
+    deployment TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS calls_workspace ON calls (workspace, row);
+"""
+
+Write = tuple[str, tuple[object, ...]]
+Batch = tuple[Stream, int, Sequence[Write]]
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows kept per table."""
+
+    spans: int
+    segments: int
+    calls: int
+
+
+class ReadModel:
+    """See the module."""
+
+    def __init__(self, platform: Platform, path: Path | None, bounds: Bounds) -> None:
+        self._platform = platform
+        self._bounds = bounds
+        self._thread = ThreadPoolExecutor(1, "readmodel")
+        self._database = _open_database(path)
+        self._batches: list[Batch] = []
+        self._room = asyncio.Event()
+        self._flushes = 0
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Follow the streams while the context is open."""
+        bus = self._platform.bus
+        subscriptions: list[Subscription] = [
+            await bus.follow(SPAN.pattern(), self.on_spans, start=await self._start_of(SPANS)),
+            await bus.follow(LOG.pattern(), self.on_log, start=await self._start_of(LOGS)),
+            await bus.follow(
+                FACTS.pattern(), self.on_facts, start=await self._start_of(INVOCATION_EVENTS)
+            ),
+        ]
+        self._platform.every(FLUSH_S, self.flush, "readmodel")
+        try:
+            yield
+        finally:
+            for subscription in subscriptions:
+                await subscription.close()
+            await self.flush()
+            await self._run(self._database.close)
+            self._thread.shutdown()
+
+    async def _start_of(self, stream: Stream) -> int:
+        """Return the sequence to go on from; a stream that was made anew is read from its start."""
+        stored = await self._run(lambda: _stored_sequence(self._database, stream.name))
+        last = (await self._platform.bus.stream_info(stream))["last_sequence"]
+        return stored + 1 if stored <= last else 1
+
+    # -- taking in ------------------------------------------------------------------------------
+
+    async def on_spans(self, delivery: Delivery[SpanSegment]) -> None:
+        """Some process finished spans."""
+        spans = delivery.message.spans if delivery.message else ()
+        await self._take(SPANS, delivery.sequence, [_write_span(span) for span in spans])
+
+    async def on_log(self, delivery: Delivery[LogSegment]) -> None:
+        """A container wrote something."""
+        writes = [_write_segment(delivery.message)] if delivery.message else []
+        await self._take(LOGS, delivery.sequence, writes)
+
+    async def on_facts(self, delivery: Delivery[InvocationFacts]) -> None:
+        """A worker tells what became of invocations."""
+        facts = delivery.message.facts if delivery.message else ()
+        await self._take(INVOCATION_EVENTS, delivery.sequence, [_write_fact(one) for one in facts])
+
+    async def _take(self, stream: Stream, sequence: int, writes: Sequence[Write]) -> None:
+        while len(self._batches) >= BUFFERED_MAX:
+            self._room.clear()
+            await self._room.wait()
+        self._batches.append((stream, sequence, writes))
+
+    async def flush(self) -> None:
+        """Write what was taken in so far."""
+        batches, self._batches = self._batches, []
+        self._room.set()
+        if not batches:
+            return
+        self._flushes += 1
+        trim = self._flushes % TRIM_EVERY == 0
+        await self._run(lambda: self._write(batches, trim=trim))
+
+    def _write(self, batches: Sequence[Batch], *, trim: bool) -> None:
+        with self._database as database:
+            for stream, sequence, writes in batches:
+                for statement, values in writes:
+                    database.execute(statement, values)
+                database.execute(
+                    "INSERT OR REPLACE INTO follows VALUES (?, ?)", (stream.name, sequence)
+                )
+            if trim:
+                for table, kept in (
+                    ("spans", self._bounds.spans),
+                    ("segments", self._bounds.segments),
+                    ("calls", self._bounds.calls),
+                ):
+                    database.execute(
+                        f"DELETE FROM {table} WHERE row <= (SELECT max(row) FROM {table}) - ?",  # noqa: S608 — names of ours
+                        (kept,),
+                    )
+
+    # -- showing --------------------------------------------------------------------------------
+
+    async def trace(self, reference: str) -> tuple[str, list[Span]]:
+        """Return a trace's id and spans, by trace id or invocation id; ("", []) if unknown."""
+        await self.flush()
+        return await self._run(lambda: _read_trace(self._database, reference))
+
+    async def logs(
+        self, workspace: str, deployments: Sequence[str], segments_max: int
+    ) -> list[LogSegment]:
+        """Return the last segments of these deployments (ids or names; none: all), oldest first."""
+        await self.flush()
+        return await self._run(
+            lambda: _read_logs(self._database, workspace, deployments, segments_max)
+        )
+
+    async def calls(self, workspace: str, limit: int) -> list[InvocationFact]:
+        """Return the last known fact about each of the newest invocations, newest first."""
+        await self.flush()
+        return await self._run(lambda: _read_calls(self._database, workspace, limit))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _open_database(path: Path | None) -> sqlite3.Connection:
+    """Open the file; one of another version, or a broken one, is made anew."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _connect(str(path))
+        except sqlite3.DatabaseError:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+        return _connect(str(path))
+    return _connect(":memory:")
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, SCHEMA_VERSION):
+            raise sqlite3.DatabaseError(f"schema {version}")  # noqa: TRY301 — the same way out
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = OFF")
+        database.executescript(SCHEMA)
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database
+
+
+def _stored_sequence(database: sqlite3.Connection, stream: str) -> int:
+    found = database.execute("SELECT sequence FROM follows WHERE stream = ?", (stream,)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _write_span(span: Span) -> Write:
+    return (
+        "INSERT OR IGNORE INTO spans (span, trace, invocation, body) VALUES (?, ?, ?, ?)",
+        (
+            f"{span.trace_id}{span.span_id}",
+            span.trace_id,
+            str(span.attributes.get("invocation_id", "")),
+            msgspec.msgpack.encode(span),
+        ),
+    )
+
+
+def _write_segment(segment: LogSegment) -> Write:
+    return (
+        (
+            "INSERT OR IGNORE INTO segments (workspace, deployment, name, container, number, body) "
+            "VALUES (?, ?, ?, ?, ?, ?)"
+        ),
+        (
+            segment.workspace,
+            segment.deployment_id,
+            segment.name,
+            segment.container_id,
+            segment.number,
+            msgspec.msgpack.encode(segment),
+        ),
+    )
+
+
+def _write_fact(fact: InvocationFact) -> Write:
+    return (
+        (
+            "INSERT INTO calls (invocation, workspace, deployment, attempt, body) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (invocation) DO UPDATE SET attempt = excluded.attempt, body = excluded.body "
+            "WHERE excluded.attempt >= calls.attempt"
+        ),
+        (
+            fact.invocation_id,
+            fact.workspace,
+            fact.deployment_id,
+            fact.attempt,
+            msgspec.msgpack.encode(fact),
+        ),
+    )
+
+
+def _read_trace(database: sqlite3.Connection, reference: str) -> tuple[str, list[Span]]:
+    trace_id = reference
+    if reference.startswith("inv_"):
+        found = database.execute(
+            "SELECT trace FROM spans WHERE invocation = ? ORDER BY row LIMIT 1", (reference,)
+        ).fetchone()
+        if found is None:
+            return "", []
+        trace_id = found[0]
+    rows = database.execute("SELECT body FROM spans WHERE trace = ?", (trace_id,)).fetchall()
+    spans = [msgspec.msgpack.decode(body, type=Span) for (body,) in rows]
+    spans.sort(key=lambda span: (span.start_at, span.end_at))
+    return (trace_id, spans) if spans else ("", [])
+
+
+def _read_logs(
+    database: sqlite3.Connection, workspace: str, deployments: Sequence[str], segments_max: int
+) -> list[LogSegment]:
+    marks = ", ".join("?" * len(deployments))
+    which = f"AND (deployment IN ({marks}) OR name IN ({marks}))" if deployments else ""
+    rows = database.execute(
+        f"SELECT body FROM segments WHERE workspace = ? {which} ORDER BY row DESC LIMIT ?",  # noqa: S608 — only marks
+        (workspace, *deployments, *deployments, segments_max),
+    ).fetchall()
+    return [msgspec.msgpack.decode(body, type=LogSegment) for (body,) in reversed(rows)]
+
+
+def _read_calls(database: sqlite3.Connection, workspace: str, limit: int) -> list[InvocationFact]:
+    rows = database.execute(
+        "SELECT body FROM calls WHERE workspace = ? ORDER BY row DESC LIMIT ?", (workspace, limit)
+    ).fetchall()
+    return [msgspec.msgpack.decode(body, type=InvocationFact) for (body,) in rows]

@@ -1,0 +1,156 @@
+"""Durable invocations: accept them, show them, cancel them, hear of their end.
+
+The record on the bus is the truth; the gateway only creates it (fsynced before the answer) and writes
+CANCELLED. Ends are heard from workers' facts, which are hints: whoever waits also looks now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+from glowplug_contracts.errors import ConflictError, NotFoundError
+from glowplug_contracts.ids import InvocationId, WorkspaceId, check_id
+from glowplug_contracts.messages.invocation import (
+    InputOutcome,
+    InvocationFacts,
+    InvocationRecord,
+    RemoteError,
+    State,
+    is_terminal,
+    record_headers,
+)
+from glowplug_contracts.subjects import FACTS, RECORD, Address, shard_of
+from glowplug_runtime.bus import Delivery
+
+from glowplug_gateway.calls import Calls
+from glowplug_gateway.ports import Platform
+
+LOOK_S = 0.5
+CANCEL_TRIES_MAX = 20
+
+
+class Records:
+    """See the module."""
+
+    def __init__(self, platform: Platform, calls: Calls) -> None:
+        self._platform = platform
+        self._calls = calls
+        self._waiters: dict[InvocationId, set[asyncio.Event]] = {}
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Hear of ends while the context is open."""
+        listening = await self._platform.bus.listen(FACTS.pattern(), self.on_facts)
+        try:
+            yield
+        finally:
+            await listening.close()
+
+    async def on_facts(self, delivery: Delivery[InvocationFacts]) -> None:
+        """A worker tells what happened; whoever waits for one of these looks at its record."""
+        if delivery.message is None or not self._waiters:
+            return
+        for fact in delivery.message.facts:
+            for waiter in self._waiters.get(fact.invocation_id, ()):
+                waiter.set()
+
+    async def accept(self, record: InvocationRecord) -> InvocationRecord:
+        """Write a new record, or return the one that the same id and arguments made before.
+
+        Raises: ConflictError (the id was used for something else), UnavailableError, OverloadedError.
+        """
+        try:
+            await self._platform.bus.append(
+                self._at(record.workspace, record.invocation_id),
+                record,
+                expect_last=0,
+                headers=record_headers(record),
+            )
+        except ConflictError:
+            known = await self.show(record.workspace, record.invocation_id)
+            same = known.deployment_id == record.deployment_id and known.input == record.input
+            if not same:
+                raise ConflictError(
+                    "invocation.conflict", f"{record.invocation_id} was used for another call"
+                ) from None
+            return known
+        return record
+
+    async def show(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
+        """Return a record. Raises: NotFoundError, InvalidRequestError (no such id)."""
+        return (await self._read(workspace, invocation_id))[0]
+
+    async def wait(
+        self, workspace: WorkspaceId, invocation_id: str, wait_s: float
+    ) -> InvocationRecord:
+        """Return the record when it is terminal, or as it is after `wait_s`. Raises: NotFoundError."""
+        known = InvocationId(check_id("invocation", invocation_id))
+        deadline = self._platform.clock.now() + wait_s
+        ended = asyncio.Event()
+        self._waiters.setdefault(known, set()).add(ended)
+        try:
+            while True:
+                ended.clear()
+                record = await self.show(workspace, known)
+                left_s = deadline - self._platform.clock.now()
+                if is_terminal(record.state) or left_s <= 0:
+                    return record
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), min(LOOK_S, left_s))
+        finally:
+            self._waiters[known].discard(ended)
+            if not self._waiters[known]:
+                del self._waiters[known]
+
+    async def cancel(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
+        """Write CANCELLED unless it has ended already; tell the shard's owner. Raises: NotFoundError."""
+        for _ in range(CANCEL_TRIES_MAX):
+            record, sequence = await self._read(workspace, invocation_id)
+            if is_terminal(record.state):
+                return record
+            cancelled = _cancelled(record, self._platform.clock.unix())
+            try:
+                await self._platform.bus.append(
+                    self._at(workspace, record.invocation_id),
+                    cancelled,
+                    expect_last=sequence,
+                    headers=record_headers(cancelled),
+                    ttl_s=cancelled.keep_result_s,
+                )
+            except ConflictError:
+                continue  # a worker was first; perhaps it has ended
+            shard = shard_of(workspace, self._platform.shards)
+            await self._calls.send_cancel(record.invocation_id, shard)
+            return cancelled
+        raise ConflictError("invocation.conflict", f"{invocation_id} changes too fast; try again")
+
+    async def _read(
+        self, workspace: WorkspaceId, invocation_id: str
+    ) -> tuple[InvocationRecord, int]:
+        known = InvocationId(check_id("invocation", invocation_id))
+        found = await self._platform.bus.last(self._at(workspace, known))
+        if found is None or found.message is None:
+            raise NotFoundError("invocation.not_found", f"there is no record of {known}")
+        return found.message, found.sequence
+
+    def _at(self, workspace: WorkspaceId, invocation_id: InvocationId) -> Address[InvocationRecord]:
+        return RECORD.at(
+            shard=shard_of(workspace, self._platform.shards),
+            workspace=workspace,
+            invocation_id=invocation_id,
+        )
+
+
+def _cancelled(record: InvocationRecord, now_unix: float) -> InvocationRecord:
+    error = RemoteError(
+        code="invocation.cancelled", type="CancelledError", message="the task was cancelled"
+    )
+    return msgspec.structs.replace(
+        record,
+        state=State.CANCELLED,
+        ended_at=now_unix,
+        outcome=InputOutcome(index=record.input.index, state=State.CANCELLED, error=error),
+    )
