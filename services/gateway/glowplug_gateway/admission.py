@@ -5,9 +5,9 @@ its workspace or its shard already holds as much as it may; then it is refused w
 which asking again makes sense.
 
 What a gateway knows is what it holds itself, exactly, and what the dispatcher announces for everybody
-(BacklogChanged, at most 50 ms old). Pending, for `max_pending`, is what was accepted and is not running
-yet:  own in hand + others' share of the last report − running by the last report. A report that is older
-than REPORT_STALE_S is forgotten, so a dead dispatcher can't refuse calls for ever.
+(BacklogChanged, at most 50 ms old). Pending, for `max_pending`, is what was accepted and has not ended:
+own in hand + durable accepted since the last report + others' share of that report. A report older than
+REPORT_STALE_S is forgotten, so a dead dispatcher can't refuse calls for ever.
 
 Invariants (`check`): A1 counts equal the sum over the calls in hand; A2 no count is negative.
 Nothing is kept for a deployment that has no calls in hand and no fresh report.
@@ -96,14 +96,13 @@ class _Demand(msgspec.Struct):
     own: int = 0  # inputs in this gateway's hand
     unseen: int = 0  # durable inputs accepted since the last report
     others: int = 0  # inputs of the last report that are not ours
-    running: int = 0  # of the last report, less what ended here since
     reported_at: float = -1.0
     reported: int = 0  # queued + in flight of the last report, for the shard's sum
     left_at: float = -1.0
     pace_s: float = 0.0  # smoothed seconds between two inputs' endings; 0 = unknown
 
     def pending(self) -> int:
-        return max(0, self.own + self.unseen + self.others - self.running)
+        return self.own + self.unseen + self.others
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -144,7 +143,7 @@ class Admission:
         return ()
 
     def pending(self, deployment_id: DeploymentId) -> int:
-        """Return how many inputs of a deployment are thought to wait."""
+        """Return how many inputs of a deployment are thought to be accepted and not ended."""
         demand = self._demands.get(deployment_id)
         return demand.pending() if demand else 0
 
@@ -194,8 +193,6 @@ class Admission:
             return
         demand = self._demands[call.deployment_id]
         demand.own -= call.inputs
-        # What ended was running; the next report counts what started in its place.
-        demand.running = max(0, demand.running - call.inputs)
         if demand.left_at >= 0.0:
             gap = (now - demand.left_at) / call.inputs
             demand.pace_s = (
@@ -215,7 +212,6 @@ class Admission:
         total = max(0, report.queued) + max(0, report.in_flight)
         self._count_shard(demand, total)
         demand.others = max(0, total - demand.own)
-        demand.running = max(0, report.in_flight)
         demand.unseen = 0
         demand.reported_at = now
         if total == 0 and demand.own == 0:
@@ -228,7 +224,6 @@ class Admission:
                 continue
             self._count_shard(demand, 0)
             demand.others = demand.unseen = 0
-            demand.running = min(demand.running, demand.own)
             if demand.own == 0:
                 self._drop(deployment_id)
 
@@ -257,7 +252,7 @@ class Admission:
         shards: dict[int, int] = {}
         for deployment_id, demand in self._demands.items():
             _hold(demand.own == own.pop(deployment_id, 0), f"A1: {deployment_id}")
-            counts = (demand.own, demand.unseen, demand.others, demand.running, demand.reported)
+            counts = (demand.own, demand.unseen, demand.others, demand.reported)
             _hold(min(counts) >= 0, f"A2: {deployment_id} {counts}")
             if demand.reported:
                 shards[demand.shard] = shards.get(demand.shard, 0) + demand.reported

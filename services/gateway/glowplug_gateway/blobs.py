@@ -6,6 +6,7 @@ Bytes pass through and are never kept here. imagecache verifies that they are wh
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -53,7 +54,7 @@ class Blobs:
         self._services = services
         self._session = session
 
-    async def put(self, digest: Digest, body: AsyncIterator[bytes] | bytes) -> None:
+    async def put(self, digest: Digest, body: AsyncIterator[bytes] | io.BytesIO) -> None:
         """Store bytes under their name.
 
         Raises: InvalidRequestError (request.bad_digest) if they have another; UnavailableError.
@@ -82,7 +83,7 @@ class Blobs:
         if len(data) <= INLINE_BYTES_MAX:
             return Payload(format=form, data=data, size=len(data))
         digest = Digest(blake3(data).hexdigest())
-        await self.put(digest, data)
+        await self.put(digest, io.BytesIO(data))
         return Payload(format=form, blob=digest, size=len(data))
 
     async def bytes_of(self, payload: Payload) -> bytes:
@@ -94,7 +95,7 @@ class Blobs:
 
     @contextlib.asynccontextmanager
     async def _send(
-        self, method: str, digest: Digest, body: AsyncIterator[bytes] | bytes | None = None
+        self, method: str, digest: Digest, body: AsyncIterator[bytes] | io.BytesIO | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = await self._services.wait_for("imagecache", FIND_TIMEOUT_S)
         try:

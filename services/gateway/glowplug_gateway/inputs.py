@@ -6,8 +6,6 @@ Values come from a JSON body, or as text from a query. Every complaint names the
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Mapping
 
@@ -25,8 +23,6 @@ FIELD_TYPES = frozenset(
         "boolean",
         "list",
         "enum",
-        "file",
-        "image",
         "object",
         "json",
     }
@@ -114,10 +110,8 @@ def _fields(
             if name in text and isinstance(value, str):
                 value = _from_text(spec, value)
             checked[name] = _value(spec, value, here, complaints)
-        elif spec.default is not None:
+        elif spec.optional or spec.default is not None:
             checked[name] = spec.default
-        elif spec.optional:
-            checked[name] = None
         else:
             _complain(complaints, here, "is missing")
     for name in values:
@@ -130,7 +124,7 @@ def _value(spec: FieldSpec, value: object, path: str, complaints: dict[str, str]
     if value is None:
         if not (spec.optional or spec.type == "json"):
             _complain(complaints, path, f"must be {_ARTICLES[spec.type]}, not null")
-        return None
+        return spec.default
     match spec.type:
         case "list":
             return _list(spec, value, path, complaints)
@@ -142,8 +136,6 @@ def _value(spec: FieldSpec, value: object, path: str, complaints: dict[str, str]
             return int(value)
         case "enum" if value not in spec.choices:
             _complain(complaints, path, f"must be one of {', '.join(spec.choices)}")
-        case "file" | "image" if not _is_base64(value):
-            _complain(complaints, path, "must be a string of base64")
         case _ if not _fits(spec.type, value):
             _complain(complaints, path, f"must be {_ARTICLES[spec.type]}")
         case _:
@@ -169,7 +161,7 @@ def _object(spec: FieldSpec, value: object, path: str, complaints: dict[str, str
 
 def _fits(kind: str, value: object) -> bool:
     match kind:
-        case "string" | "enum" | "file" | "image":
+        case "string" | "enum":
             return isinstance(value, str)
         case "integer":
             return isinstance(value, int) and not isinstance(value, bool)
@@ -179,16 +171,6 @@ def _fits(kind: str, value: object) -> bool:
             return isinstance(value, bool)
         case _:
             return True
-
-
-def _is_base64(value: object) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return True
 
 
 def _from_text(spec: FieldSpec, text: str) -> object:
@@ -238,8 +220,6 @@ _ARTICLES = {
     "boolean": "true or false",
     "list": "a list",
     "enum": "one of its choices",
-    "file": "a string of base64",
-    "image": "a string of base64",
     "object": "an object",
     "json": "a JSON value",
 }

@@ -63,7 +63,7 @@ def durable(
     trace: str,
 ) -> InvocationRecord:
     """Return the record for work that is kept until it has ended. Raises: InvalidRequestError."""
-    spec = deployment.spec
+    spec, now = deployment.spec, platform.clock.unix()
     if spec.is_generator:
         raise InvalidRequestError(
             "request.invalid", f"{spec.name} is a generator: its items need a caller that waits"
@@ -76,7 +76,8 @@ def durable(
         priority=spec.priority,
         timeout_s=spec.timeout_s,
         retry=spec.retry,
-        accepted_at=platform.clock.unix(),
+        accepted_at=now,
+        expires_at=now + spec.expires_s if spec.expires_s > 0 else 0.0,
         trace=trace,
     )
 

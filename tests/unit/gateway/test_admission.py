@@ -50,12 +50,13 @@ def test_takes_calls_until_max_pending_wait_and_names_the_limit():
     assert refusal.retry_after_s >= 1.0
 
 
-def test_running_calls_are_not_pending():
+def test_own_calls_are_not_counted_twice_when_the_dispatcher_reports_them():
     admission = Admission()
     verdict(admission, offered("a"))
-    verdict(admission, offered("b"))
-    admission.step(heard(0, 2), 0.1)
-    assert isinstance(verdict(admission, offered("c")), Admit)
+    admission.step(heard(0, 1), 0.1)
+    assert admission.pending(DEP) == 1
+    assert isinstance(verdict(admission, offered("b")), Admit)
+    assert isinstance(verdict(admission, offered("c")), Refuse)
 
 
 def test_an_ended_call_makes_room():
@@ -77,7 +78,7 @@ def test_counts_durable_work_until_the_next_report():
     verdict(admission, offered("a", held=False))
     verdict(admission, offered("b", held=False))
     assert isinstance(verdict(admission, offered("c", held=False)), Refuse)
-    admission.step(heard(0, 1), 0.2)
+    admission.step(heard(0, 1), 0.2)  # one has ended
     assert isinstance(verdict(admission, offered("d", held=False)), Admit)
 
 
@@ -123,13 +124,13 @@ def test_forgets_the_report_of_a_dispatcher_that_went_silent():
     assert isinstance(verdict(admission, offered("a")), Admit)
 
 
-def test_silence_does_not_turn_running_calls_into_pending_ones():
+def test_silence_does_not_forget_own_calls():
     admission = Admission()
     verdict(admission, offered("a"))
     verdict(admission, offered("b"))
     admission.step(heard(0, 2), 0.1)
     admission.step(Ticked(), 10 * REPORT_STALE_S)
-    assert isinstance(verdict(admission, offered("c")), Admit)
+    assert isinstance(verdict(admission, offered("c")), Refuse)
 
 
 def test_retry_after_follows_the_pace_of_endings():

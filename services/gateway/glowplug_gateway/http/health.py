@@ -110,14 +110,14 @@ def health_value(
     services: Sequence[ServiceBeat], *, connected: bool, version: str
 ) -> dict[str, object]:
     """Return the health of every part: "ok" only if each has a ready instance."""
-    parts: dict[str, object] = {"broker": {"ok": connected, "instances": []}}
+    parts: dict[str, object] = {"broker": {"ready": connected, "instances": []}}
     fine = connected
     for part in PARTS:
         beats = [beat for beat in services if beat.service == part]
         ok = any(beat.ready for beat in beats)
         fine = fine and ok
         parts[part] = {
-            "ok": ok,
+            "ready": ok,
             "instances": [
                 {
                     "instance": beat.instance,
