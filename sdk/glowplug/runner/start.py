@@ -26,8 +26,10 @@ def serve(fd: int) -> int:
         raise frames.FrameError(f"the first frame is {init['type']!r}, not init")
     os.environ.update(init.get("env") or {})
     sys.modules["__main__"] = USER_MAIN
-    if init["mode"] != "function":
-        raise frames.FrameError(f"there is no mode {init['mode']!r}")
+    if init["mode"] == "session":
+        from glowplug.runner.session import serve_session  # noqa: PLC0415 - one mode per process
+
+        return serve_session(channel, init)
     from glowplug.runner.function import serve_function  # noqa: PLC0415 - one mode per process
 
     return serve_function(channel, init)
