@@ -30,6 +30,11 @@ class Askers:
         # A late comer must not hear what is new before what was said.
         self._order = asyncio.Lock()
 
+    @property
+    def done(self) -> bool:
+        """Return whether the build's end was told."""
+        return bool(self._told) and self._told[-1].done
+
     async def join(self, reply_to: str) -> None:
         """Add somebody (again); they hear everything that was said so far."""
         async with self._order:

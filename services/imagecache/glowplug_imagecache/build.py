@@ -12,7 +12,6 @@ the image that the step before it ended in; B3 after the end there are no more d
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -30,7 +29,7 @@ SEEN_S = 10.0
 STEP_GRACE_S = 60.0
 COMMIT_MAX_S = 900.0
 LINES_KEPT = 40
-LINE_MAX = 500
+TAIL_MAX = 8 * 1024
 OUTPUT_MAX = 256 * 1024
 # Time or another worker may cure these; the user's image is not the reason.
 TRANSIENT = frozenset(
@@ -227,7 +226,7 @@ class Build:
         self._since = 0.0
         self._seen_at = 0.0
         self._lost = 0
-        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._tail = ""
         self._output_chars = 0
 
     def step(self, event: Event, now: float) -> list[Decision]:  # noqa: PLR0911 - one per event
@@ -270,7 +269,7 @@ class Build:
         """Begin the next step, or end."""
         if self._done == len(self.plan.steps):
             return [*self._end(), Succeed(self._image)]
-        self._lines.clear()
+        self._tail = ""
         told: list[Decision] = [Tell("step", self._step.text)]
         if self._step.spec.kind == "file":
             dropped = self._drop()
@@ -329,8 +328,7 @@ class Build:
     def _on_output(self, event: StepOutput) -> list[Decision]:
         if event.exec_id != self._exec_id or self.phase is not Phase.STEP:
             return []
-        for line in event.text.splitlines():
-            self._lines.append(line[:LINE_MAX])
+        self._tail = (self._tail + event.text)[-TAIL_MAX:]
         before = self._output_chars
         self._output_chars += len(event.text)
         if self._output_chars <= OUTPUT_MAX:
@@ -394,9 +392,7 @@ class Build:
         step = self._step
         how = event.error.message if event.error else f"exit code {event.exit_code}"
         message = f"step {step.number} of {len(self.plan.steps)} failed ({how}): {step.text}"
-        if step.spec.kind == "run" and any(
-            sign in line for sign in READ_ONLY for line in self._lines
-        ):
+        if step.spec.kind == "run" and any(sign in self._tail for sign in READ_ONLY):
             message += (
                 ". On the host base a command can write only to the image's layer, its working "
                 f"directory; {LATER}"
@@ -405,14 +401,15 @@ class Build:
         return self._with_step(error, exit_code=event.exit_code)
 
     def _with_step(self, error: RemoteError, **more: object) -> RemoteError:
+        lines = self._tail.splitlines()[-LINES_KEPT:]
         details: dict[str, object] = {
             **error.details,
             "step": self._step.number,
             "command": self._step.text,
-            "last_lines": list(self._lines),
+            "last_lines": lines,
             **more,
         }
-        return msgspec.structs.replace(error, details=details, traceback="\n".join(self._lines))
+        return msgspec.structs.replace(error, details=details, traceback="\n".join(lines))
 
     def _fail(self, error: RemoteError) -> list[Decision]:
         return [*self._end(), Fail(error)]

@@ -77,7 +77,9 @@ class Builds:
         assert delivery.answer is not None  # noqa: S101 - it is a request
         check_spec(request.spec)
         key = encode([request.workspace, request.spec], "msgpack")
-        run = self._running.get(key) or self._start(key, request)
+        run = self._running.get(key)
+        if run is None or run.askers.done:
+            run = self._start(key, request)
         await delivery.answer(EnsureAccepted(build_id=run.askers.build_id))
         await run.askers.join(request.reply_to)
 
@@ -176,7 +178,8 @@ class Builds:
             async with self._room:
                 await run.run(self._choose)
         finally:
-            del self._running[key]
+            if self._running.get(key) is run:
+                del self._running[key]
 
     async def _choose(self, spec: ImageSpec) -> Target:
         """Pick what to build for among the workers that live, waiting a while for the first."""
