@@ -165,7 +165,10 @@ class NatsBus:
             answer = await self._nc.request(to.subject, data, timeout_s=timeout_s)
         except NoRespondersError as err:
             raise UnavailableError(
-                "platform.unavailable", f"nobody answers {to.subject}", retry_after_s=1
+                "platform.unavailable",
+                f"nobody answers {to.subject}",
+                retry_after_s=1,
+                details={"nobody_listens": True},
             ) from err
         except (TimeoutError, WireError) as err:
             raise UnavailableError(
@@ -401,8 +404,10 @@ class NatsBus:
         follower = Follower(self, stream, "", "all", work_name=name)
 
         async def on_message(message: Msg, place: Place) -> None:
+            reply = message.reply  # not the message: owners keep acks, and would keep its payload
+
             async def ack() -> None:
-                await self._nc.publish(message.reply, b"+ACK")
+                await self._nc.publish(reply, b"+ACK")
 
             await handler(
                 Delivery(

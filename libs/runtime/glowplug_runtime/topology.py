@@ -85,7 +85,7 @@ async def ensure_topology(bus: NatsBus, *, shards: int, replicas: int = 1) -> No
         if old is None:
             await bus.api(f"STREAM.CREATE.{config['name']}", config)
             log.info("topology.created", stream=config["name"])
-        elif any(old.get(key) != config[key] for key in MUTABLE if key != "metadata"):
+        elif any(old.get(k) != config[k] for k in MUTABLE if k in config and k != "metadata"):
             await bus.api(f"STREAM.UPDATE.{config['name']}", old | config)
             log.info("topology.updated", stream=config["name"])
     await _say_so(bus, shards)

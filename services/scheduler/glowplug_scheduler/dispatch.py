@@ -96,6 +96,7 @@ __all__ = [
 CANCEL_KEPT_S = 5.0
 REDELIVERED_S = 5.0
 RECORD_PAUSE_S = 0.1
+UNCLAIMED_S = 1.0
 
 # Refusals that say nothing about the container: the record had moved on.
 RECORD_REASONS = frozenset({"claimed", "conflict", "record", "stale_record", "cancelled"})
@@ -280,6 +281,8 @@ class Dispatcher:
             self.state.land(item, Place.ENDING, now)
             item.since = now
             self.state.ending.append(item)
+            # Not seen running: its claim failed, unless the record's news are still on their way.
+            self.state.remind(now + UNCLAIMED_S, item, Place.ENDING)
         else:
             self.state.forget(item, now)
 

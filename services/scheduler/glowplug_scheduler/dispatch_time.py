@@ -58,6 +58,11 @@ def _due(
     elif place is Place.DELAYED:
         state.wait(item, now)
         state.fill(item.queue, now, out)
+    elif place is Place.ENDING:
+        if item.state is State.RUNNING:
+            return  # claimed: its worker writes the last word
+        state.wait(item, now)
+        state.fill(item.queue, now, out)
     elif place is Place.WRITING:
         state.write(item, item.next_state, item.cause, item.error, now, out)
     state.touch(item.queue, now, out)
@@ -84,10 +89,7 @@ def _chase_ends(state: ShardState, now: float, out: list[Decision]) -> None:
             continue
         if item.state is State.RUNNING:
             state.retry(item, "worker", None, now, out)
-        else:
-            state.wait(item, now)
-            state.fill(item.queue, now, out)
-        state.touch(item.queue, now, out)
+            state.touch(item.queue, now, out)
 
 
 def _lose_orphans(state: ShardState, now: float, out: list[Decision]) -> None:

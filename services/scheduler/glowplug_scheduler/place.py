@@ -81,7 +81,7 @@ __all__ = [
 ]
 
 # By then every live worker has beaten once since we began to listen.
-SETTLED_AFTER_S = 1.5
+SETTLED_AFTER_S = 1.2
 STOP_AGAIN_S = 2.0
 PARKED_AGAIN_S = 1.0
 DELETED_GRACE_S = 30.0

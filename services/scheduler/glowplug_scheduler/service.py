@@ -1,0 +1,146 @@
+"""The scheduler service: makes the topology, contends for shards and placement, wires the shells.
+
+Several replicas may run; each shard and placement has one owner at a time, by lease. SIGTERM leaves
+the contexts, which releases the leases, so that another replica goes on within a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import structlog
+from glowplug_contracts.errors import PlatformError, TransientError
+from glowplug_contracts.ids import ContainerId
+from glowplug_contracts.streams import PLATFORM
+from glowplug_runtime.lease import Lease
+from glowplug_runtime.service import Shell, spawn
+from glowplug_runtime.topology import PLATFORM_KEY, ensure_topology
+
+from glowplug_scheduler.dispatch import Dispatcher
+from glowplug_scheduler.dispatching import ShardOwner
+from glowplug_scheduler.hearing import Hearing
+from glowplug_scheduler.placing import PlacementShell
+from glowplug_scheduler.records import BusRecords
+from glowplug_scheduler.settings import SchedulerSettings
+from glowplug_scheduler.workers import BusWorkers
+
+log = structlog.get_logger()
+
+PLACEMENT_TICK_S = 0.2
+WATCH_BROKER_S = 0.2
+WISHES_S = 10.0
+TOPOLOGY_S = 1.0
+TOPOLOGY_AGAIN_S = 0.1
+
+OnHeld = Callable[[Lease], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def open_service(shell: Shell[SchedulerSettings]) -> AsyncIterator[None]:
+    """Serve as long as the context is entered."""
+    await make_topology(shell)
+    scheduler = Scheduler(shell)
+    async with scheduler.hearing.open(), scheduler.placement.open():
+        shell.every(TOPOLOGY_S, scheduler.keep_topology, "keep topology")
+        shell.every(WATCH_BROKER_S, scheduler.hearing.watch_broker, "watch broker")
+        shell.every(WISHES_S, scheduler.placement.read_wishes, "read wishes")
+        placing = shell.tasks.create_task(scheduler.keep_placing(), name="keep placing")
+        shell.hold("placement", scheduler.placement.lead)
+        for shard in range(shell.shards):
+            shell.hold(f"shard-{shard}", scheduler.own(shard))
+        try:
+            yield
+        finally:
+            placing.cancel()
+
+
+async def make_topology(shell: Shell[SchedulerSettings]) -> None:
+    """Make streams and buckets exist.
+
+    No lease guards it: leases live in a bucket made here, and two replicas that make the same thing
+    do no harm.
+
+    Raises: ContractError if the broker's platform is not ours to serve.
+    """
+    while True:
+        try:
+            await _adopt_shards(shell)
+            await ensure_topology(shell.bus, shards=shell.shards, replicas=shell.settings.replicas)
+        except TransientError as error:
+            log.warning("topology.delayed", error=str(error))
+            await asyncio.sleep(TOPOLOGY_AGAIN_S)
+        else:
+            return
+
+
+async def _adopt_shards(shell: Shell[SchedulerSettings]) -> None:
+    """Without a setting, go on with as many shards as the platform was made with."""
+    if shell.settings.shards:
+        return
+    try:
+        found = await shell.bus.bucket(PLATFORM).get(PLATFORM_KEY)
+    except PlatformError:
+        return  # no such bucket yet: a new platform
+    if found is not None and found.value is not None:
+        shell.shards = found.value.shards
+
+
+class Scheduler:
+    """The process's parts, wired."""
+
+    def __init__(self, shell: Shell[SchedulerSettings]) -> None:
+        self._shell = shell
+        self.owners: dict[int, ShardOwner] = {}
+        self._workers = BusWorkers(shell.bus)
+        self._records = BusRecords(shell.bus, shell.clock)
+        self.hearing = Hearing(shell.bus, self._workers, self._spawn)
+        self.placement = PlacementShell(
+            shell.bus, shell.clock, self.hearing, self._workers, self.loads, self._spawn
+        )
+
+    def own(self, shard: int) -> OnHeld:
+        """Return what to do while a shard's lease is held."""
+
+        @asynccontextmanager
+        async def owned(lease: Lease) -> AsyncIterator[None]:
+            shell = self._shell
+            machine = Dispatcher(shard, shell.shards, cache_bytes_max=shell.settings.cache_bytes)
+            owner = ShardOwner(
+                shell.bus,
+                shell.clock,
+                self.hearing,
+                self._workers,
+                self._records,
+                machine,
+                self._spawn,
+                shell.instance,
+            )
+            self.owners[shard] = owner
+            try:
+                async with owner.open(lease.generation):
+                    yield
+            finally:
+                del self.owners[shard]
+
+        return owned
+
+    def loads(self) -> Mapping[ContainerId, int]:
+        """Return what runs in each container that a dispatcher of this process knows."""
+        return {c: n for owner in self.owners.values() for c, n in owner.machine.loads().items()}
+
+    async def keep_placing(self) -> None:
+        """Let placement see time pass; its bugs end the process, loudly."""
+        while True:
+            await self.placement.tick()
+            await asyncio.sleep(PLACEMENT_TICK_S)
+
+    async def keep_topology(self) -> None:
+        """A broker that restarts has forgotten its memory streams."""
+        shell = self._shell
+        if shell.bus.connected:
+            await ensure_topology(shell.bus, shards=shell.shards, replicas=shell.settings.replicas)
+
+    def _spawn(self, work: Awaitable[None], name: str) -> None:
+        spawn(self._shell, work, name)  # type: ignore[arg-type]

@@ -1,0 +1,21 @@
+"""The scheduler's settings."""
+
+from __future__ import annotations
+
+from glowplug_runtime.settings import Settings
+
+from glowplug_scheduler.dispatch_state import CACHE_BYTES_MAX
+
+
+class SchedulerSettings(Settings, frozen=True, kw_only=True):
+    """Settings of the scheduler; environment prefix GLOWPLUG_SCHEDULER_.
+
+    Attributes:
+        replicas: copies of each synced stream that the broker keeps, 1, 3 or 5; a cluster of brokers
+            needs more than 1.
+        cache_bytes: of waiting interactive calls kept in memory, per shard; beyond it a call is read
+            again from its stream when its turn comes.
+    """
+
+    replicas: int = 1
+    cache_bytes: int = CACHE_BYTES_MAX
