@@ -206,7 +206,7 @@ SCALE = Subject(
     template="v1.scale.{deployment_id}",
     payload=scale.ScaleDecided,
     publishers=("autoscaler",),
-    subscribers=("scheduler", "gateway"),
+    subscribers=("scheduler", "autoscaler", "gateway"),
     stream=SCALE_DECISIONS,
 )
 PLACEMENT = Subject(

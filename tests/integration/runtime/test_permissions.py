@@ -64,3 +64,12 @@ def test_only_the_scheduler_may_make_streams():
     for service in SERVICES:
         makes = "$JS.API.>" in permissions(service).publish
         assert makes == (service == "scheduler")
+
+
+async def test_making_the_topology_again_changes_nothing(guarded_server):
+    async with connect(guarded_server, "scheduler") as scheduler:
+        await ensure_topology(scheduler, shards=1)
+        before = await scheduler.api("STREAM.LIST", {})
+        await ensure_topology(scheduler, shards=1)
+        after = await scheduler.api("STREAM.LIST", {})
+        assert [s["config"] for s in before["streams"]] == [s["config"] for s in after["streams"]]
