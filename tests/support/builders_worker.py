@@ -35,7 +35,8 @@ from glowplug_runtime.bus import Bus
 from glowplug_runtime.clock import Clock
 from glowplug_worker import frames
 from glowplug_worker.capacity import Offer
-from glowplug_worker.ports import Exit, Interpreter, LocalImage, StartPlan
+from glowplug_worker.images.kit import BuildKit
+from glowplug_worker.ports import Bind, Exit, Interpreter, LocalImage, StartPlan
 from glowplug_worker.service import WorkerService
 from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import Changes, Workshop
@@ -151,12 +152,14 @@ class FolderImages:
         parent: str,
         directory: Path,
         python: Path,
-        **_: Any,
-    ) -> Any:
-        (directory / "layer").mkdir()
-        return msgspec.defstruct("Needs", [("binds", tuple), ("env", dict)])(
-            (), {"GLOWPLUG_LAYER": str(directory / "layer")}
-        )
+        *,
+        mounts: bool,
+    ) -> BuildKit:
+        layer = directory / "layer"
+        layer.mkdir()
+        seen = "/layer" if mounts else str(layer)
+        binds = (Bind(source=layer, target="/layer", writable=True),)
+        return BuildKit(binds=binds, env={"GLOWPLUG_LAYER": seen})
 
     def end_build(self, container_id: str) -> None:
         return
@@ -358,7 +361,7 @@ async def echo(peer: Peer) -> Exit | None:
 
 
 @contextlib.asynccontextmanager
-async def open_worker(
+async def _open_worker(
     bus: Bus, directory: Path, backend: Any, *, offer: Offer | None = None
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
@@ -395,6 +398,29 @@ async def open_worker(
             await service.drain(0.0)
         finally:
             ticking.cancel()
+
+
+@contextlib.asynccontextmanager
+async def open_worker(
+    bus: Bus, directory: Path, backend: Any, *, offer: Offer | None = None
+) -> AsyncIterator[WorkerService]:
+    """A worker in a task of its own, so that fixtures may hold it over their yield."""
+    opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def live() -> None:
+        async with _open_worker(bus, directory, backend, offer=offer) as service:
+            opened.set_result(service)
+            await stop.wait()
+
+    living = asyncio.ensure_future(live())
+    await asyncio.wait([living, opened], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if not living.done():
+            yield opened.result()
+    finally:
+        stop.set()
+        await living
 
 
 async def _keep_ticking(service: WorkerService) -> None:

@@ -265,6 +265,9 @@ class InFlight:
         except PlatformError as error:
             log.warning("outcome.given_up", invocation_id=self.invocation_id, error=str(error))
             await self.end()
+        except Exception:  # our bug must not hold a slot; the gateway will find the call unknown
+            log.exception("outcome.given_up", invocation_id=self.invocation_id)
+            await self.end()
         self.wake()
 
     async def write_due(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from glowplug_contracts.errors import PlatformError
+from glowplug_contracts.errors import InvariantError, PlatformError
 from glowplug_contracts.ids import ContainerId, InvocationId
 from glowplug_contracts.messages.container import (
     BindContainer,
@@ -271,6 +271,11 @@ class Supervisor:
             self._fail_start(
                 PlatformError("platform.unavailable", f"starting the container: {error}")
             )
+        except (
+            Exception
+        ) as error:  # our bug must fail this container, not leave it starting for ever
+            log.exception("container.start_failed", container_id=self.container_id)
+            self._fail_start(InvariantError("platform.bug", f"starting the container: {error!r}"))
         if self.running is None and not self.life.ended:
             self.step(life.Exited(busy=self.busy))
 
