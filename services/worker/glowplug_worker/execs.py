@@ -146,9 +146,10 @@ class Execs:
     async def _write(self) -> None:
         async with self._writer:
             while self._events:
-                await self._send_next()
-            # What was sent has left this process before more is read.
-            await self._supervisor.workshop.bus.flush()
+                while self._events:
+                    await self._send_next()
+                # What was sent has left this process before more is read.
+                await self._supervisor.workshop.bus.flush()
         self._supervisor.resume()
 
     async def _send_next(self) -> None:
