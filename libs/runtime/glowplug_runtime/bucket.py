@@ -84,7 +84,8 @@ class NatsBucket(msgspec.Struct):
                 await on_entry(self._entry(key, message.data, place.stream_sequence))
 
         await follower.start(on_message)
-        await asyncio.wait_for(follower.caught_up(), CATCH_UP_S)
+        async with asyncio.timeout(CATCH_UP_S):  # 3.11's wait_for may swallow a cancellation
+            await follower.caught_up()
         return follower
 
     async def _write(self, key: str, value: Any, expect_last: int | None) -> int:

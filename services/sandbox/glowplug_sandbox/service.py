@@ -160,9 +160,12 @@ class SandboxService:
         ):
             record = open_session(ask, ContainerId(clock.id("container")), clock.unix())
             # Its container's spans belong below this one.
-            record = await self._sessions.create(
-                msgspec.structs.replace(record, trace=span.traceparent)
-            )
+            record = msgspec.structs.replace(record, trace=span.traceparent)
+            # Known before it is wanted: its first events may be heard before the record is.
+            self._keys[record.container_id] = key
+            ours, record = record, await self._sessions.create(record)
+            if record.container_id != ours.container_id:
+                del self._keys[ours.container_id]  # an earlier try of the same id was first
             try:
                 async with asyncio.timeout(self._shell.settings.start_s):
                     return await self._started(key, changed)
