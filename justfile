@@ -5,7 +5,7 @@ export PATH := parent_directory(just_executable()) + ":" + env("PATH")
 python := parent_directory(just_executable()) / "python"
 
 packages := "glowplug_contracts glowplug_runtime glowplug_gateway glowplug_scheduler glowplug_autoscaler glowplug_imagecache glowplug_worker glowplug_sandbox glowplug_local glowplug"
-slow_layers := "tests/conformance tests/simulation tests/integration tests/e2e"
+slow_layers := "tests/conformance tests/simulation tests/integration tests/security tests/e2e"
 
 # List the recipes.
 [private]
@@ -65,7 +65,7 @@ bench which="t":
 sizes:
     {{ python }} -m tests.repo.sizes
 
-# Regenerate docs/events.md, settings.md, errors.md, states/ and the index of decisions.
+# Regenerate what is made from the code under docs/ and deploy/; record new wire fixtures.
 [group('make')]
 docs:
     {{ python }} -m tests.repo.generated

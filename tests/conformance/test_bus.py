@@ -187,7 +187,9 @@ async def test_watching_tells_what_is_and_what_changes(bus):
     await bucket.watch(on_entry, "a")
     assert seen == [("a.x", 1)]
     await bucket.put("a.x", LeaseHeld(holder="a", generation=2))
-    await eventually(lambda: len(seen) == 2)  # a bucket keeps the last: what it replaces may go unseen
+    await eventually(
+        lambda: len(seen) == 2
+    )  # a bucket keeps the last: what it replaces may go unseen
     await bucket.delete("a.x")
     await eventually(lambda: seen == [("a.x", 1), ("a.x", 2), ("a.x", None)])
 

@@ -330,3 +330,17 @@ SPAN = Subject(
 SUBJECTS: tuple[Subject[Any], ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Subject)
 )
+
+# What the words in braces stand for; they are addresses, so not every one is also in the payload.
+PLACEHOLDERS: dict[str, str] = {
+    "build_id": "one build of an image, named by who asked for it",
+    "container_id": "a container",
+    "deployment_id": "a deployment; '-' where a container belongs to none",
+    "exec_id": "one command inside a container",
+    "instance": "one replica of a service, the only one that listens there",
+    "invocation_id": "an invocation",
+    "service": "a service's name",
+    "shard": "a number below the platform's count of shards, by the workspace's hash",
+    "worker_id": "a worker",
+    "workspace": "a workspace",
+}

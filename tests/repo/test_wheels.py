@@ -1,0 +1,79 @@
+"""Each distribution declares what it needs: installed alone, from wheels, it starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.repo.tree import MEMBERS, SERVICES, distribution, package
+
+pytestmark = pytest.mark.slow
+
+UV = str(Path(sys.executable).with_name("uv"))
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if not module.name.endswith("__main__") and ".runner.boot" not in module.name:
+        importlib.import_module(module.name)
+"""
+
+
+def installed_alone(name: str, wheelhouse: Path, folder: Path) -> Path:
+    """Make a venv with one distribution and what it declares; return its bin folder."""
+    python = folder / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    done = subprocess.run(
+        [
+            UV,
+            "pip",
+            "install",
+            "-q",
+            "--no-config",
+            "--python",
+            str(python),
+            "--no-index",
+            "--find-links",
+            str(wheelhouse),
+            name,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return python.parent
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_starts_with_only_what_it_declares(
+    service: str, wheelhouse: Path, tmp_path: Path
+) -> None:
+    bin_folder = installed_alone(f"glowplug-{service}", wheelhouse, tmp_path / "venv")
+    helped = run(str(bin_folder / f"glowplug-{service}"), "--help")
+    assert helped.returncode == 0, helped.stderr
+    assert f"glowplug-{service}" in helped.stdout
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_module_imports_with_only_what_its_distribution_declares(
+    member: str, wheelhouse: Path, tmp_path: Path
+) -> None:
+    bin_folder = installed_alone(distribution(member), wheelhouse, tmp_path / "venv")
+    done = run(str(bin_folder / "python"), "-W", "error", "-c", IMPORT_ALL, package(member))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_sdk_starts_without_the_platform(wheelhouse: Path, tmp_path: Path) -> None:
+    bin_folder = installed_alone("glowplug", wheelhouse, tmp_path / "venv")
+    helped = run(str(bin_folder / "glowplug"), "--help")
+    assert helped.returncode == 0, helped.stderr
+    assert "Usage" in helped.stdout
+    nats = run(str(bin_folder / "python"), "-c", "import nats")
+    assert nats.returncode != 0, "the SDK needs no broker's client"
