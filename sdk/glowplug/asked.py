@@ -1,0 +1,220 @@
+"""What a decorator was asked for, checked and in the platform's units.
+
+The decorators hand everything the user wrote to `ask`; a mistake raises there, where it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glowplug.image import Image, parse_env
+from glowplug.parameters import refuse_parameters
+from glowplug.policies import (
+    FOREVER,
+    QueueDepthAutoscaler,
+    TaskPolicy,
+    check_timeout,
+    check_whole,
+)
+from glowplug.schema import Field, fields_of, fields_of_signature
+from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memory
+
+_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$")
+PRIORITY_MAX = 10
+RETRIES_WHEN_ONLY_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a decorator means when nothing is said."""
+
+    cpu: float
+    timeout: float
+    keep_warm_seconds: float
+    max_pending: int
+    max_containers: int
+
+
+DEFAULTS: dict[str, Defaults] = {
+    "endpoint": Defaults(1.0, 180.0, 180.0, 100, 1),
+    "function": Defaults(0.125, 3600.0, 10.0, 0, 100),
+    "task_queue": Defaults(0.125, 3600.0, 10.0, 0, 1),
+}
+
+
+@dataclass(frozen=True)
+class Retry:
+    """When a failed attempt is tried again."""
+
+    max_retries: int = 0
+    delay_s: float = 0.0
+    backoff: float = 1.0
+    max_delay_s: float = 600.0
+    retry_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One function's description, before its code is packed."""
+
+    kind: str
+    name: str
+    app: str
+    cpu_millis: int
+    memory: MemoryNeed
+    gpu: GpuNeed
+    image: Image
+    env: dict[str, str]
+    workers: int
+    concurrent_requests: int
+    keep_warm_s: float
+    max_pending: int
+    timeout_s: float
+    retry: Retry
+    expires_s: float
+    autoscaler: QueueDepthAutoscaler
+    on_start: Callable[..., Any] | None
+    authorized: bool
+    inputs: dict[str, Field] | None
+    outputs: dict[str, Field] | None
+    inputs_given: bool
+    priority: int
+
+
+def ask(  # noqa: PLR0913 - the parameters are the public surface
+    kind: str,
+    function: Callable[..., Any],
+    *,
+    app: str = "",
+    name: str | None = None,
+    cpu: float | str | None = None,
+    memory: object = None,
+    gpu: object = "",
+    gpu_count: int | None = None,
+    image: Image | None = None,
+    env: Mapping[str, str] | Sequence[str] | None = None,
+    workers: int = 1,
+    concurrent_requests: int = 1,
+    keep_warm_seconds: float | None = None,
+    max_pending_tasks: int | None = None,
+    timeout: float | None = None,
+    retries: int | None = None,
+    retry_for: Sequence[type[BaseException]] | None = None,
+    task_policy: TaskPolicy | None = None,
+    autoscaler: QueueDepthAutoscaler | None = None,
+    on_start: Callable[..., Any] | None = None,
+    authorized: bool = True,
+    inputs: object = None,
+    outputs: object = None,
+    priority: int = 0,
+    others: Mapping[str, Any] | None = None,
+) -> Asked:
+    """Return what was asked for, in the platform's units.
+
+    Raises: NotYetSupportedError, TypeError or ValueError with a sentence.
+    """
+    refuse_parameters(kind, others or {})
+    defaults = DEFAULTS[kind]
+    policy = task_policy or TaskPolicy()
+    _expect("task_policy", policy, TaskPolicy)
+    scaling = autoscaler or QueueDepthAutoscaler(max_containers=defaults.max_containers)
+    _expect("autoscaler", scaling, QueueDepthAutoscaler)
+    _expect("image", image or Image(), Image)
+    _expect("authorized", authorized, bool)
+    if on_start is not None and not callable(on_start):
+        raise TypeError(f"on_start={on_start!r}: give a function")
+    inputs_given = inputs is not None
+    return Asked(
+        kind=kind,
+        name=_checked_name("name", name if name is not None else default_name(function)),
+        app=_checked_name("app", app) if app else "",
+        cpu_millis=parse_cpu(defaults.cpu if cpu is None else cpu),
+        memory=parse_memory(memory),
+        gpu=parse_gpu(gpu, gpu_count),
+        image=image or Image(),
+        env=parse_env("env", env),
+        workers=check_whole("workers", workers, 1, 1024),
+        concurrent_requests=check_whole("concurrent_requests", concurrent_requests, 1, 10_000),
+        keep_warm_s=_keep_warm(defaults.keep_warm_seconds, keep_warm_seconds),
+        max_pending=_max_pending(defaults.max_pending, max_pending_tasks),
+        timeout_s=_timeout(defaults.timeout, timeout, policy),
+        retry=_retry(retries, retry_for, policy),
+        expires_s=policy.ttl or 0.0,
+        autoscaler=scaling,
+        on_start=getattr(on_start, "__glowplug_fn__", on_start),
+        authorized=authorized,
+        inputs=fields_of(inputs) if inputs_given else fields_of_signature(function),
+        outputs=None if outputs is None else fields_of(outputs),
+        inputs_given=inputs_given,
+        priority=check_whole("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
+    )
+
+
+def default_name(function: Callable[..., Any]) -> str:
+    """Return the deployment's name for a function that was given none."""
+    name = re.sub(r"[^a-zA-Z0-9_-]+", "-", getattr(function, "__name__", "function"))
+    return name.strip("-_")[:63].strip("-_") or "function"
+
+
+def _checked_name(what: str, value: object) -> str:
+    if not isinstance(value, str) or not _NAME.match(value):
+        raise ValueError(
+            f"{what}={value!r}: use 1 to 63 letters, digits, '-' or '_', starting and ending with "
+            "a letter or digit"
+        )
+    return value
+
+
+def _keep_warm(default: float, value: object) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"keep_warm_seconds={value!r}: give seconds, or -1 for ever")
+    if value != FOREVER and value < 0:
+        raise ValueError(f"keep_warm_seconds={value!r}: give seconds, or -1 for ever")
+    return float(value)
+
+
+def _max_pending(default: int, value: object) -> int:
+    if value is None:
+        return default
+    return check_whole("max_pending_tasks", value, 1, 10_000_000)
+
+
+def _timeout(default: float, value: object, policy: TaskPolicy) -> float:
+    if value is not None and policy.timeout is not None and value != policy.timeout:
+        raise ValueError("timeout= and task_policy.timeout differ; give one of them")
+    chosen = value if value is not None else policy.timeout
+    return default if chosen is None else check_timeout("timeout", chosen)
+
+
+def _retry(
+    retries: object, retry_for: Sequence[type[BaseException]] | None, policy: TaskPolicy
+) -> Retry:
+    names: list[str] = []
+    for cls in retry_for or ():
+        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+            raise TypeError(f"retry_for: {cls!r} is no exception class")
+        names.append(cls.__name__)
+    if retries is not None:
+        check_whole("retries", retries, 0, 1000)
+        if policy.max_retries is not None and policy.max_retries != retries:
+            raise ValueError("retries= and task_policy.max_retries differ; give one of them")
+    chosen = retries if isinstance(retries, int) else policy.max_retries
+    if chosen is None:
+        chosen = RETRIES_WHEN_ONLY_NAMED if names else 0
+    return Retry(
+        max_retries=chosen,
+        delay_s=policy.retry_delay_seconds,
+        backoff=policy.backoff,
+        max_delay_s=policy.max_delay_seconds,
+        retry_for=tuple(names),
+    )
+
+
+def _expect(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}={value!r}: give a {kind.__name__}")

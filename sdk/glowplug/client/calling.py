@@ -1,0 +1,195 @@
+"""From a wrapper and Python arguments to the platform and back: what `.remote`, `.map` and `.spawn` do.
+
+Pickling and unpickling happen in the caller's thread, where the user's classes are at home and where
+they hold up nobody else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any
+
+from glowplug_contracts.messages.invocation import Payload, RemoteError
+
+from glowplug.client import calls, wire
+from glowplug.client.deploying import Deployed
+from glowplug.client.loop import background
+from glowplug.client.mapping import Course, Flight, map_inputs, map_inputs_aio
+from glowplug.client.outcomes import read_value, remote_exception, value_of
+from glowplug.client.session import Session, current_session
+from glowplug.function import Wrapper
+from glowplug.schema import checked_inputs
+
+Any_ = Wrapper[Any, Any]
+Arguments = tuple[Any, ...]
+
+
+def call_blocking(wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """Call and wait; return the result or raise what the function raised."""
+    session = current_session()
+    deployed = _deployed_blocking(session, wrapper)
+    data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
+    ended = background().run(calls.call(session.http, deployed.deployment_id, data))
+    return value_of(ended, deployed.python_there)
+
+
+async def call_aio(wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    """Call and await."""
+    session = current_session()
+    deployed = await background().wait(session.deployment_of(wrapper))
+    data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
+    ended = await background().wait(calls.call(session.http, deployed.deployment_id, data))
+    return value_of(ended, deployed.python_there)
+
+
+def stream_blocking(
+    wrapper: Any_, args: Arguments, kwargs: dict[str, Any]
+) -> Generator[Any, None, None]:
+    """Yield a generator's items as they come."""
+    session = current_session()
+    deployed = _deployed_blocking(session, wrapper)
+    data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
+    items = calls.stream(session.http, deployed.deployment_id, data)
+    run = background().run
+    try:
+        while True:
+            found = run(_next(items))
+            if found is None:
+                return
+            yield _item(found, run(_bytes(session, found)), deployed)
+    finally:
+        run(_close(items))
+
+
+class Stream:
+    """A generator's items, asynchronously; awaiting it is allowed and changes nothing."""
+
+    def __init__(self, wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> None:
+        self._wrapper, self._args, self._kwargs = wrapper, args, kwargs
+
+    def __await__(self) -> Generator[Any, None, Stream]:
+        return (yield from _itself(self).__await__())
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        session = current_session()
+        wait = background().wait
+        deployed = await wait(session.deployment_of(self._wrapper))
+        data = dump_arguments(self._wrapper, self._args, self._kwargs, deployed.python_there)
+        items = calls.stream(session.http, deployed.deployment_id, data)
+        try:
+            while (found := await wait(_next(items))) is not None:
+                yield _item(found, await wait(_bytes(session, found)), deployed)
+        finally:
+            await wait(_close(items))
+
+
+async def spawn(
+    wrapper: Any_, args: Arguments, kwargs: dict[str, Any], *, wait_when_full: bool
+) -> str:
+    """Have durable work accepted; return its id. Runs in the background loop."""
+    session = current_session()
+    deployed = await session.deployment_of(wrapper)
+    data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
+    return await calls.spawn(
+        session.http, deployed.deployment_id, data, wait_when_full=wait_when_full
+    )
+
+
+def map_blocking(
+    wrapper: Any_, values: Iterator[Arguments], *, ordered: bool, return_exceptions: bool
+) -> Generator[Any, None, None]:
+    """Yield the results of many calls."""
+    session = current_session()
+    deployed = _deployed_blocking(session, wrapper)
+    course = _course(wrapper, deployed, ordered=ordered, return_exceptions=return_exceptions)
+    flight = Flight(session.http, deployed.deployment_id)
+    yield from map_inputs(flight, course, values)
+
+
+async def map_aio(
+    wrapper: Any_,
+    values: Iterator[Arguments] | AsyncIterator[Arguments],
+    *,
+    ordered: bool,
+    return_exceptions: bool,
+) -> AsyncIterator[Any]:
+    """Yield the results of many calls, asynchronously."""
+    session = current_session()
+    deployed = await background().wait(session.deployment_of(wrapper))
+    course = _course(wrapper, deployed, ordered=ordered, return_exceptions=return_exceptions)
+    flight = Flight(session.http, deployed.deployment_id)
+    async_values = values if isinstance(values, AsyncIterator) else _as_async(values)
+    results = map_inputs_aio(flight, course, async_values)
+    try:
+        async for result in results:
+            yield result
+    finally:
+        await results.aclose()  # type: ignore[attr-defined]
+
+
+def dump_arguments(
+    wrapper: Any_, args: Arguments, kwargs: dict[str, Any], python_there: str
+) -> bytes:
+    """Return the arguments' bytes, checked first: against `inputs` where given, else the signature.
+
+    Raises: InvalidInputError, or TypeError as the function itself would.
+    """
+    fields = wrapper.asked.inputs
+    if wrapper.asked.inputs_given and fields is not None:
+        kwargs = checked_inputs(fields, _by_name(wrapper, args, kwargs))
+        args = ()
+    return wire.dump((args, kwargs), python_there)
+
+
+def _by_name(wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> dict[str, Any]:
+    if not args:
+        return kwargs
+    names = [
+        name for name in inspect.signature(wrapper.__wrapped__).parameters if name != "context"
+    ]
+    if len(args) > len(names):
+        raise TypeError(f"{wrapper.name}() takes {len(names)} arguments, not {len(args)}")
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _course(wrapper: Any_, deployed: Deployed, *, ordered: bool, return_exceptions: bool) -> Course:
+    there = deployed.python_there
+    return Course(
+        lambda args: dump_arguments(wrapper, args, {}, there),
+        ordered=ordered,
+        return_exceptions=return_exceptions,
+        python_there=there,
+    )
+
+
+def _deployed_blocking(session: Session, wrapper: Any_) -> Deployed:
+    found = wrapper.deployed_in(session)
+    return found if found is not None else background().run(session.deployment_of(wrapper))
+
+
+def _item(found: Payload | RemoteError, data: bytes, deployed: Deployed) -> Any:
+    if isinstance(found, RemoteError):
+        raise remote_exception(found)
+    return read_value(found.format.value, data, deployed.python_there)
+
+
+async def _bytes(session: Session, found: Payload | RemoteError) -> bytes:
+    return b"" if isinstance(found, RemoteError) else await calls.payload_bytes(session.http, found)
+
+
+async def _next(items: AsyncIterator[Payload | RemoteError]) -> Payload | RemoteError | None:
+    return await anext(items, None)
+
+
+async def _close(items: AsyncIterator[Any]) -> None:
+    await items.aclose()  # type: ignore[attr-defined]
+
+
+async def _itself(stream: Stream) -> Stream:
+    return stream
+
+
+async def _as_async(values: Iterator[Arguments]) -> AsyncIterator[Arguments]:
+    for value in values:
+        yield value

@@ -1,0 +1,277 @@
+"""From a decorated function to a deployment: pack, upload, describe, send, follow the image's build."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from glowplug_contracts.messages.deployment import (
+    AutoscalerSpec,
+    DeploymentSpec,
+    FieldSpec,
+    FunctionKind,
+    ImageSpec,
+    ImageStep,
+    Resources,
+    SourceRef,
+)
+from glowplug_contracts.messages.invocation import RemoteError, RetryPolicy
+
+from glowplug.asked import Asked
+from glowplug.client import wire
+from glowplug.client.blobs import put_blob, tar_of
+from glowplug.client.http import BrokenAnswerError, Http, json_lines
+from glowplug.client.loop import in_thread
+from glowplug.client.outcomes import typed_error
+from glowplug.client.packing import pack
+from glowplug.client.source import START_MODULE, Origin, Project, find_origin, start_module
+from glowplug.errors import GlowplugError, PythonVersionMismatchError, error_for
+from glowplug.image import Image
+from glowplug.schema import Field
+from glowplug.units import GpuNeed, MemoryNeed
+
+if TYPE_CHECKING:
+    from glowplug.function import Wrapper
+
+PROGRESS_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment as the platform answered.
+
+    Attributes:
+        python_there: minor version of the Python that runs it; "" = not known.
+    """
+
+    deployment_id: str
+    name: str
+    version: int
+    url: str
+    python_there: str
+    raw: dict[str, Any]
+
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Packer:
+    """Packs and uploads; what one program packed once is not packed again."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._digests: dict[tuple[Project, str], str] = {}
+
+    async def source_of(self, wrapper: Wrapper[Any, Any], asked: Asked) -> SourceRef:
+        """Upload what the function needs, and return where it is."""
+        function = wrapper.__glowplug_fn__
+        origin = find_origin(function, wrapper)
+        if origin.module and getattr(function, "__module__", "") == "__main__":
+            wire.name_script(origin.module)
+        blob = await self._project(origin) if origin.project is not None else None
+        by_value = b"" if origin.handler else wire.dump_code(function)
+        started = await self._on_start(asked.on_start, origin)
+        return SourceRef(
+            blob=blob,  # type: ignore[arg-type]
+            handler=origin.handler,
+            pickled=await self._upload(by_value),  # type: ignore[arg-type]
+            on_start=started[0],
+            on_start_pickled=await self._upload(started[1]),  # type: ignore[arg-type]
+        )
+
+    async def image_of(self, image: Image) -> ImageSpec:
+        """Upload the files that an image adds, and return its description."""
+        steps: list[ImageStep] = []
+        for step in image.steps:
+            blob = None
+            if step.origin is not None:
+                data = await in_thread(tar_of, step.origin, step.arguments[0])
+                blob = await put_blob(self._http, data, look_first=True)
+            steps.append(ImageStep(kind=step.kind, args=step.arguments, blob=blob))  # type: ignore[arg-type]
+        return ImageSpec(
+            python_version=image.python_version, steps=tuple(steps), env=dict(image.environment)
+        )
+
+    async def _project(self, origin: Origin) -> str:
+        project = origin.project
+        assert project is not None  # noqa: S101 - the caller looked
+        extra: dict[str, str] = {}
+        if project.paths:
+            extra[f"{START_MODULE}.py"] = start_module(origin.module, project.paths)
+        key = (project, origin.module if project.paths else "")
+        if key not in self._digests:
+            data = await in_thread(pack, project, extra)
+            self._digests[key] = await put_blob(self._http, data, look_first=True)
+        return self._digests[key]
+
+    async def _on_start(
+        self, on_start: Callable[..., Any] | None, origin: Origin
+    ) -> tuple[str, bytes]:
+        if on_start is None:
+            return "", b""
+        found = find_origin(on_start)
+        if found.handler and found.project == origin.project and found.module == origin.module:
+            return found.handler, b""
+        return "", wire.dump_code(on_start)
+
+    async def _upload(self, data: bytes) -> str | None:
+        return await put_blob(self._http, data, look_first=True) if data else None
+
+
+async def describe(packer: Packer, wrapper: Wrapper[Any, Any]) -> DeploymentSpec:
+    """Return the description of one version, with everything uploaded that it refers to.
+
+    Raises: PythonVersionMismatchError where code would travel by value between two versions.
+    """
+    asked = wrapper.asked
+    source = await packer.source_of(wrapper, asked)
+    there = asked.image.python_version
+    if source.pickled and there and there != wire.python_here():
+        raise PythonVersionMismatchError(
+            f"{asked.name} has no importable name, so its code travels by value, which works only "
+            f"between equal versions: this is Python {wire.python_here()}, the image asks for "
+            f"{there}. Move it to the top level of a module, or use Python {there} here"
+        )
+    return DeploymentSpec(
+        name=asked.name,
+        kind=FunctionKind(asked.kind),
+        source=source,
+        app=asked.app,
+        image=await packer.image_of(asked.image),
+        resources=resources_of(asked.cpu_millis, asked.memory, asked.gpu),
+        autoscaler=AutoscalerSpec(
+            min_containers=asked.autoscaler.min_containers,
+            max_containers=asked.autoscaler.max_containers,
+            tasks_per_container=asked.autoscaler.tasks_per_container,
+            keep_warm_s=asked.keep_warm_s,
+        ),
+        env=asked.env,
+        workers=asked.workers,
+        concurrent_requests=asked.concurrent_requests,
+        timeout_s=asked.timeout_s,
+        retry=RetryPolicy(
+            max_retries=asked.retry.max_retries,
+            delay_s=asked.retry.delay_s,
+            backoff=asked.retry.backoff,
+            max_delay_s=asked.retry.max_delay_s,
+            retry_for=asked.retry.retry_for,
+        ),
+        max_pending=asked.max_pending,
+        expires_s=asked.expires_s,
+        authorized=asked.authorized,
+        inputs=_specs(asked.inputs),
+        outputs=_specs(asked.outputs),
+        python_version=wire.python_here(),
+        is_generator=wrapper.is_generator,
+        priority=asked.priority,
+    )
+
+
+def resources_of(cpu_millis: int, memory: MemoryNeed, gpu: GpuNeed) -> Resources:
+    """Return what one container needs, in the platform's words."""
+    return Resources(
+        cpu_millis=cpu_millis,
+        memory_bytes=memory.request_bytes,
+        memory_limit_bytes=memory.limit_bytes,
+        gpus=gpu.kinds,
+        gpu_count=gpu.count,
+    )
+
+
+async def deploy(
+    http: Http, spec: DeploymentSpec, *, ephemeral: bool, progress: Progress | None = None
+) -> Deployed:
+    """Send a description; return the deployment once its image stands.
+
+    Raises: ImageBuildError, PythonVersionMismatchError and whatever else the platform refuses it for.
+    """
+    body = msgspec.json.encode(spec)
+    event = await follow_events(
+        http,
+        f"/api/v1/deployments?ephemeral={int(ephemeral)}",
+        body,
+        last="deployed",
+        progress=progress,
+        # An ephemeral id follows from the spec, so asking again is safe; a named deploy would count up.
+        repeat=ephemeral,
+    )
+    raw = event["deployment"]
+    return Deployed(
+        deployment_id=raw["deployment_id"],
+        name=spec.name,
+        version=raw.get("version", 0),
+        url=event.get("url", ""),
+        python_there=_python_there(event, spec),
+        raw=raw,
+    )
+
+
+async def follow_events(
+    http: Http,
+    path: str,
+    body: bytes,
+    *,
+    last: str,
+    progress: Progress | None,
+    repeat: bool,
+) -> dict[str, Any]:
+    """Post something that answers in JSON lines; return the line whose event is `last`.
+
+    Raises: the exception of an `error` line.
+    """
+
+    async def once(url: str) -> dict[str, Any]:
+        async with http.open_stream(
+            url, "POST", path, body=body, headers={"Content-Type": "application/json"}
+        ) as response:
+            return await _last_event(json_lines(response), last, progress)
+
+    return await http.retrying(once, patience_s=PROGRESS_PATIENCE_S, repeat=repeat)
+
+
+async def _last_event(
+    lines: AsyncIterator[dict[str, Any]], last: str, progress: Progress | None
+) -> dict[str, Any]:
+    output: list[str] = []
+    step = ""
+    async for event in lines:
+        if event.get("event") == "error":
+            raise _event_error(event["error"], step, output)
+        if event.get("event") == last:
+            return event
+        if event.get("kind") == "step":
+            step, output = str(event.get("text", "")), []
+        elif event.get("kind") == "output":
+            output = [*output[-40:], str(event.get("text", ""))]
+        if progress is not None:
+            progress(event)
+    raise BrokenAnswerError(f"the answer ended without {last!r}")
+
+
+def _event_error(error: dict[str, Any], step: str, output: list[str]) -> GlowplugError:
+    if "type" in error:  # a RemoteError, from a container that built or started
+        return typed_error(msgspec.convert(error, RemoteError))
+    code = str(error.get("code", ""))
+    details = dict(error.get("details") or {})
+    if code == "image.build_failed":
+        details.setdefault("step", step)
+        details.setdefault("output", "\n".join(output))
+    return error_for(
+        code,
+        str(error.get("message", "")),
+        details=details,
+        retry_after_s=error.get("retry_after_s"),
+    )
+
+
+def _python_there(event: dict[str, Any], spec: DeploymentSpec) -> str:
+    there = event.get("base_python") or event.get("python_version") or spec.image.python_version
+    return ".".join(str(there).split(".")[:2]) if there else ""
+
+
+def _specs(fields: dict[str, Field] | None) -> dict[str, FieldSpec] | None:
+    if fields is None:
+        return None
+    return {name: msgspec.convert(field.spec(), FieldSpec) for name, field in fields.items()}

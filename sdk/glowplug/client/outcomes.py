@@ -1,0 +1,112 @@
+"""What came back, as a Python value or exception.
+
+The one place where the platform's words about a failure become an exception, and the only one that
+unpickles a user's exception: for this program's own calls, never in the command line.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+
+from glowplug_contracts.messages.invocation import Format, InputOutcome, Payload, RemoteError, State
+
+from glowplug.client.wire import load
+from glowplug.errors import GlowplugError, error_for
+
+_STATES: dict[State, str] = {
+    State.TIMED_OUT: "function.timeout",
+    State.CANCELLED: "invocation.cancelled",
+    State.EXPIRED: "invocation.cancelled",
+    State.DEAD: "invocation.lost",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call ended, with the result's bytes at hand."""
+
+    state: State
+    format: str = Format.PICKLE.value
+    data: bytes = b""
+    error: RemoteError | None = None
+    run_ms: float = 0.0
+    invocation_id: str = ""
+
+
+def value_of(ended: Ended, python_there: str = "") -> object:
+    """Return the result, or raise what the call ended in."""
+    if ended.state is not State.SUCCEEDED:
+        raise exception_of(ended)
+    return read_value(ended.format, ended.data, python_there)
+
+
+def read_value(form: str, data: bytes, python_there: str = "") -> object:
+    """Return the value in a result's bytes."""
+    if form == Format.JSON.value:
+        import json  # noqa: PLC0415
+
+        return json.loads(data)
+    return load(data, python_there)
+
+
+def exception_of(ended: Ended) -> BaseException:
+    """Return the exception for a call that did not succeed."""
+    if ended.error is None:
+        code = _STATES.get(ended.state, "function.failed")
+        return _with_id(error_for(code, f"the call ended as {ended.state.value}"), ended)
+    return _with_id(remote_exception(ended.error), ended)
+
+
+def remote_exception(error: RemoteError) -> BaseException:
+    """Return the user's own exception where it can be carried over, else the typed one."""
+    if error.pickled:
+        try:
+            found = pickle.loads(error.pickled)  # noqa: S301 - only for our own function's exception
+        except Exception:  # noqa: BLE001 - its class may not exist here: keep name and text instead
+            found = None
+        if isinstance(found, BaseException):
+            _note_frames(found, error)
+            return found
+    return typed_error(error)
+
+
+def typed_error(error: RemoteError) -> GlowplugError:
+    """Return the platform's exception for an error, without unpickling anything."""
+    message = error.message
+    if error.code == "function.failed":
+        message = f"{error.type}: {error.message}" if error.message else error.type
+    found = error_for(
+        error.code,
+        message,
+        details={**error.details, "type": error.type, "traceback": error.traceback},
+    )
+    _note_frames(found, error)
+    lines = error.details.get("last_lines")
+    if isinstance(lines, list) and lines:
+        found.add_note("Last lines it wrote:\n" + "\n".join(f"  {line}" for line in lines))
+    return found
+
+
+def input_ended(outcome: InputOutcome, data: bytes, invocation_id: str) -> Ended:
+    """Return one input's end in the form of a call's."""
+    result = outcome.result or Payload(format=Format.PICKLE)
+    return Ended(
+        state=outcome.state,
+        format=result.format.value,
+        data=data,
+        error=outcome.error,
+        run_ms=outcome.run_ms,
+        invocation_id=invocation_id,
+    )
+
+
+def _note_frames(found: BaseException, error: RemoteError) -> None:
+    if error.traceback.strip():
+        found.add_note("In the container:\n" + error.traceback.rstrip())
+
+
+def _with_id(found: BaseException, ended: Ended) -> BaseException:
+    if ended.invocation_id:
+        found.add_note(f"invocation {ended.invocation_id}")
+    return found

@@ -1,0 +1,185 @@
+"""Images: what a function's container holds beyond the standard library.
+
+Each call of the chain is one cached step. Nothing is read or sent before a deployment; the client
+needs none of the packages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glowplug.parameters import refuse_method, refuse_parameters
+from glowplug.remote import is_remote
+
+_VERSION = re.compile(r"^(?:python)?(3(?:\.[0-9]{1,2})?)$")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: "pip" (requirement lines), "run" (one command) or "file" (from here to there)."""
+
+    kind: str
+    arguments: tuple[str, ...]
+    origin: Path | None = None
+
+
+@dataclass(frozen=True, init=False)
+class Image:
+    """A description of an image. Immutable: every call of the chain returns a new one."""
+
+    python_version: str
+    steps: tuple[Step, ...]
+    environment: tuple[tuple[str, str], ...]
+
+    def __init__(
+        self,
+        python_version: str = "",
+        python_packages: Sequence[str] | str | None = None,
+        commands: Sequence[str] | None = None,
+        env_vars: Mapping[str, str] | Sequence[str] | None = None,
+        **others: Any,
+    ) -> None:
+        refuse_parameters("Image", others)
+        object.__setattr__(self, "python_version", parse_python_version(python_version))
+        steps: list[Step] = []
+        if python_packages:
+            steps.append(Step("pip", read_requirements(python_packages)))
+        steps.extend(Step("run", (_text("commands", command),)) for command in commands or ())
+        object.__setattr__(self, "steps", tuple(steps))
+        object.__setattr__(self, "environment", tuple(parse_env("env_vars", env_vars).items()))
+
+    def pip_install(self, *packages: str | Sequence[str]) -> Image:
+        """Add Python packages: requirement lines, or the path of a requirements file."""
+        lines: list[str] = []
+        for package in packages:
+            lines.extend(read_requirements(package))
+        if not lines:
+            raise ValueError("pip_install() needs at least one package")
+        return self._with(Step("pip", tuple(lines)))
+
+    def add_python_packages(self, packages: Sequence[str] | str) -> Image:
+        """Add Python packages; the same as pip_install."""
+        return self.pip_install(packages)
+
+    def run_commands(self, *commands: str | Sequence[str]) -> Image:
+        """Run shell commands while the image is built, each one a step."""
+        image = self
+        for command in commands:
+            for line in (command,) if isinstance(command, str) else tuple(command):
+                image = image._with(Step("run", (_text("run_commands", line),)))
+        return image
+
+    def add_local_file(self, local_path: str | Path, remote_path: str) -> Image:
+        """Add one file of this machine at a path inside the image's layer."""
+        return self._with(Step("file", (_inside(remote_path),), Path(local_path).absolute()))
+
+    def add_local_dir(self, local_path: str | Path, remote_path: str) -> Image:
+        """Add a folder of this machine, with all that is in it, at a path inside the layer."""
+        return self._with(Step("file", (_inside(remote_path),), Path(local_path).absolute()))
+
+    def env(self, variables: Mapping[str, str] | None = None, **more: str) -> Image:
+        """Add environment variables, which the image keeps in plain text."""
+        added = parse_env("env", {**(variables or {}), **more})
+        merged = {**dict(self.environment), **added}
+        return replace_image(self, environment=tuple(merged.items()))
+
+    @contextmanager
+    def imports(self) -> Iterator[None]:
+        """Let imports of the image's packages fail here, and only here."""
+        if is_remote():
+            yield
+            return
+        try:
+            yield
+        except ImportError:
+            return
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        refuse_method("Image", name)
+
+    def _with(self, step: Step) -> Image:
+        return replace_image(self, steps=(*self.steps, step))
+
+
+def replace_image(image: Image, **changes: Any) -> Image:
+    """Return a copy with some attributes changed."""
+    copy = Image()
+    for name in ("python_version", "steps", "environment"):
+        object.__setattr__(copy, name, changes.get(name, getattr(image, name)))
+    return copy
+
+
+def parse_python_version(value: object) -> str:
+    """Return "3.11" for "python3.11" or "3.11", and "" (the platform's own) for "python3" or "".
+
+    Raises: ValueError or TypeError with a sentence.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f'python_version={value!r}: give "3.11", "python3.11" or "python3"')
+    if not value:
+        return ""
+    match = _VERSION.match(value.strip().lower())
+    if match is None:
+        raise ValueError(f'python_version={value!r}: give "3.11", "python3.11" or "python3"')
+    return "" if match[1] == "3" else match[1]
+
+
+def read_requirements(value: Sequence[str] | str) -> tuple[str, ...]:
+    """Return requirement lines from a list, one line, or the path of a requirements file.
+
+    Raises: ValueError for an option line that would need other files; FileNotFoundError.
+    """
+    if isinstance(value, str):
+        if not value.endswith((".txt", ".in")):
+            return (_text("python_packages", value),)
+        lines = [
+            line.split(" #")[0].strip() for line in Path(value).read_text("utf-8").splitlines()
+        ]
+        kept = [line for line in lines if line and not line.startswith("#")]
+        for line in kept:
+            if line.startswith(("-r", "-c", "-e", "--requirement", "--constraint", "--editable")):
+                raise ValueError(f"{value}: {line!r}: write the requirements into one file")
+        return tuple(kept)
+    return tuple(_text("python_packages", line) for line in value)
+
+
+def parse_env(name: str, value: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    """Return variables from a mapping, or from a list of "NAME=value".
+
+    Raises: ValueError or TypeError with a sentence.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        raise TypeError(f'{name}={value!r}: give a dict, or a list of "NAME=value"')
+    pairs = (
+        list(value.items())
+        if isinstance(value, Mapping)
+        else [tuple(str(item).split("=", 1)) for item in value]
+    )
+    variables: dict[str, str] = {}
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not pair[0] or "=" in pair[0]:  # noqa: PLR2004
+            raise ValueError(f'{name}: {pair!r} is no variable; give a dict, or "NAME=value"')
+        if not isinstance(pair[1], str):
+            raise TypeError(f"{name}: the value of {pair[0]} must be a string, not {pair[1]!r}")
+        variables[pair[0]] = pair[1]
+    return variables
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name}: {value!r} must be a string that says something")
+    return value.strip()
+
+
+def _inside(path: str) -> str:
+    clean = path.strip("/")
+    if not clean or ".." in clean.split("/"):
+        raise ValueError(f"{path!r}: give a path inside the image's layer, without '..'")
+    return clean

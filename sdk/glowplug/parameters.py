@@ -1,0 +1,228 @@
+"""The one table of what is honoured now, and what is refused as "not yet".
+
+A name or parameter of Glowplug's public surface is honoured or refused with a sentence that says what
+to do instead; nothing is ever ignored. The decorators' signatures list what is honoured; everything
+else that a caller writes arrives here. A test walks the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from glowplug.errors import NotYetSupportedError
+
+COMMON: frozenset[str] = frozenset(
+    {
+        "app",
+        "name",
+        "cpu",
+        "memory",
+        "gpu",
+        "gpu_count",
+        "image",
+        "workers",
+        "concurrent_requests",
+        "keep_warm_seconds",
+        "max_pending_tasks",
+        "timeout",
+        "retries",
+        "retry_for",
+        "task_policy",
+        "autoscaler",
+        "on_start",
+        "env",
+        "authorized",
+        "inputs",
+        "outputs",
+        "priority",
+    }
+)
+
+# What each caller takes now.
+HONOURED: dict[str, frozenset[str]] = {
+    "endpoint": COMMON,
+    "function": COMMON,
+    "task_queue": COMMON,
+    "Sandbox": frozenset(
+        {"image", "cpu", "memory", "gpu", "gpu_count", "env", "keep_warm_seconds"}
+    ),
+    "Image": frozenset({"python_version", "python_packages", "commands", "env_vars"}),
+    "QueueDepthAutoscaler": frozenset({"max_containers", "tasks_per_container", "min_containers"}),
+    "TaskPolicy": frozenset(
+        {
+            "max_retries",
+            "timeout",
+            "ttl",
+            "retry_delay_seconds",
+            "backoff",
+            "max_delay_seconds",
+        }
+    ),
+}
+
+_DECORATORS_LATER: dict[str, str] = {
+    "gpu_memory": "ask for whole devices with gpu= and gpu_count=",
+    "no_retry_for": "name what to retry with retry_for=",
+    "volumes": "read files from the project, or put them into the image with add_local_file",
+    "secrets": "pass values with env=, which is stored in plain text",
+    "callback_url": "poll the task's status, or post from the function itself",
+    "checkpoint_enabled": "keep containers warm with keep_warm_seconds or min_containers",
+    "pool": "leave it out: there is one pool",
+    "region": "leave it out: there is one region",
+}
+
+# What each refuses for now, and what to do instead.
+NOT_YET: dict[str, dict[str, str]] = {
+    "endpoint": _DECORATORS_LATER,
+    "function": _DECORATORS_LATER,
+    "task_queue": _DECORATORS_LATER,
+    "Sandbox": {
+        "app": "leave it out: sandboxes are named by their id",
+        "name": "leave it out: sandboxes are named by their id",
+        "secrets": "pass values with env=",
+        "volumes": "write files from code that runs in the sandbox",
+        "ports": "talk to the sandbox through run_code and exec",
+        "block_network": "run code that may reach the network, or none",
+        "allow_list": "run code that may reach the network, or none",
+    },
+    "Image": {
+        "system_packages": "install what you need with python_packages; OCI bases come later",
+        "base_image": "leave it out: images stand on the host's base; OCI bases come later",
+        "secrets": "pass values with env_vars=, which the image keeps in plain text",
+    },
+    "QueueDepthAutoscaler": {
+        "buffer_containers": "set min_containers",
+    },
+    "TaskPolicy": {"jitter": "leave it out: pauses have their exact length"},
+}
+
+# Names of the surface that stand, and only say that they come later.
+NAMES_NOT_YET: dict[str, str] = {
+    "asgi": "use @endpoint for one handler",
+    "wsgi": "use @endpoint for one handler",
+    "web_server": "use @endpoint for one handler",
+    "realtime": "use a generator under @endpoint, which streams",
+    "schedule": "start the function from your own timer",
+    "hourly": "start the function from your own timer",
+    "on_event": "put work into a @task_queue yourself",
+    "cls": "use @function with on_start",
+    "enter": "use on_start",
+    "exit": "clean up at the end of the function",
+    "method": "use @function",
+    "parameter": "pass arguments",
+    "batched": "map over lists",
+    "Pod": "use @endpoint, or a Sandbox",
+    "Map": "return values, or use a store of your own",
+    "Queue": "use @task_queue",
+    "Volume": "put files into the image with add_local_file",
+    "CloudBucket": "read the bucket from the function",
+    "Secret": "pass values with env=",
+    "Output": "return the value",
+    "Model": "install weights from a package in the image",
+    "Client": "use the decorated functions, the HTTP API or the command line",
+    "LatencyAutoscaler": "use QueueDepthAutoscaler",
+    "PredictiveAutoscaler": "use QueueDepthAutoscaler",
+}
+
+# Methods of the surface that say the same.
+METHODS_NOT_YET: dict[str, dict[str, str]] = {
+    "function": {
+        "for_each": "use map and drop the results",
+        "serve": "run the program, or deploy it again after a change",
+    },
+    "endpoint": {"serve": "run the program, or deploy it again after a change"},
+    "task_queue": {"serve": "run the program, or deploy it again after a change"},
+    "Image": {
+        "apt_install": "install what you need with pip_install; OCI bases come later",
+        "with_secrets": "use env(), which the image keeps in plain text",
+        "micromamba": "use pip_install",
+        "from_registry": "leave it out: images stand on the host's base",
+        "from_dockerfile": "use the chain: pip_install, run_commands, add_local_file, env",
+    },
+    "Sandbox": {
+        "wait": "read status() until it has ended",
+        "update_ttl": "give keep_warm_seconds when you create it",
+        "expose_port": "talk to the sandbox through run_code and exec",
+        "list_urls": "talk to the sandbox through run_code and exec",
+        "snapshot": "create the sandbox again",
+        "fork": "create another sandbox",
+        "fs": "read and write files with run_code",
+    },
+    "Task": {
+        "progress": "print from the function; the lines appear live",
+        "subscribe": "poll status(), or wait with result()",
+    },
+    "process": {
+        "list_processes": "keep what exec returns",
+        "get_process": "keep what exec returns",
+    },
+}
+
+
+def refuse_parameters(caller: str, given: Mapping[str, object]) -> None:
+    """Refuse what a caller does not take (yet).
+
+    Raises: NotYetSupportedError for what a later release takes; TypeError, with the nearest name, for
+        what nobody knows.
+    """
+    later = NOT_YET[caller]
+    for name in given:
+        if name in later:
+            raise NotYetSupportedError(
+                f"{caller}({name}=…) is not yet supported; {later[name]}",
+                details={"parameter": name},
+            )
+        raise TypeError(f"{caller}() takes no {name!r}{_nearest(name, HONOURED[caller])}")
+
+
+def refuse_method(owner: str, name: str) -> NoReturn:
+    """Refuse an attribute that the public surface has and this release does not.
+
+    Raises: NotYetSupportedError, or AttributeError for what nobody knows.
+    """
+    later = METHODS_NOT_YET.get(owner, {})
+    if name in later:
+        raise NotYetSupportedError(f"{owner}.{name} is not yet supported; {later[name]}")
+    raise AttributeError(f"{owner} has no {name!r}")
+
+
+class NotYet:
+    """Stands for a name of the surface that comes later, and says so when it is used.
+
+    It can be imported, so that a program which only names it still loads.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse."""
+        raise self._error()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self._error()
+
+    def __mro_entries__(self, _: object) -> NoReturn:
+        raise self._error()
+
+    def __repr__(self) -> str:
+        return f"<glowplug.{self._name}: not yet supported>"
+
+    def _error(self) -> NotYetSupportedError:
+        return NotYetSupportedError(
+            f"glowplug.{self._name} is not yet supported; {NAMES_NOT_YET[self._name]}"
+        )
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of the known names, or nothing."""
+    return _nearest(name, known)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

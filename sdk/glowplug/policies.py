@@ -1,0 +1,116 @@
+"""How a function scales and when a failed attempt is tried again, as the user writes it.
+
+Plain values; `settings.py` folds them into one deployment's description.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from glowplug.parameters import refuse_parameters
+
+FOREVER = -1
+
+
+@dataclass(frozen=True, init=False)
+class QueueDepthAutoscaler:
+    """One container for every `tasks_per_container` inputs that wait or run.
+
+    Attributes:
+        max_containers: never more.
+        tasks_per_container: inputs that justify one container.
+        min_containers: kept even when idle (only of the latest version).
+    """
+
+    max_containers: int
+    tasks_per_container: int
+    min_containers: int
+
+    def __init__(
+        self,
+        max_containers: int = 1,
+        tasks_per_container: int = 1,
+        min_containers: int = 0,
+        **others: Any,
+    ) -> None:
+        refuse_parameters("QueueDepthAutoscaler", others)
+        check_whole("max_containers", max_containers, 1, 100_000)
+        check_whole("tasks_per_container", tasks_per_container, 1, 1_000_000)
+        check_whole("min_containers", min_containers, 0, max_containers)
+        object.__setattr__(self, "max_containers", max_containers)
+        object.__setattr__(self, "tasks_per_container", tasks_per_container)
+        object.__setattr__(self, "min_containers", min_containers)
+
+
+@dataclass(frozen=True, init=False)
+class TaskPolicy:
+    """When a failed attempt is tried again, and how long anything may take.
+
+    Attributes:
+        max_retries: tries beyond the first for exceptions of the user's code; 0 means none.
+        timeout: seconds for one attempt; −1 = none; None = the decorator's.
+        ttl: seconds after which work that has not started expires; None = never.
+        retry_delay_seconds: pause before the first retry.
+        backoff: each later pause is so many times the one before.
+        max_delay_seconds: and never longer than this.
+    """
+
+    max_retries: int | None
+    timeout: float | None
+    ttl: float | None
+    retry_delay_seconds: float
+    backoff: float
+    max_delay_seconds: float
+
+    def __init__(
+        self,
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        ttl: float | None = None,
+        retry_delay_seconds: float = 0.0,
+        backoff: float = 1.0,
+        max_delay_seconds: float = 600.0,
+        **others: Any,
+    ) -> None:
+        refuse_parameters("TaskPolicy", others)
+        if max_retries is not None:
+            check_whole("max_retries", max_retries, 0, 1000)
+        if timeout is not None:
+            check_timeout("timeout", timeout)
+        if ttl is not None and not ttl > 0:
+            raise ValueError(f"ttl={ttl!r}: give seconds above 0, or None for never")
+        if retry_delay_seconds < 0 or max_delay_seconds < 0:
+            raise ValueError("retry_delay_seconds and max_delay_seconds can't be negative")
+        if backoff < 1:
+            raise ValueError(f"backoff={backoff!r}: must be at least 1")
+        object.__setattr__(self, "max_retries", max_retries)
+        object.__setattr__(self, "timeout", timeout)
+        object.__setattr__(self, "ttl", ttl)
+        object.__setattr__(self, "retry_delay_seconds", float(retry_delay_seconds))
+        object.__setattr__(self, "backoff", float(backoff))
+        object.__setattr__(self, "max_delay_seconds", float(max_delay_seconds))
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> int:
+    """Return `value` if it is a whole number of that range.
+
+    Raises: TypeError or ValueError with a sentence.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: give a whole number")
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value!r}: must be between {low} and {high}")
+    return value
+
+
+def check_timeout(name: str, value: object) -> float:
+    """Return seconds above 0, or −1 for none.
+
+    Raises: TypeError or ValueError with a sentence.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={value!r}: give seconds, or -1 for none")
+    if value != FOREVER and not value > 0:
+        raise ValueError(f"{name}={value!r}: give seconds above 0, or -1 for none")
+    return float(value)
