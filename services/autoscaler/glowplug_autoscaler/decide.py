@@ -329,6 +329,6 @@ def _why(plan: Plan, previous: int, *, takeover: bool) -> Reason:
     """Return the word for a change (or for saying the same again)."""
     if plan.target == previous:
         return Reason.TAKEOVER if takeover else Reason.REAFFIRMED
-    if plan.reason is Reason.BACKLOG and plan.target < previous:
+    if plan.reason in {Reason.BACKLOG, Reason.MINIMUM} and plan.target < previous:
         return Reason.IDLE
     return plan.reason
