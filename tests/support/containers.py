@@ -75,6 +75,9 @@ async def open_container(
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     scratch.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
+    argv_of = fields.pop("argv_of", None)
+    if argv_of is not None:
+        fields["argv"] = argv_of(theirs.fileno())
     plan = a_plan(scratch, backend, code, theirs.fileno(), **fields)
     try:
         container = await backend.start(plan)

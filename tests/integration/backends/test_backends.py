@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from glowplug_contracts.errors import UnavailableError
 from glowplug_worker.ports import Backend, StartPlan
+from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.uids import RANGES
 
-from tests.support.containers import Bind, a_plan, open_container
+from tests.support.containers import PRELUDE, Bind, a_plan, open_container
 from tests.support.eventually import eventually
 from tests.support.runner_process import BOOT
 
@@ -241,3 +245,50 @@ async def test_packages_beside_the_interpreter_are_hidden(bwrap, tmp_path):
     )
     async with open_container(bwrap, tmp_path / "c", code) as inside:
         assert await inside.said() == []
+
+
+async def test_what_the_user_sets_for_the_loader_does_not_reach_bubblewrap(bwrap, tmp_path):
+    # As LD_PRELOAD of bwrap itself it would run out here; the loader would complain about this one.
+    env = {"LD_PRELOAD": str(tmp_path / "not-there.so"), "MINE": "a b\nc"}
+    code = "say([os.environ['LD_PRELOAD'], os.environ['MINE']]); hear()"
+    async with open_container(bwrap, tmp_path / "c", code, env=env) as inside:
+        assert await inside.said() == [env["LD_PRELOAD"], env["MINE"]]
+        outer = Path(f"/proc/{inside.container.pid}")
+        assert b"LD_PRELOAD" not in (outer / "environ").read_bytes()
+        assert b"a b\nc" not in (outer / "cmdline").read_bytes()
+        await inside.tell()
+        end = await inside.container.wait()
+        assert end.stderr_tail.count("not-there.so") <= 1  # the container's Python, not bwrap's
+
+
+async def test_a_network_of_its_own_is_given_or_refused(backend, tmp_path):
+    code = "say(open('/proc/net/dev').read().count(':'))"
+    if backend.mounts:
+        async with open_container(backend, tmp_path / "c", code, network_shared=False) as inside:
+            assert await inside.said() == 1  # loopback only
+    else:
+        with pytest.raises(UnavailableError, match="network"):
+            async with open_container(backend, tmp_path / "c", code, network_shared=False):
+                pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_run_by_root_a_plain_process_has_its_own_user_where_it_can(tmp_path):
+    python = Path(f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}")
+    if not python.exists():  # noqa: ASYNC240
+        pytest.skip(f"no {python} that every user can run")
+    scratch = Path(tempfile.mkdtemp(prefix="glowplug-test-", dir="/var/tmp"))
+    scratch.chmod(0o755)  # noqa: ASYNC240
+    backend = await choose_backend("process", tmp_path / "data")
+    code = "open('mine', 'w').close(); say(os.getuid()); os.fork() or os.setsid(); hear()"
+    argv = (str(python), "-I", "-S", "-c", PRELUDE + code)
+    try:
+        async with open_container(
+            backend, scratch, "", argv_of=lambda fd: (*argv, str(fd))
+        ) as inside:
+            uid = await inside.said()
+            assert any(uid in ids for ids in RANGES)
+            inside.container.kill()
+            await inside.container.wait()
+    finally:
+        shutil.rmtree(scratch)

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from glowplug_worker.runtime.python import find_pythons
 
+from tests.support.eventually import eventually_sync
 from tests.support.runner_process import open_runner, open_runners
 
 
@@ -473,3 +475,56 @@ def test_user_code_finds_no_descriptor_of_the_socket_in_its_children():
         runner.start(function=_by_value(code))
         # 0-2, and the descriptor that ls itself has open.
         assert len(runner.call()) <= 4
+
+
+def test_on_start_and_async_calls_share_one_loop():
+    on_start = _by_value(
+        "import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    return asyncio.get_running_loop()\n"
+    )
+    code = "import asyncio\nasync def f(context): return context.on_start_value is asyncio.get_running_loop()\n"
+    with open_runner() as runner:
+        runner.start(function=_by_value(code), on_start_function=on_start)
+        assert runner.call() is True
+
+
+def test_output_that_nobody_reads_is_dropped_and_counted_and_the_code_goes_on(tmp_path):
+    code = (
+        "import os\n"
+        "def f(done):\n"
+        "    for n in range(400): print(str(n) * 4000)\n"
+        "    os.system('head -c 3000000 /dev/zero | tr \"\\\\0\" x')\n"
+        "    open(done, 'w').close()\n"
+    )
+    done = tmp_path / "done"
+    with open_runner() as runner:
+        runner.start(function=_by_value(code))
+        runner.run(str(done))
+        # Nothing is read from the socket: the code must come to its end all the same.
+        eventually_sync(done.exists)
+        runner.run("/dev/null", id="inv_2")
+        runner.result()
+        runner.result("inv_2")
+        dropped = sum(header.get("dropped", 0) for header, _ in runner.seen)
+        assert dropped > 0
+
+
+@pytest.mark.parametrize("version", find_pythons().versions())
+def test_the_runner_runs_on_every_python_that_the_platform_offers(version, tmp_path):
+    (tmp_path / "app.py").write_text(
+        "import sys, asyncio\n"
+        "def f(x):\n    print('hi')\n    return sys.version.split()[0], x\n"
+        "async def g(x):\n    await asyncio.sleep(0)\n    raise ValueError(x)\n"
+    )
+    found = find_pythons().find(version)
+    with open_runner(python=str(found.executable)) as runner:
+        runner.start(source=str(tmp_path), handler="app:f")
+        assert runner.call([1]) == (found.version, [1])
+        assert runner.logged("inv_1") == "hi\n"
+    with open_runner(python=str(found.executable)) as runner:
+        runner.start(source=str(tmp_path), handler="app:g", concurrency=2)
+        assert 'File "app.py", line 7' in runner.error("no")["traceback"]
+    with open_runner(python=str(found.executable)) as runner:
+        runner.start(mode="session")
+        runner.send("exec", b"print(1)\n2", exec_id="x", mode="code")
+        header, _ = runner.until(lambda h: h.get("kind") == "ended")
+        assert header["exit_code"] == 0

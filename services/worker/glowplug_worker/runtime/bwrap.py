@@ -63,27 +63,27 @@ class BwrapBackend:
         plan.scratch.mkdir(parents=True, exist_ok=True)
         binds = (*_identity(plan.scratch), *_prefix(plan), *plan.binds)
         uid = None if self._uids is None else self._uids.take()
-        filter_fd = _filter_fd()
         info, info_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        given = [info_writing]
         try:
+            given.append(_memfd("seccomp", seccomp.program(platform.machine())))
             birth, command, sources = self._stage(binds, uid)
-            argv = (
-                command,
-                *sandbox_flags(plan, binds, sources, _masked(plan)),
-                *("--seccomp", str(filter_fd), "--info-fd", str(info_writing)),
-                *("--", *plan.argv),
-            )
+            flags = sandbox_flags(plan, binds, sources, _masked(plan))
+            flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
+            given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
             if uid is not None:
                 await asyncio.to_thread(_hand_over, binds, uid)
-            fds = (*plan.fds, filter_fd, info_writing)
-            process, stderr = await fork(argv, plan.env, birth, fds)
+            # bubblewrap itself gets no environment: LD_PRELOAD of the user's would load into it, out
+            # here. And what it gets by `--args` no other user of the host can read, unlike argv.
+            argv = (command, "--args", str(given[2]), "--", *plan.argv)
+            process, stderr = await fork(argv, {}, birth, (*plan.fds, *given))
         except BaseException:
             os.close(info)
             self._give_back(uid)
             raise
         finally:
-            os.close(filter_fd)
-            os.close(info_writing)
+            for fd in given:
+                os.close(fd)
         inside = _Inside()
         tree = Tree(process, stderr, inside.kill, lambda: self._finish(inside, uid))
         try:
@@ -179,7 +179,11 @@ def sandbox_flags(
     plan: StartPlan, binds: tuple[Bind, ...], sources: tuple[str, ...], masked: tuple[str, ...]
 ) -> list[str]:
     """Return bubblewrap's flags; `sources` are the binds' sources as bubblewrap sees them."""
-    flags = ["--unshare-all", "--share-net", "--uid", str(USER), "--gid", str(USER)]
+    flags = ["--unshare-all", "--uid", str(USER), "--gid", str(USER), "--clearenv"]
+    if plan.network_shared:
+        flags.append("--share-net")
+    for name, value in plan.env.items():
+        flags += ["--setenv", name, value]
     flags += [
         "--hostname",
         plan.hostname,
@@ -267,10 +271,10 @@ def _hand_over(binds: tuple[Bind, ...], uid: int) -> None:
             own_tree(bind.source, uid)
 
 
-def _filter_fd() -> int:
-    """Return a descriptor from which bubblewrap reads the system-call filter."""
-    fd = os.memfd_create("seccomp")
-    os.write(fd, seccomp.program(platform.machine()))
+def _memfd(name: str, data: bytes) -> int:
+    """Return a descriptor from which bubblewrap reads `data`."""
+    fd = os.memfd_create(name)
+    os.write(fd, data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 

@@ -25,7 +25,7 @@ _MS_BIND: Final = 0x1000
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 
 # Where the staging area goes, in the child's own mount namespace; what it hides is hidden for nobody else.
-_STAGE_CANDIDATES: Final = ("/mnt", "/srv", "/media", "/opt")
+_STAGE_CANDIDATES: Final = ("/mnt", "/srv", "/media", "/opt", "/tmp")  # noqa: S108 - a private mount
 
 OPEN_FILES_MAX: Final = 65_536
 FILE_BYTES_MAX: Final = 256 << 30

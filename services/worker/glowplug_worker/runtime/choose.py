@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import shutil
 import socket
 import sys
@@ -21,6 +22,7 @@ from glowplug_contracts.ids import ContainerId
 from glowplug_contracts.messages.container import ContainerKind
 
 from glowplug_worker.ports import Backend, RunningContainer, StartPlan
+from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.bwrap import BwrapBackend, find_binary
 from glowplug_worker.runtime.process import ProcessBackend
 from glowplug_worker.runtime.python import own_python
@@ -78,10 +80,14 @@ async def choose_backend(wanted: str, data_dir: Path) -> Backend:
         return ProcessBackend("it was asked for", _uids())
     try:
         backend = await _try_bwrap(data_dir)
-    except PlatformError as error:
+    except (PlatformError, OSError) as error:
         if wanted == "bwrap":
-            raise
-        return ProcessBackend(f"bwrap can't be used here ({error.message})", _uids())
+            if isinstance(error, PlatformError):
+                raise
+            raise UnavailableError(
+                "platform.unavailable", f"bwrap can't be tried: {error}"
+            ) from error
+        return ProcessBackend(f"bwrap can't be used here ({error})", _uids())
     return backend
 
 
@@ -89,6 +95,10 @@ async def _try_bwrap(data_dir: Path) -> Backend:
     binary = find_binary() if sys.platform == "linux" else None
     if binary is None:
         raise UnavailableError("platform.unavailable", "bubblewrap is not installed")
+    if platform.machine() not in seccomp.ARCHITECTURES:
+        raise UnavailableError(
+            "platform.unavailable", f"there is no system-call filter for {platform.machine()} yet"
+        )
     uids = _uids()
     words = "every container has its own unprivileged user" if uids else "run as an ordinary user"
     backend = BwrapBackend(binary, f"tried at start-up, it holds; {words}", uids)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from glowplug_contracts.errors import UnavailableError
+
 from glowplug_worker.ports import Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime.child import Birth
 from glowplug_worker.runtime.tree import Tree, fork
@@ -35,6 +37,10 @@ class ProcessBackend:
 
     async def start(self, plan: StartPlan) -> RunningContainer:
         """Start the runner (`ports.Backend.start`)."""
+        if not plan.network_shared:
+            raise UnavailableError(
+                "platform.unavailable", "the process backend can't take the network away"
+            )
         plan.scratch.mkdir(parents=True, exist_ok=True)
         uid = self._take_uid(plan)
         try:
