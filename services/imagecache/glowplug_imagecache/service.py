@@ -198,7 +198,7 @@ class Builds:
         now = self._shell.clock.now()
         self._beats = {w: b for w, b in self._beats.items() if now - b[0] <= WORKER_ALIVE_S}
         return [
-            Offer(host=beat.host, pythons=beat.pythons)
+            Offer(host=beat.image_host, pythons=beat.pythons)
             for _, beat in self._beats.values()
             if not beat.draining
         ]

@@ -52,6 +52,7 @@ from glowplug_contracts.subjects import (
 from glowplug_runtime.bus import Delivery
 
 from glowplug_worker.capacity import Offer, refuse_for_capacity
+from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.processes import tree_pss_bytes
 from glowplug_worker.slots import Refusal
@@ -237,6 +238,7 @@ class WorkerService:
             beat=self._beat,
             started_at=self._started_at,
             host=self.offer.host,
+            image_host=this_host(),
             cpu_millis=self.offer.cpu_millis,
             memory_bytes=self.offer.memory_bytes,
             gpus=self.offer.gpus,

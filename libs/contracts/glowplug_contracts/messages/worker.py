@@ -42,7 +42,8 @@ class ContainerView(Message, frozen=True, kw_only=True):
 class WorkerBeat(Message, frozen=True, kw_only=True):
     """A worker's heartbeat, once a second and at once after a ShardOwned: its whole truth.
 
-    `beat` counts up by one; `started_at` tells a restarted worker of the same name apart.
+    `beat` counts up by one; `started_at` tells a restarted worker of the same name apart. `host` is
+    the machine's name; `image_host` what its images are built for (see ImageManifest.host).
     """
 
     worker_id: WorkerId
@@ -58,6 +59,7 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     draining: bool = False
     backend: str = ""
     pool: str = "default"
+    image_host: str = ""
 
 
 class ServiceBeat(Message, frozen=True, kw_only=True):

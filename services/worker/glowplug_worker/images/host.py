@@ -7,6 +7,7 @@ in every beat and in the manifests it writes, and refuses images of another. `ho
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 from pathlib import Path
@@ -52,6 +53,7 @@ def read_host_facts() -> HostFacts:
     )
 
 
+@functools.cache
 def this_host() -> str:
-    """Return this machine's identity, as beats and manifests say it."""
+    """Return this machine's identity, as beats and manifests say it. It can't change under us."""
     return host_identity(read_host_facts())
