@@ -7,6 +7,7 @@ Permissions, docs/events.md and the tests of completeness are made from this lis
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
 from typing import Any, Generic, TypeVar
@@ -32,6 +33,11 @@ M = TypeVar("M")
 R = TypeVar("R")
 
 _FIELD = re.compile(r"\{(\w+)\}")
+
+
+@functools.cache
+def _fields_of(template: str) -> tuple[str, ...]:
+    return tuple(_FIELD.findall(template))
 
 
 class Address(msgspec.Struct, Generic[M], frozen=True):
@@ -66,7 +72,7 @@ class Subject(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
     @property
     def fields(self) -> tuple[str, ...]:
         """Return the placeholders, in order."""
-        return tuple(_FIELD.findall(self.template))
+        return _fields_of(self.template)
 
     def at(self, **values: str | int) -> Address[M]:
         """Return the concrete subject. Every field must be given and be one clean token.

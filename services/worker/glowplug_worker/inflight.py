@@ -8,6 +8,7 @@ caller, durable.py changes the record. Nothing here decides about the container.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ from glowplug_contracts.messages.invocation import (
     RemoteError,
     State,
 )
-from glowplug_contracts.subjects import ENDED
+from glowplug_contracts.subjects import ENDED, Address
 from glowplug_runtime.tracing import record_span
 
 from glowplug_worker.attempts import COALESCE_S, Attempt, timed_out, trim_error
@@ -301,7 +302,7 @@ class InFlight:
         self._ended = True
         self.supervisor.release(self)
         await workshop.bus.send(
-            ENDED.at(shard=self.shard),
+            _ended_address(self.shard),
             AttemptEnded(
                 container_id=self.supervisor.container_id,
                 invocation_ids=(self.invocation_id,),
@@ -349,6 +350,12 @@ class InFlight:
                 inputs=inputs,
                 run_ms=self.attempt.run_ms,
             )
+
+
+@functools.cache
+def _ended_address(shard: int) -> Address[AttemptEnded]:
+    """Shards are few, and this is asked once per call."""
+    return ENDED.at(shard=shard)
 
 
 def check_format(text: str) -> Format:
