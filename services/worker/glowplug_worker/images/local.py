@@ -44,6 +44,9 @@ from glowplug_worker.ports import LocalImage
 
 log = structlog.get_logger(__name__)
 
+# A build that follows another finds the other's container still ending.
+CACHE_WAIT_S = 3.0
+
 Fill = Callable[[Path], Awaitable[None]]
 
 
@@ -65,6 +68,7 @@ class LocalImages:
         self._sources = data_dir / "sources"
         self._caches = data_dir / "uv-cache"
         self._caches_busy: dict[Path, str] = {}
+        self._cache_freed = asyncio.Event()
         self._environ = environ
         self._pip: PipConfig | None = None
         self._here: set[Path] = set()
@@ -126,9 +130,9 @@ class LocalImages:
                 ignored=self._pip.ignored,
                 not_visible=unfit_locals(self._pip.local),
             )
-        shared = self._caches / check_token(workspace)
-        cache = choose_cache(self._caches_busy, shared, directory / "uv-cache", container_id)
-        self._caches_busy.setdefault(shared, container_id)
+        cache = await self._take_cache(
+            self._caches / check_token(workspace), directory / "uv-cache", container_id
+        )
         await asyncio.to_thread(cache.mkdir, parents=True, exist_ok=True)
         return make_kit(
             pip=self._pip,
@@ -144,6 +148,18 @@ class LocalImages:
         self._caches_busy = {
             cache: holder for cache, holder in self._caches_busy.items() if holder != container_id
         }
+        self._cache_freed.set()
+
+    async def _take_cache(self, shared: Path, own: Path, container_id: ContainerId) -> Path:
+        """Return the workspace's cache, waiting a little for a build that is just ending."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CACHE_WAIT_S):
+                while choose_cache(self._caches_busy, shared, own, container_id) != shared:
+                    self._cache_freed.clear()
+                    await self._cache_freed.wait()
+        cache = choose_cache(self._caches_busy, shared, own, container_id)
+        self._caches_busy.setdefault(shared, container_id)
+        return cache
 
     async def commit(
         self, directory: Path, parent: ImageDigest, python_version: str, env: dict[str, str]
