@@ -1,1 +1,1 @@
-"""See README.md."""
+"""The HTTP door: authenticates, validates, admits, answers. README.md is its role card."""

@@ -1,8 +1,10 @@
 """History for people: spans, logs and calls, in a SQLite file that can be thrown away.
 
 It is fed by following three streams from the sequence that was stored last, in batches, on one thread of
-its own. Losing the file loses nothing: the streams hold what there is. Nothing that decides may read it.
-Every table is bounded; the oldest rows go first.
+its own: each batch is one statement per table, over rows as one JSON text, so that the thread holds the
+interpreter's lock for moments only and calls are not slowed by their own history. Losing the file loses
+nothing: the streams hold what there is. Nothing that decides may read it. Every table is bounded; the
+oldest rows go first.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -28,32 +30,51 @@ from glowplug_gateway.ports import Platform
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
-FLUSH_S = 0.1
-# Deliveries waiting for the disk; the follower waits when there are as many.
-BUFFERED_MAX = 5_000
+FLUSH_S = 0.25
+# Rows waiting for the disk; followers wait when there are as many.
+BUFFERED_MAX = 50_000
 TRIM_EVERY = 50
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS follows (stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS spans (
     row INTEGER PRIMARY KEY, span TEXT NOT NULL UNIQUE, trace TEXT NOT NULL,
-    invocation TEXT NOT NULL, body BLOB NOT NULL);
+    invocation TEXT NOT NULL, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS spans_trace ON spans (trace);
 CREATE INDEX IF NOT EXISTS spans_invocation ON spans (invocation) WHERE invocation <> '';
 CREATE TABLE IF NOT EXISTS segments (
     row INTEGER PRIMARY KEY, workspace TEXT NOT NULL, deployment TEXT NOT NULL, name TEXT NOT NULL,
-    container TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
+    container TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL,
     UNIQUE (container, number));
 CREATE INDEX IF NOT EXISTS segments_deployment ON segments (workspace, deployment, row);
 CREATE INDEX IF NOT EXISTS segments_name ON segments (workspace, name, row);
 CREATE TABLE IF NOT EXISTS calls (
     row INTEGER PRIMARY KEY, invocation TEXT NOT NULL UNIQUE, workspace TEXT NOT NULL,
-    deployment TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL);
+    deployment TEXT NOT NULL, attempt INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS calls_workspace ON calls (workspace, row);
 """
 
-Write = tuple[str, tuple[object, ...]]
-Batch = tuple[Stream, int, Sequence[Write]]
+# Each takes one JSON text: a list of rows.
+INSERT_SPANS = """
+INSERT OR IGNORE INTO spans (span, trace, invocation, body)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]') FROM json_each(?)
+"""
+INSERT_SEGMENTS = """
+INSERT OR IGNORE INTO segments (workspace, deployment, name, container, number, body)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
+FROM json_each(?)
+"""
+INSERT_CALLS = """
+INSERT INTO calls (invocation, workspace, deployment, attempt, body)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]') FROM json_each(?) WHERE true
+ON CONFLICT (invocation) DO UPDATE SET attempt = excluded.attempt, body = excluded.body
+WHERE excluded.attempt >= calls.attempt
+"""
+
+Row = tuple[object, ...]
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +93,9 @@ class ReadModel:
         self._bounds = bounds
         self._thread = ThreadPoolExecutor(1, "readmodel")
         self._database = _open_database(path)
-        self._batches: list[Batch] = []
+        self._rows: dict[str, list[Row]] = {}
+        self._waiting = 0
+        self._sequences: dict[str, int] = {}
         self._room = asyncio.Event()
         self._flushes = 0
 
@@ -108,52 +131,63 @@ class ReadModel:
     async def on_spans(self, delivery: Delivery[SpanSegment]) -> None:
         """Some process finished spans."""
         spans = delivery.message.spans if delivery.message else ()
-        await self._take(SPANS, delivery.sequence, [_write_span(span) for span in spans])
+        await self._take(SPANS, delivery.sequence, INSERT_SPANS, [_span_row(one) for one in spans])
 
     async def on_log(self, delivery: Delivery[LogSegment]) -> None:
         """A container wrote something."""
-        writes = [_write_segment(delivery.message)] if delivery.message else []
-        await self._take(LOGS, delivery.sequence, writes)
+        rows = [_segment_row(delivery.message)] if delivery.message else []
+        await self._take(LOGS, delivery.sequence, INSERT_SEGMENTS, rows)
 
     async def on_facts(self, delivery: Delivery[InvocationFacts]) -> None:
         """A worker tells what became of invocations."""
         facts = delivery.message.facts if delivery.message else ()
-        await self._take(INVOCATION_EVENTS, delivery.sequence, [_write_fact(one) for one in facts])
+        rows = [_call_row(one) for one in facts]
+        await self._take(INVOCATION_EVENTS, delivery.sequence, INSERT_CALLS, rows)
 
-    async def _take(self, stream: Stream, sequence: int, writes: Sequence[Write]) -> None:
-        while len(self._batches) >= BUFFERED_MAX:
+    async def _take(
+        self, stream: Stream, sequence: int, statement: str, rows: Sequence[Row]
+    ) -> None:
+        while self._waiting >= BUFFERED_MAX:
             self._room.clear()
             await self._room.wait()
-        self._batches.append((stream, sequence, writes))
+        self._rows.setdefault(statement, []).extend(rows)
+        self._waiting += len(rows)
+        self._sequences[stream.name] = sequence
 
     async def flush(self) -> None:
         """Write what was taken in so far."""
-        batches, self._batches = self._batches, []
+        rows, self._rows, self._waiting = self._rows, {}, 0
+        sequences, self._sequences = self._sequences, {}
         self._room.set()
-        if not batches:
+        if not sequences:
             return
         self._flushes += 1
         trim = self._flushes % TRIM_EVERY == 0
-        await self._run(lambda: self._write(batches, trim=trim))
+        await self._run(lambda: self._write(rows, sequences, trim=trim))
 
-    def _write(self, batches: Sequence[Batch], *, trim: bool) -> None:
+    def _write(
+        self, rows: Mapping[str, Sequence[Row]], sequences: Mapping[str, int], *, trim: bool
+    ) -> None:
         with self._database as database:
-            for stream, sequence, writes in batches:
-                for statement, values in writes:
-                    database.execute(statement, values)
-                database.execute(
-                    "INSERT OR REPLACE INTO follows VALUES (?, ?)", (stream.name, sequence)
-                )
+            for statement, values in rows.items():
+                if values:
+                    database.execute(statement, (msgspec.json.encode(values).decode(),))
+            database.executemany(
+                "INSERT OR REPLACE INTO follows VALUES (?, ?)", list(sequences.items())
+            )
             if trim:
-                for table, kept in (
-                    ("spans", self._bounds.spans),
-                    ("segments", self._bounds.segments),
-                    ("calls", self._bounds.calls),
-                ):
-                    database.execute(
-                        f"DELETE FROM {table} WHERE row <= (SELECT max(row) FROM {table}) - ?",  # noqa: S608 — names of ours
-                        (kept,),
-                    )
+                self._trim(database)
+
+    def _trim(self, database: sqlite3.Connection) -> None:
+        for table, kept in (
+            ("spans", self._bounds.spans),
+            ("segments", self._bounds.segments),
+            ("calls", self._bounds.calls),
+        ):
+            database.execute(
+                f"DELETE FROM {table} WHERE row <= (SELECT max(row) FROM {table}) - ?",  # noqa: S608 — names of ours
+                (kept,),
+            )
 
     # -- showing --------------------------------------------------------------------------------
 
@@ -214,50 +248,24 @@ def _stored_sequence(database: sqlite3.Connection, stream: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _write_span(span: Span) -> Write:
+def _span_row(span: Span) -> Row:
+    invocation = str(span.attributes.get("invocation_id", ""))
+    return (f"{span.trace_id}{span.span_id}", span.trace_id, invocation, span)
+
+
+def _segment_row(segment: LogSegment) -> Row:
     return (
-        "INSERT OR IGNORE INTO spans (span, trace, invocation, body) VALUES (?, ?, ?, ?)",
-        (
-            f"{span.trace_id}{span.span_id}",
-            span.trace_id,
-            str(span.attributes.get("invocation_id", "")),
-            msgspec.msgpack.encode(span),
-        ),
+        segment.workspace,
+        segment.deployment_id,
+        segment.name,
+        segment.container_id,
+        segment.number,
+        segment,
     )
 
 
-def _write_segment(segment: LogSegment) -> Write:
-    return (
-        (
-            "INSERT OR IGNORE INTO segments (workspace, deployment, name, container, number, body) "
-            "VALUES (?, ?, ?, ?, ?, ?)"
-        ),
-        (
-            segment.workspace,
-            segment.deployment_id,
-            segment.name,
-            segment.container_id,
-            segment.number,
-            msgspec.msgpack.encode(segment),
-        ),
-    )
-
-
-def _write_fact(fact: InvocationFact) -> Write:
-    return (
-        (
-            "INSERT INTO calls (invocation, workspace, deployment, attempt, body) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (invocation) DO UPDATE SET attempt = excluded.attempt, body = excluded.body "
-            "WHERE excluded.attempt >= calls.attempt"
-        ),
-        (
-            fact.invocation_id,
-            fact.workspace,
-            fact.deployment_id,
-            fact.attempt,
-            msgspec.msgpack.encode(fact),
-        ),
-    )
+def _call_row(fact: InvocationFact) -> Row:
+    return (fact.invocation_id, fact.workspace, fact.deployment_id, fact.attempt, fact)
 
 
 def _read_trace(database: sqlite3.Connection, reference: str) -> tuple[str, list[Span]]:
@@ -270,7 +278,7 @@ def _read_trace(database: sqlite3.Connection, reference: str) -> tuple[str, list
             return "", []
         trace_id = found[0]
     rows = database.execute("SELECT body FROM spans WHERE trace = ?", (trace_id,)).fetchall()
-    spans = [msgspec.msgpack.decode(body, type=Span) for (body,) in rows]
+    spans = [msgspec.json.decode(body, type=Span) for (body,) in rows]
     spans.sort(key=lambda span: (span.start_at, span.end_at))
     return (trace_id, spans) if spans else ("", [])
 
@@ -284,11 +292,11 @@ def _read_logs(
         f"SELECT body FROM segments WHERE workspace = ? {which} ORDER BY row DESC LIMIT ?",  # noqa: S608 — only marks
         (workspace, *deployments, *deployments, segments_max),
     ).fetchall()
-    return [msgspec.msgpack.decode(body, type=LogSegment) for (body,) in reversed(rows)]
+    return [msgspec.json.decode(body, type=LogSegment) for (body,) in reversed(rows)]
 
 
 def _read_calls(database: sqlite3.Connection, workspace: str, limit: int) -> list[InvocationFact]:
     rows = database.execute(
         "SELECT body FROM calls WHERE workspace = ? ORDER BY row DESC LIMIT ?", (workspace, limit)
     ).fetchall()
-    return [msgspec.msgpack.decode(body, type=InvocationFact) for (body,) in rows]
+    return [msgspec.json.decode(body, type=InvocationFact) for (body,) in rows]

@@ -20,7 +20,8 @@ from glowplug_contracts.errors import (
     UnauthenticatedError,
 )
 from glowplug_contracts.messages.http import HEADER_TRACE
-from glowplug_runtime.http import PortTakenError, error_response
+from glowplug_runtime.failures import PortTakenError
+from glowplug_runtime.http import error_response
 from glowplug_runtime.tracing import start_span
 
 from glowplug_gateway.auth import TokenTable
