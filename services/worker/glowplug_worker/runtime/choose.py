@@ -25,7 +25,7 @@ from glowplug_worker.ports import Backend, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.bwrap import BwrapBackend, find_binary
 from glowplug_worker.runtime.process import ProcessBackend
-from glowplug_worker.runtime.python import own_python
+from glowplug_worker.runtime.python import find_pythons, own_python
 from glowplug_worker.runtime.uids import Uids
 
 WANTED: Final = ("auto", "process", "bwrap")
@@ -164,3 +164,20 @@ def _bait(data_dir: Path) -> tuple[Path, Path]:
 
 def _uids() -> Uids | None:
     return Uids() if os.geteuid() == 0 else None
+
+
+def main() -> None:
+    """Say in JSON what would be chosen here: `python -m glowplug_worker.runtime.choose`, for doctor."""
+    with tempfile.TemporaryDirectory(prefix="glowplug-doctor-") as directory:
+        backend = asyncio.run(choose_backend("auto", Path(directory)))
+    found = {
+        "backend": backend.name,
+        "reason": backend.reason,
+        "enforces": sorted(backend.enforces),
+        "pythons": list(find_pythons().versions()),
+    }
+    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()
