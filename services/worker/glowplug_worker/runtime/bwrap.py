@@ -129,6 +129,8 @@ class BwrapBackend:
             if said.done() and said.result():
                 inside.watch(msgspec.json.decode(said.result(), type=_Info).child_pid)
                 return
+            if said.done():  # it gave up; what it said on stderr comes with its end
+                await asyncio.wait({ended}, timeout=_READY_S)
             why = ended.result().stderr_tail.strip() if ended.done() else "no answer"
             raise UnavailableError("platform.unavailable", f"bubblewrap can't start: {why}")
         finally:
