@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 PIECE_BYTES = 1024 * 1024
 STREAMS_MAX = 16
 KEEP_HEADER = "X-Keep-Seconds"
+KEEP_FOREVER = "forever"
 KEEP_SECONDS_MAX = 90 * 86_400
 DIGESTS_BODY_MAX = DIGESTS_ASKED_MAX * 80
 
@@ -87,7 +88,7 @@ class _Doors:
         self._streams = asyncio.Semaphore(STREAMS_MAX)
 
     async def put_blob(self, request: web.Request) -> web.Response:
-        """Take a blob; 201 when it is safe. X-Keep-Seconds leases it; without, it stays."""
+        """Take a blob; 201 when it is safe. X-Keep-Seconds leases it; without (or "forever"), it stays."""
         digest = check_digest(request.match_info["digest"])
         keep_until = self._keep_until(request)
         async with self._streams:
@@ -107,10 +108,14 @@ class _Doors:
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
     async def head_blob(self, request: web.Request) -> web.Response:
-        """Say whether a blob is here and how long it is; with X-Keep-Seconds, extend its lease."""
+        """Say whether a blob is here and how long it is.
+
+        With X-Keep-Seconds its lease is extended; "forever" ends the lease and keeps the blob.
+        """
         digest = check_digest(request.match_info["digest"])
-        keep_until = self._keep_until(request)
-        if keep_until is not None:
+        if request.headers.get(KEEP_HEADER) == KEEP_FOREVER:
+            await asyncio.to_thread(self._store.keep, digest)
+        elif (keep_until := self._keep_until(request)) is not None:
             await asyncio.to_thread(self._store.extend, digest, keep_until)
         size = await asyncio.to_thread(self._store.blob_size, digest)
         if size is None:
@@ -160,8 +165,8 @@ class _Doors:
         return bytes(batch)
 
     def _keep_until(self, request: web.Request) -> float | None:
-        text = request.headers.get(KEEP_HEADER)
-        if text is None:
+        text = request.headers.get(KEEP_HEADER, KEEP_FOREVER)
+        if text == KEEP_FOREVER:
             return None
         if not text.isascii() or not text.isdigit() or not 0 < int(text) <= KEEP_SECONDS_MAX:
             raise InvalidRequestError(

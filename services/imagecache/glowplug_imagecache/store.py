@@ -13,6 +13,7 @@ each change is one rename. Everything here blocks: callers run it in threads.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -159,6 +160,13 @@ class Store:
         except FileNotFoundError:
             return False
         return True
+
+    def keep(self, digest: Digest) -> bool:
+        """Keep a leased blob for ever from now on. Return whether the blob is here."""
+        target = self._at("blobs", digest)
+        with contextlib.suppress(FileNotFoundError):
+            self._name_all([(self._at("leased", digest), target)])
+        return target.exists()
 
     def adopt(self, temporary: Path, digest: Digest, keep_until: float | None) -> None:
         """Give a verified temporary file its name (Upload.finish only)."""

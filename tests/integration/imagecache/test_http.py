@@ -18,7 +18,7 @@ from glowplug_imagecache.objects import digest_of, frame_of
 from glowplug_imagecache.store import LEASE_GRACE_S
 from glowplug_worker.images import client as client_module
 
-from tests.support.builders_images import a_store, chunk_file, open_client, open_imagecache
+from tests.support.builders_images import TOKEN, a_store, chunk_file, open_client, open_imagecache
 from tests.support.clock import FakeClock
 
 
@@ -83,21 +83,23 @@ async def test_a_lease_ends_unless_it_is_extended(tmp_path: Path) -> None:
     async with open_imagecache(store, clock) as url, open_client(url) as client:
         kept = await client.put(b"kept", keep_s=100)
         lost = await client.put(b"lost", keep_s=100)
-        headers = {"Authorization": "Bearer secret-of-the-test", "X-Keep-Seconds": "1000"}
-        async with (
-            aiohttp.ClientSession(headers=headers) as session,
-            session.head(f"{url}/blobs/{kept}") as answer,
-        ):
-            assert answer.headers["Content-Length"] == "4"
+        deployed = await client.put(b"deployed", keep_s=100)
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:
+            for digest, seconds in ((kept, "1000"), (deployed, "forever")):
+                headers = {"X-Keep-Seconds": seconds}
+                async with session.head(f"{url}/blobs/{digest}", headers=headers) as answer:
+                    assert int(answer.headers["Content-Length"]) == store.blob_size(digest)
         store.sweep(clock.unix() + 101 + LEASE_GRACE_S)
         assert await client.get(kept) == b"kept"
+        store.sweep(clock.unix() * 2)
+        assert await client.get(deployed) == b"deployed"
         with pytest.raises(NotFoundError):
             await client.get(lost)
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "1e9", "99999999999"])
 async def test_refuses_a_lease_that_is_no_sensible_number(tmp_path: Path, seconds: str) -> None:
-    headers = {"Authorization": "Bearer secret-of-the-test", "X-Keep-Seconds": seconds}
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Keep-Seconds": seconds}
     digest = digest_of(b"x")
     async with (
         open_imagecache(a_store(tmp_path)) as url,

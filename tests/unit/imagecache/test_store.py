@@ -135,6 +135,15 @@ def test_a_leased_blob_can_be_kept_for_ever_later(store: Store) -> None:
     assert store.blob(digest) == b"blob"
 
 
+def test_a_lease_can_be_ended_by_keeping_the_blob(store: Store) -> None:
+    digest = put(store, b"blob", keep_until=NOW)
+    assert store.keep(digest)
+    assert store.keep(digest)
+    assert store.sweep(NOW * 10) == 0
+    assert store.blob(digest) == b"blob"
+    assert not store.keep(digest_of(b"never stored"))
+
+
 def test_refuses_blobs_beyond_the_bound_said_or_unsaid(tmp_path: Path) -> None:
     store = a_store(tmp_path, blob_bytes_max=10)
     with pytest.raises(InvalidRequestError) as said:
