@@ -17,6 +17,7 @@ from glowplug_contracts.ids import Digest
 from glowplug_imagecache.objects import digest_of, frame_of
 from glowplug_imagecache.store import LEASE_GRACE_S
 from glowplug_worker.images import client as client_module
+from glowplug_worker.images.client import StoreClient, open_session
 
 from tests.support.builders_images import TOKEN, a_store, chunk_file, open_client, open_imagecache
 from tests.support.clock import FakeClock
@@ -110,12 +111,21 @@ async def test_refuses_a_lease_that_is_no_sensible_number(tmp_path: Path, second
         assert (await answer.json())["error"]["code"] == "request.invalid"
 
 
-async def test_an_imagecache_that_is_gone_is_unavailable_after_a_few_tries(
+async def test_an_imagecache_that_is_gone_is_unavailable_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr(client_module, "PATIENCE_S", 0.0)
     async with open_imagecache(a_store(tmp_path)) as url:
         pass
     async with open_client(url) as client:
         with pytest.raises(UnavailableError, match="broke off"):
             await client.get(digest_of(b"x"))
+
+
+async def test_an_imagecache_that_comes_back_is_waited_for(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    digest = store.add_blob(b"data")
+    urls = iter(["http://127.0.0.1:1", "http://127.0.0.1:1"])
+    async with open_imagecache(store) as url, open_session(TOKEN) as session:
+        client = StoreClient(session, lambda: next(urls, url))
+        assert await client.get(digest) == b"data"

@@ -37,8 +37,9 @@ from glowplug_contracts.manifests import (
 
 from glowplug_worker.images.objects import check_blob, digest_of
 
-TRIES_MAX = 4
 TRY_AGAIN_S = 0.25
+# An imagecache that was killed is started again, or another replica takes over, well within it.
+PATIENCE_S = 15.0
 WAIT_FOR_URL_S = 10.0
 PIECE_BYTES = 1024 * 1024
 # A reader that gets nothing for this long tries another replica; there is no limit on the whole.
@@ -200,12 +201,14 @@ def open_session(token: str) -> aiohttp.ClientSession:
 
 async def _again(work: Callable[[], Awaitable[T]]) -> T:
     """Do it, and again while nobody answers: each of these requests may be repeated."""
-    for attempt in range(1, TRIES_MAX):
+    give_up_at = asyncio.get_running_loop().time() + PATIENCE_S
+    while True:
         try:
             return await work()
         except UnavailableError:
-            await asyncio.sleep(TRY_AGAIN_S * attempt)
-    return await work()
+            if asyncio.get_running_loop().time() >= give_up_at:
+                raise
+            await asyncio.sleep(TRY_AGAIN_S)
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> PlatformError:
