@@ -59,6 +59,9 @@ def _wait_for_all() -> int:
         CHILDREN.discard(pid)
         code = os.waitstatus_to_exitcode(status)
         worst = worst or (code if code >= 0 else 128 - code)
+        if code != 0:
+            # The container is broken as a whole; its end says how this one ended.
+            forward(_signal.SIGKILL, None)
     return worst
 
 

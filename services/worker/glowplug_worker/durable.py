@@ -10,7 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from glowplug_contracts.errors import ConflictError, UnavailableError
+from glowplug_contracts.errors import (
+    ConflictError,
+    OverloadedError,
+    PlatformError,
+    UnavailableError,
+)
 from glowplug_contracts.messages.invocation import (
     InputOutcome,
     InvocationRecord,
@@ -61,7 +66,7 @@ class DurableFlight(InFlight):
                 return
             try:
                 claimed = not self._lost and await self._write_claim()
-            except (ConflictError, UnavailableError) as error:
+            except PlatformError as error:
                 # Somebody else has it, or nobody can: the record says who; the dispatcher reads it.
                 log.info("claim.failed", invocation_id=self.invocation_id, error=str(error))
                 claimed = False
@@ -139,7 +144,7 @@ class DurableFlight(InFlight):
             except ConflictError:
                 log.info("outcome.dropped", invocation_id=self.invocation_id, why="record changed")
                 return
-            except UnavailableError:
+            except (UnavailableError, OverloadedError):
                 if clock.now() >= give_up_at:
                     raise
                 await asyncio.sleep(0.1)

@@ -153,6 +153,7 @@ class InFlight:
         form = check_format(result.format)
         if len(body) > INLINE_BYTES_MAX:
             self.attempt.set_aside(result.index, self.supervisor.workshop.clock.now())
+            self.supervisor.hold_bytes(len(body))
             self.supervisor.workshop.spawn(
                 self._store_result(result.index, form, body, run_ms), "store result"
             )
@@ -179,6 +180,8 @@ class InFlight:
             )
         except PlatformError as error:
             outcome = _failed(index, _as_remote(error))
+        finally:
+            self.supervisor.let_go_bytes(len(body))
         if not self._ended:
             self._take(outcome)
 
@@ -278,6 +281,7 @@ class InFlight:
             if self._items:
                 item, body = self._items.popleft()
                 await self.write_item(item, body)
+                self.supervisor.let_go_bytes(len(body))
             elif attempt.due_to_flush(clock.now()):
                 # Output that came before a result must reach the gateway before its answer.
                 if self.supervisor.logbook.pending:
@@ -310,7 +314,8 @@ class InFlight:
                 inputs=self.inputs,
             ),
         )
-        self.note_fact(self._state, self.inputs)
+        if self._started_unix:
+            self._note_fact()
         self.supervisor.after_release()
 
     def forget(self) -> None:
@@ -319,7 +324,7 @@ class InFlight:
         self.supervisor.release(self)
         self.supervisor.after_release()
 
-    def note_fact(self, state: State, inputs: int) -> None:
+    def _note_fact(self) -> None:
         """Add a line of history, and the span of the run."""
         workshop = self.supervisor.workshop
         unix = workshop.clock.unix()
@@ -328,17 +333,17 @@ class InFlight:
                 invocation_id=self.invocation_id,
                 deployment_id=self.deployment_id,
                 workspace=self.workspace,
-                state=state,
+                state=self._state,
                 attempt=self.attempt.attempt,
                 at=unix,
                 run_ms=self.attempt.run_ms,
-                inputs=inputs,
+                inputs=self.inputs,
                 container_id=self.supervisor.container_id,
                 trace=self.trace,
                 error_type=self._error_type,
             )
         )
-        if self.trace and self._started_unix:
+        if self.trace:
             record_span(
                 "run",
                 self.trace,
@@ -347,7 +352,7 @@ class InFlight:
                 self._error_type,
                 container_id=self.supervisor.container_id,
                 attempt=self.attempt.attempt,
-                inputs=inputs,
+                inputs=self.inputs,
                 run_ms=self.attempt.run_ms,
             )
 

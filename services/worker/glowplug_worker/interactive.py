@@ -10,7 +10,13 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from glowplug_contracts.errors import ConflictError, OverloadedError, UnavailableError
+import structlog
+from glowplug_contracts.errors import (
+    ConflictError,
+    OverloadedError,
+    PlatformError,
+    UnavailableError,
+)
 from glowplug_contracts.messages.invocation import (
     PLATFORM_RETRIES_MAX,
     AttemptLost,
@@ -33,6 +39,8 @@ from glowplug_worker.inflight import InFlight, check_format
 
 if TYPE_CHECKING:
     from glowplug_worker.supervisor import Supervisor
+
+log = structlog.get_logger()
 
 STREAM_AHEAD: Final = 64
 # A result is given up when nobody can be waiting for it any more.
@@ -75,7 +83,18 @@ class InteractiveFlight(InFlight):
             self.supervisor.workshop.spawn(self._start_again(), "read outcomes")
 
     async def _start_again(self) -> None:
-        for link in await self._read_chain():
+        try:
+            links = await self._read_chain()
+        except UnavailableError:
+            await self._hand_back("broker_away")
+            self.forget()
+            return
+        except PlatformError as error:
+            log.warning("chain.unreadable", invocation_id=self.invocation_id, error=str(error))
+            await self._report_lost(None)
+            await self.end()
+            return
+        for link in links:
             await self._answer(link)
         left = self._chain.unwritten(
             InputOutcome(index=each.index, state=State.SUCCEEDED) for each in self.request.inputs
@@ -126,6 +145,7 @@ class InteractiveFlight(InFlight):
         self._items_taken += 1
         self.attempt.retry = None  # what a reader has seen can't be begun again behind its back
         self._items.append((item, body))
+        self.supervisor.hold_bytes(len(body))
         self.wake()
 
     async def write_item(self, item: Item, body: bytes) -> None:
@@ -192,7 +212,7 @@ class InteractiveFlight(InFlight):
             if self.attempt.done:
                 await self.end()
             elif error is None and self.inputs > len(self.attempt.unfinished()) and not self.stream:
-                await self._hand_back()
+                await self._hand_back("container_ended")
                 self.forget()
             else:
                 await self._report_lost(error)
@@ -211,15 +231,15 @@ class InteractiveFlight(InFlight):
             )
             self.end_input(InputOutcome(index=index, state=State.CANCELLED, error=error))
 
-    async def _hand_back(self) -> None:
-        """Give what is left of a batch that got further back to the shard: it costs no attempt."""
+    async def _hand_back(self, reason: str) -> None:
+        """Give what is left back to the shard: it costs no attempt."""
         left = self.attempt.unfinished()
         await self.supervisor.workshop.bus.send(
             REFUSED.at(shard=self.shard),
             AttemptRefused(
                 container_id=self.supervisor.container_id,
                 invocation_id=self.request.invocation_id,
-                reason="container_ended",
+                reason=reason,
                 request=msgspec.structs.replace(self.request, inputs=left),
             ),
         )
@@ -231,6 +251,7 @@ class InteractiveFlight(InFlight):
             cause="container",
             error=None if error is None else trim_error(error),
         )
+        self._state = State.RETRY_WAIT
         await self._reply(Reply(lost=lost))
 
     async def _read_chain(self) -> list[Outcome]:

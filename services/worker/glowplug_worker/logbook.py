@@ -17,6 +17,8 @@ from glowplug_contracts.messages.container import LogLine, LogSegment
 RATE_BYTES_S: Final = 1024 * 1024
 BURST_BYTES: Final = 4 * 1024 * 1024
 SEGMENT_BYTES: Final = 64 * 1024
+# While the broker is away, so much waits for it.
+PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
 LAST_LINES: Final = 20
 LINE_CHARS_SHOWN: Final = 1000
 LINE_CHARS_MAX: Final = 32 * 1024
@@ -83,7 +85,7 @@ class Logbook:
         self._count_dropped(dropped)
         for text in _cut(piece.decode("utf-8", "replace")):
             weight = len(text) + LINE_BYTES
-            if weight > self._tokens:
+            if weight > self._tokens or self._bytes > PENDING_BYTES_MAX:
                 self._count_dropped(1)
                 continue
             self._tokens -= weight

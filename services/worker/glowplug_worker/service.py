@@ -69,6 +69,7 @@ FACTS_BATCH: Final = 500
 MEMORY_POLL_S: Final = 0.5
 # What ending a tree may take after its grace, and again after SIGKILL.
 END_S: Final = 3.0
+ENDED_KEPT_MAX: Final = 1000
 CONTAINERS_MAX: Final = 1000
 
 
@@ -88,6 +89,7 @@ class WorkerService:
         self._shard_generations: dict[int, int] = {}
         self._warned_memory = False
         self._one_ended = asyncio.Event()
+        self._ended: dict[ContainerId, None] = {}
         self._gone = False
 
     # -- life -----------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ class WorkerService:
         """Let every container look at the clock."""
         now = self.workshop.clock.now()
         for supervisor in list(self.supervisors.values()):
-            await supervisor.tick(now)
+            supervisor.tick(now)
 
     async def send_beat(self) -> None:
         """Tell the whole truth about this worker."""
@@ -294,6 +296,8 @@ class WorkerService:
         self._placement_generation = message.generation
         if message.container_id in self.supervisors:
             return ""  # said again: the first answer was lost
+        if message.container_id in self._ended:
+            return "stale"  # it lived and ended; a container never starts twice
         if self.draining:
             return "draining"
         live = [each.binding for each in self.supervisors.values()]
@@ -339,6 +343,9 @@ class WorkerService:
 
     def _forget(self, supervisor: Supervisor) -> None:
         self.supervisors.pop(supervisor.container_id, None)
+        self._ended[supervisor.container_id] = None
+        if len(self._ended) > ENDED_KEPT_MAX:
+            self._ended.pop(next(iter(self._ended)))
         self._one_ended.set()
 
     def _warn_about_memory(self, message: BindContainer) -> None:

@@ -60,6 +60,7 @@ log = structlog.get_logger()
 
 CANCEL_GRACE_S: Final = 2.0
 LAST_WORDS_S: Final = 1.0
+HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 PHASES_MAX: Final = 16
 
 
@@ -101,6 +102,7 @@ class Supervisor:
         self._phases: dict[str, float] = {}
         self._began_unix = workshop.clock.unix()
         self._killed = False
+        self._held_bytes = 0
 
     # -- what the service asks ------------------------------------------------------------------
 
@@ -161,15 +163,14 @@ class Supervisor:
         """Return whether anything runs inside."""
         return bool(self.flights) or len(self.execs) > 0
 
-    async def tick(self, now: float) -> None:
-        """Look at the clock: time-outs, cancels that are not heard, expiry, logs."""
+    def tick(self, now: float) -> None:
+        """Look at the clock: time-outs, cancels that are not heard, expiry, logs. Never waits."""
         for flight in list(self.flights.values()):
             self._tick_flight(flight, now)
         if self.execs.overdue(now):
             self.step(life.Overran())
         self.step(life.Passed(busy=self.busy))
-        if self.logbook.pending:
-            await self.publish_logs()
+        self._publish_soon()
 
     def overgrown(self, limit_bytes: int, peak_bytes: int) -> None:
         """The tree uses more memory than it may."""
@@ -202,6 +203,22 @@ class Supervisor:
         """Tell the machine if nothing runs inside any more."""
         if not self.busy and self.life.state in (ContainerState.READY, ContainerState.DRAINING):
             self.step(life.Emptied())
+
+    def hold_bytes(self, size: int) -> None:
+        """What runners sent lies in memory until it is stored or sent on; read less beyond a bound."""
+        self._held_bytes += size
+        if self._held_bytes > HELD_BYTES_MAX:
+            self.pause()
+
+    def let_go_bytes(self, size: int) -> None:
+        """It is stored or sent."""
+        self._held_bytes -= size
+        if self._held_bytes <= HELD_BYTES_MAX:
+            self.resume()
+
+    def _publish_soon(self) -> None:
+        if self.logbook.pending and not self._publishing.locked():
+            self.workshop.spawn(self.publish_logs(), "publish logs")
 
     async def publish_logs(self) -> None:
         """Send what was printed so far; returns when it is on its way, in order."""
@@ -369,8 +386,8 @@ class Supervisor:
             now=clock.now(),
             dropped=max(0, header.dropped),
         )
-        if self.logbook.full and not self._publishing.locked():
-            self.workshop.spawn(self.publish_logs(), "publish logs")
+        if self.logbook.full:
+            self._publish_soon()
 
     def _on_ready(self, process: int, header: Ready) -> None:
         at = self.workshop.clock.unix()

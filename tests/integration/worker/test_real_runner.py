@@ -165,6 +165,16 @@ async def test_a_process_that_exits_takes_its_call_with_it_and_says_how(
     assert rest.lost[0].error == failed.error
 
 
+async def test_one_of_several_processes_that_exits_ends_the_container_with_its_code(
+    worker: Any, rest: Any
+) -> None:
+    await rest.bound(**calling("app:die", processes=3))
+    await eventually(lambda: rest.changes[-1].slots == 3)
+    await rest.run(a_call(5))
+    failed = await rest.change("failed")
+    assert failed.error.details["exit_code"] == 5
+
+
 async def test_kill_9_of_a_runner_is_told_with_the_signal(worker: Any, rest: Any) -> None:
     await rest.bound(**calling("app:spin"))
     await rest.run(a_call())
