@@ -455,6 +455,18 @@ def test_sigterm_reaches_every_process():
         assert runners[0].wait() == 128 + 15
 
 
+def test_processes_do_not_outlive_their_parent():
+    spin = _by_value("def f():\n    print('in', flush=True)\n    while True: pass\n")
+    with open_runners(2) as runners:
+        for runner in runners:
+            runner.start(function=spin)
+            runner.run()
+            runner.kind("log")
+        runners[0].process.kill()
+        for runner in runners:
+            assert runner.receive() is None
+
+
 def test_a_crash_closes_the_socket_and_shows_in_the_exit_code():
     with open_runner() as runner:
         runner.start(
