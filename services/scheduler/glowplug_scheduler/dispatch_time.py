@@ -56,6 +56,7 @@ def _due(
     elif item.place is not place or item.since != since:
         return
     elif place is Place.DELAYED:
+        item.arrived = now
         state.wait(item, now)
         state.fill(item.queue, now, out)
     elif place is Place.ENDING:

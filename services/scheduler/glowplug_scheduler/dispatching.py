@@ -343,10 +343,11 @@ class ShardOwner:
         )
         if hand.trace:
             unix = self._clock.unix()
+            first = hand.attempt <= (0 if hand.durable else 1) and 0 < hand.accepted_at < unix
             record_span(
                 "queue",
                 hand.trace,
-                min(hand.accepted_at, unix) or unix - hand.waited_s,
+                hand.accepted_at if first else unix - hand.waited_s,
                 unix,
                 invocation_id=hand.invocation_id,
                 container_id=hand.container_id,
