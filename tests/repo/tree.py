@@ -22,7 +22,7 @@ MEMBERS = (
     "deploy/local",
 )
 # Other people's code, kept as it came.
-VENDORED = "sdk/glowplug/runner/_vendor/"
+VENDORED = "sdk/glowplug/_vendor/"
 SKIPPED = {"__pycache__", "node_modules", "dist", "build"}
 
 
