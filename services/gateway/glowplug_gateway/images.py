@@ -22,6 +22,7 @@ from glowplug_gateway.ports import Platform
 
 ASK_TIMEOUT_S = 5.0
 ASK_PATIENCE_S = 15.0
+ASK_AGAIN_S = 0.2
 SILENCE_S = 20.0
 BUILD_MAX_S = 3600.0
 PROGRESS_KEPT_MAX = 10_000
@@ -108,7 +109,7 @@ class Images:
             except UnavailableError:
                 if self._platform.clock.now() >= deadline:
                     raise
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(ASK_AGAIN_S)
             else:
                 return
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 WRITE_TRIES_S: Final = 600.0
+TRY_AGAIN_S: Final = 0.1
 
 
 class DurableFlight(InFlight):
@@ -147,7 +148,7 @@ class DurableFlight(InFlight):
             except (UnavailableError, OverloadedError):
                 if clock.now() >= give_up_at:
                     raise
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(TRY_AGAIN_S)
             else:
                 self._state = record.state
                 return

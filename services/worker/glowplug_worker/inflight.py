@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from glowplug_worker.supervisor import Supervisor
 
 BLOB_TRIES_S: Final = 60.0
+TRY_AGAIN_S: Final = 0.25
 FORMATS: Final = {each.value: each for each in Format}
 RUN_MS_MAX: Final = 30 * 86_400_000.0
 
@@ -197,7 +198,7 @@ class InFlight:
             except UnavailableError:
                 if workshop.clock.now() >= give_up_at:
                     raise
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(TRY_AGAIN_S)
 
     def _take(self, outcome: InputOutcome) -> None:
         now = self.supervisor.workshop.clock.now()

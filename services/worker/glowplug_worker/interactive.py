@@ -45,6 +45,7 @@ log = structlog.get_logger()
 STREAM_AHEAD: Final = 64
 # A result is given up when nobody can be waiting for it any more.
 WRITE_TRIES_S: Final = 300.0
+TRY_AGAIN_S: Final = 0.1
 
 
 class InteractiveFlight(InFlight):
@@ -186,7 +187,7 @@ class InteractiveFlight(InFlight):
                     await self._answer(other)
                 outcomes = self._chain.unwritten(outcomes)
             except (UnavailableError, OverloadedError):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(TRY_AGAIN_S)
             else:
                 self._chain.wrote(sequence, link)
                 await self._answer(link)
