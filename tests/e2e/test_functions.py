@@ -30,7 +30,7 @@ def test_falsy_results_are_results(basics, value):
 
 def test_fifty_megabytes_go_there_and_back(basics):
     data = bytes(range(256)) * (50 * MIB // 256)
-    assert basics.echo.remote(data) == data
+    assert basics.echo_large.remote(data) == data
 
 
 def test_the_original_exception_comes_back_with_arguments_cause_and_remote_frames(basics):

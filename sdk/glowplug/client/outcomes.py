@@ -60,21 +60,33 @@ def exception_of(ended: Ended) -> BaseException:
 
 def remote_exception(error: RemoteError) -> BaseException:
     """Return the user's own exception where it can be carried over, else the typed one."""
+    if error.code == "function.start_failed":
+        # What kept the code from starting is the cause of the failure, not the call's own exception.
+        found = typed_error(error)
+        found.__cause__ = _unpickled(error)
+        return found
+    own = _unpickled(error)
+    if own is None:
+        return typed_error(error)
+    _note_frames(own, error)
+    return own
+
+
+def _unpickled(error: RemoteError) -> BaseException | None:
     if error.pickled:
         try:
             found = pickle.loads(error.pickled)  # noqa: S301 - only for our own function's exception
         except Exception:  # noqa: BLE001 - its class may not exist here: keep name and text instead
-            found = None
+            return None
         if isinstance(found, BaseException):
-            _note_frames(found, error)
             return found
-    return typed_error(error)
+    return None
 
 
 def typed_error(error: RemoteError) -> GlowplugError:
     """Return the platform's exception for an error, without unpickling anything."""
     message = error.message
-    if error.code == "function.failed":
+    if error.code in {"function.failed", "function.start_failed"}:
         message = f"{error.type}: {error.message}" if error.message else error.type
     found = error_for(
         error.code,

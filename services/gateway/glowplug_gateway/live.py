@@ -32,6 +32,7 @@ class ContainerShown(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     in_flight: int
     gpu_ids: tuple[str, ...]
+    name: str
 
 
 class Live:
@@ -101,4 +102,5 @@ def _shown(worker_id: WorkerId, view: ContainerView) -> ContainerShown:
         slots=view.slots,
         in_flight=len(view.in_flight),
         gpu_ids=view.gpu_ids,
+        name=view.name,
     )

@@ -12,6 +12,7 @@ nothing is decided after it; C3 every path into DRAINING has a moment at which t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from signal import Signals
 from typing import Final, assert_never
 
 import msgspec
@@ -411,7 +412,7 @@ def crashed(
     code: int | None, signal: int | None, last_lines: tuple[str, ...], *, starting: bool
 ) -> RemoteError:
     """Return the error for a tree that ended by itself."""
-    how = f"by signal {signal}" if signal is not None else f"with exit code {code}"
+    how = f"by {Signals(signal).name}" if signal is not None else f"with exit code {code}"
     when = "before it was ready" if starting else "while it served"
     details: dict[str, object] = {
         "exit_code": code,

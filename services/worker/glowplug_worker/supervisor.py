@@ -141,6 +141,7 @@ class Supervisor:
         """Return what beats say about it."""
         spec = self.binding.spec
         return ContainerView(
+            name=spec.name,
             container_id=self.container_id,
             deployment_id=spec.deployment_id,
             workspace=spec.workspace,

@@ -21,6 +21,11 @@ def echo(value=None):
     return value
 
 
+@function(cpu=0.01, keep_warm_seconds=5)
+def echo_large(value):
+    return value
+
+
 @function(**LIGHT, keep_warm_seconds=5)
 def fails_on_seven(value):
     if value == 7:
@@ -55,8 +60,7 @@ def slow_where(seconds):
 
 @function(**LIGHT, keep_warm_seconds=5)
 def count_to(number):
-    for value in range(number):
-        yield value
+    yield from range(number)
 
 
 @function(**LIGHT, keep_warm_seconds=5, timeout=1, retries=0)

@@ -37,6 +37,7 @@ class ContainerView(Message, frozen=True, kw_only=True):
     gpu_ids: tuple[str, ...] = ()
     in_flight: tuple[InvocationId, ...] = ()
     image_digest: ImageDigest = ImageDigest("")
+    name: str = ""
 
 
 class WorkerBeat(Message, frozen=True, kw_only=True):
