@@ -34,6 +34,7 @@ from glowplug_local.layout import Layout, Running
 from glowplug_local.ports import free_port, holder_of, is_free
 from glowplug_local.supervisor import Child
 
+CPU_OVERCOMMIT = 8
 READY_S = 60.0
 POLL_S = 0.02
 SELF_CHECK = "def echo(value):\n    return value\n"
@@ -230,12 +231,22 @@ def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[s
                 "HOST": options.host,
                 "TOKEN_FILE": str(layout.secret_file("token")),
             }
-        if service == "worker" and options.gpus:
-            env["GPUS"] = options.gpus
+        if service == "worker":
+            env |= _share_of_machine(options)
         prefix = f"GLOWPLUG_{service.upper()}_"
         command = str(Path(sys.executable).with_name(f"glowplug-{service}"))
         found[name] = child(name, [command], {prefix + key: value for key, value in env.items()})
     return found
+
+
+def _share_of_machine(options: Options) -> dict[str, str]:
+    """Return what each worker offers: requests of cpu are no caps, so one machine overcommits it."""
+    cpu = CPU_OVERCOMMIT * len(os.sched_getaffinity(0)) / options.workers
+    share = {"CPU": str(cpu), "GPUS": options.gpus}
+    if options.workers > 1:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        share["MEMORY"] = str(total // options.workers)
+    return share
 
 
 def _instances(workers: int) -> list[str]:
