@@ -1,10 +1,10 @@
 """History for people: spans, logs and calls, in a SQLite file that can be thrown away.
 
-It is fed by following three streams from the sequence that was stored last, in batches, on one thread of
-its own: each batch is one statement per table, over rows as one JSON text, so that the thread holds the
-interpreter's lock for moments only and calls are not slowed by their own history. Losing the file loses
-nothing: the streams hold what there is. Nothing that decides may read it. Every table is bounded; the
-oldest rows go first.
+It is fed by following three streams from the sequence that was stored last, on one thread of its own. What
+comes is kept as it came, a segment of many spans, lines or facts a row, and looked through when somebody
+asks: people ask seldom, and calls must not be slowed by their own history. Losing the file loses nothing:
+the streams hold what there is. Nothing that decides may read it. Every table is bounded; the oldest rows
+go first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -29,56 +29,52 @@ from glowplug_gateway.ports import Platform
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FLUSH_S = 0.25
 # Rows waiting for the disk; followers wait when there are as many.
-BUFFERED_MAX = 50_000
+BUFFERED_MAX = 5_000
 TRIM_EVERY = 50
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS follows (stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS spans (
-    row INTEGER PRIMARY KEY, span TEXT NOT NULL UNIQUE, trace TEXT NOT NULL,
-    invocation TEXT NOT NULL, body TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS spans_trace ON spans (trace);
-CREATE INDEX IF NOT EXISTS spans_invocation ON spans (invocation) WHERE invocation <> '';
+    row INTEGER PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, items INTEGER NOT NULL,
+    body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS facts (
+    row INTEGER PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, items INTEGER NOT NULL,
+    body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS segments (
     row INTEGER PRIMARY KEY, workspace TEXT NOT NULL, deployment TEXT NOT NULL, name TEXT NOT NULL,
-    container TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL,
+    container TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
     UNIQUE (container, number));
 CREATE INDEX IF NOT EXISTS segments_deployment ON segments (workspace, deployment, row);
 CREATE INDEX IF NOT EXISTS segments_name ON segments (workspace, name, row);
-CREATE TABLE IF NOT EXISTS calls (
-    row INTEGER PRIMARY KEY, invocation TEXT NOT NULL UNIQUE, workspace TEXT NOT NULL,
-    deployment TEXT NOT NULL, attempt INTEGER NOT NULL, body TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS calls_workspace ON calls (workspace, row);
 """
-
-# Each takes one JSON text: a list of rows.
-INSERT_SPANS = """
-INSERT OR IGNORE INTO spans (span, trace, invocation, body)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       json_extract(value, '$[3]') FROM json_each(?)
-"""
-INSERT_SEGMENTS = """
+INSERT_SPANS = "INSERT OR REPLACE INTO spans (sequence, items, body) VALUES (?, ?, ?)"
+INSERT_FACTS = "INSERT OR REPLACE INTO facts (sequence, items, body) VALUES (?, ?, ?)"
+INSERT_SEGMENT = """
 INSERT OR IGNORE INTO segments (workspace, deployment, name, container, number, body)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]')
-FROM json_each(?)
+VALUES (?, ?, ?, ?, ?, ?)
 """
-INSERT_CALLS = """
-INSERT INTO calls (invocation, workspace, deployment, attempt, body)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       json_extract(value, '$[3]'), json_extract(value, '$[4]') FROM json_each(?) WHERE true
-ON CONFLICT (invocation) DO UPDATE SET attempt = excluded.attempt, body = excluded.body
-WHERE excluded.attempt >= calls.attempt
+# Rows go once the newer ones hold enough items.
+TRIM_ITEMS = """
+DELETE FROM {table} WHERE row <= coalesce((
+    SELECT max(row) FROM (
+        SELECT row, sum(items) OVER (ORDER BY row DESC) - items AS newer FROM {table})
+    WHERE newer >= ?), 0)
 """
+TRIM_ROWS = "DELETE FROM segments WHERE row <= (SELECT max(row) FROM segments) - ?"
+TRACES_OF_INVOCATION_MAX = 100
 
 Row = tuple[object, ...]
 
+_SPANS = msgspec.msgpack.Decoder(tuple[Span, ...])
+_FACTS = msgspec.msgpack.Decoder(tuple[InvocationFact, ...])
+_SEGMENT = msgspec.msgpack.Decoder(LogSegment)
+
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows kept per table."""
+    """How much is kept: spans, log segments, and facts about calls."""
 
     spans: int
     segments: int
@@ -131,27 +127,27 @@ class ReadModel:
     async def on_spans(self, delivery: Delivery[SpanSegment]) -> None:
         """Some process finished spans."""
         spans = delivery.message.spans if delivery.message else ()
-        await self._take(SPANS, delivery.sequence, INSERT_SPANS, [_span_row(one) for one in spans])
+        row = (delivery.sequence, len(spans), msgspec.msgpack.encode(spans))
+        await self._take(SPANS, delivery.sequence, INSERT_SPANS, row)
 
     async def on_log(self, delivery: Delivery[LogSegment]) -> None:
         """A container wrote something."""
-        rows = [_segment_row(delivery.message)] if delivery.message else []
-        await self._take(LOGS, delivery.sequence, INSERT_SEGMENTS, rows)
+        if delivery.message is not None:
+            row = _segment_row(delivery.message)
+            await self._take(LOGS, delivery.sequence, INSERT_SEGMENT, row)
 
     async def on_facts(self, delivery: Delivery[InvocationFacts]) -> None:
         """A worker tells what became of invocations."""
         facts = delivery.message.facts if delivery.message else ()
-        rows = [_call_row(one) for one in facts]
-        await self._take(INVOCATION_EVENTS, delivery.sequence, INSERT_CALLS, rows)
+        row = (delivery.sequence, len(facts), msgspec.msgpack.encode(facts))
+        await self._take(INVOCATION_EVENTS, delivery.sequence, INSERT_FACTS, row)
 
-    async def _take(
-        self, stream: Stream, sequence: int, statement: str, rows: Sequence[Row]
-    ) -> None:
+    async def _take(self, stream: Stream, sequence: int, statement: str, row: Row) -> None:
         while self._waiting >= BUFFERED_MAX:
             self._room.clear()
             await self._room.wait()
-        self._rows.setdefault(statement, []).extend(rows)
-        self._waiting += len(rows)
+        self._rows.setdefault(statement, []).append(row)
+        self._waiting += 1
         self._sequences[stream.name] = sequence
 
     async def flush(self) -> None:
@@ -170,8 +166,7 @@ class ReadModel:
     ) -> None:
         with self._database as database:
             for statement, values in rows.items():
-                if values:
-                    database.execute(statement, (msgspec.json.encode(values).decode(),))
+                database.executemany(statement, values)
             database.executemany(
                 "INSERT OR REPLACE INTO follows VALUES (?, ?)", list(sequences.items())
             )
@@ -179,15 +174,9 @@ class ReadModel:
                 self._trim(database)
 
     def _trim(self, database: sqlite3.Connection) -> None:
-        for table, kept in (
-            ("spans", self._bounds.spans),
-            ("segments", self._bounds.segments),
-            ("calls", self._bounds.calls),
-        ):
-            database.execute(
-                f"DELETE FROM {table} WHERE row <= (SELECT max(row) FROM {table}) - ?",  # noqa: S608 — names of ours
-                (kept,),
-            )
+        database.execute(TRIM_ITEMS.format(table="spans"), (self._bounds.spans,))
+        database.execute(TRIM_ITEMS.format(table="facts"), (self._bounds.calls,))
+        database.execute(TRIM_ROWS, (self._bounds.segments,))
 
     # -- showing --------------------------------------------------------------------------------
 
@@ -248,11 +237,6 @@ def _stored_sequence(database: sqlite3.Connection, stream: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _span_row(span: Span) -> Row:
-    invocation = str(span.attributes.get("invocation_id", ""))
-    return (f"{span.trace_id}{span.span_id}", span.trace_id, invocation, span)
-
-
 def _segment_row(segment: LogSegment) -> Row:
     return (
         segment.workspace,
@@ -260,27 +244,34 @@ def _segment_row(segment: LogSegment) -> Row:
         segment.name,
         segment.container_id,
         segment.number,
-        segment,
+        msgspec.msgpack.encode(segment),
     )
-
-
-def _call_row(fact: InvocationFact) -> Row:
-    return (fact.invocation_id, fact.workspace, fact.deployment_id, fact.attempt, fact)
 
 
 def _read_trace(database: sqlite3.Connection, reference: str) -> tuple[str, list[Span]]:
     trace_id = reference
     if reference.startswith("inv_"):
-        found = database.execute(
-            "SELECT trace FROM spans WHERE invocation = ? ORDER BY row LIMIT 1", (reference,)
-        ).fetchone()
-        if found is None:
+        mentions = _spans_with(database, reference, TRACES_OF_INVOCATION_MAX)
+        traces = [
+            span.trace_id for span in mentions if span.attributes.get("invocation_id") == reference
+        ]
+        if not traces:
             return "", []
-        trace_id = found[0]
-    rows = database.execute("SELECT body FROM spans WHERE trace = ?", (trace_id,)).fetchall()
-    spans = [msgspec.json.decode(body, type=Span) for (body,) in rows]
-    spans.sort(key=lambda span: (span.start_at, span.end_at))
-    return (trace_id, spans) if spans else ("", [])
+        trace_id = traces[0]
+    spans = [span for span in _spans_with(database, trace_id, -1) if span.trace_id == trace_id]
+    unique = {span.span_id: span for span in spans}
+    ordered = sorted(unique.values(), key=lambda span: (span.start_at, span.end_at))
+    return (trace_id, ordered) if ordered else ("", [])
+
+
+def _spans_with(database: sqlite3.Connection, text: str, rows_max: int) -> Iterator[Span]:
+    """Return the spans of all segments in which `text` stands (SQLite looks, not Python)."""
+    rows = database.execute(
+        "SELECT body FROM spans WHERE instr(body, ?) ORDER BY row LIMIT ?",
+        (text.encode(), rows_max),
+    )
+    for (body,) in rows:
+        yield from _SPANS.decode(body)
 
 
 def _read_logs(
@@ -292,11 +283,18 @@ def _read_logs(
         f"SELECT body FROM segments WHERE workspace = ? {which} ORDER BY row DESC LIMIT ?",  # noqa: S608 — only marks
         (workspace, *deployments, *deployments, segments_max),
     ).fetchall()
-    return [msgspec.json.decode(body, type=LogSegment) for (body,) in reversed(rows)]
+    return [_SEGMENT.decode(body) for (body,) in reversed(rows)]
 
 
 def _read_calls(database: sqlite3.Connection, workspace: str, limit: int) -> list[InvocationFact]:
-    rows = database.execute(
-        "SELECT body FROM calls WHERE workspace = ? ORDER BY row DESC LIMIT ?", (workspace, limit)
-    ).fetchall()
-    return [msgspec.json.decode(body, type=InvocationFact) for (body,) in rows]
+    """Look back through the facts until there are enough invocations; the newest fact of each wins."""
+    found: dict[str, InvocationFact] = {}
+    for (body,) in database.execute("SELECT body FROM facts ORDER BY row DESC"):
+        for fact in reversed(_FACTS.decode(body)):
+            if fact.workspace == workspace and (fact.invocation_id in found or len(found) < limit):
+                known = found.setdefault(fact.invocation_id, fact)
+                if fact.attempt > known.attempt:
+                    found[fact.invocation_id] = fact
+        if len(found) >= limit:
+            break
+    return list(found.values())
