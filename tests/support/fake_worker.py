@@ -34,6 +34,7 @@ from glowplug_contracts.subjects import (
     WORKER_BEAT,
 )
 from glowplug_runtime.bus_nats import NatsBus, open_bus
+from glowplug_runtime.wire import WireError
 
 GIB = 1024**3
 
@@ -210,7 +211,8 @@ async def open_fake_worker(
         async def keep_beating() -> None:
             while True:
                 await asyncio.sleep(beat_s)
-                await worker.send_beat()
+                with contextlib.suppress(WireError):  # the broker is away
+                    await worker.send_beat()
 
         beating = asyncio.ensure_future(keep_beating())
         try:

@@ -198,4 +198,5 @@ class Follower:
                 if error.details.get("code") == 404:  # noqa: PLR2004
                     # The stream is new (a memory stream after a broker restart): from its start.
                     self._last_sequence = 0
+                self.doubt()  # again at the next look, not after five silent seconds
                 log.warning("follow.unavailable", stream=self._stream, error=str(error))

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from glowplug_contracts.errors import UnavailableError
 from glowplug_contracts.messages.container import (
@@ -23,8 +29,9 @@ from glowplug_contracts.messages.invocation import (
     record_headers,
 )
 from glowplug_contracts.messages.scale import ScaleDecided
-from glowplug_contracts.streams import DEPLOYMENTS, WANTED
+from glowplug_contracts.streams import DEPLOYMENTS, LEASES, WANTED
 from glowplug_contracts.subjects import CALL, CANCEL, PROBE, RECORD, SCALE
+from glowplug_runtime.bus_nats import open_bus
 from glowplug_scheduler import dispatching
 
 from tests.integration.scheduler.conftest import open_scheduler
@@ -273,3 +280,59 @@ async def test_a_bug_in_the_machine_ends_the_process_instead_of_losing_work_quie
             monkeypatch.setattr(dispatching.Dispatcher, "step", broken)
             await eventually(shell.running.done)
     assert failure.group_contains(AssertionError, match="an invariant")
+
+
+async def test_after_a_broker_restart_streams_exist_again_and_work_goes_on(nats_server):
+    url = nats_server.url
+    async with (
+        open_bus(url, instance="test") as bus,
+        open_scheduler(url),
+        open_fake_worker(url) as worker,
+    ):
+        await deploy(bus, target=1)
+        await eventually(lambda: len(worker.bound) == 1)
+        await call(bus, "inv_before")
+        await eventually(lambda: ids(worker) == ["inv_before"])
+        await worker.end(worker.runs[0])
+        nats_server.kill()
+        nats_server.start()
+        await call(bus, "inv_after")
+        await eventually(lambda: ids(worker) == ["inv_before", "inv_after"])
+        await worker.end(worker.runs[1])
+        await spawn(bus, "inv_task")
+        await eventually(lambda: ids(worker) == ["inv_before", "inv_after", "inv_task"])
+        assert len(worker.bound) == 1
+
+
+@contextlib.contextmanager
+def running_command(url, instance):
+    """The service as its own process, by its own command."""
+    command = Path(sys.executable).with_name("glowplug-scheduler")
+    env = {**os.environ, "GLOWPLUG_NATS_URL": url, "GLOWPLUG_INSTANCE": instance}
+    process = subprocess.Popen([command], env=env, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_the_command_serves_alone_and_a_killed_replica_is_followed_by_the_other(nats_server):
+    url = nats_server.url
+    async with open_bus(url, instance="test") as bus:
+        with running_command(url, "s1") as first, running_command(url, "s2"):
+            await eventually(lambda: settled(bus))
+            leases = bus.bucket(LEASES)
+            holder = (await leases.get("shard-0")).value.holder
+            async with open_fake_worker(url) as worker:
+                await deploy(bus, target=1)
+                await eventually(lambda: len(worker.bound) == 1)
+                if holder == "s1":
+                    first.kill()
+                await call(bus, "inv_1")
+                await eventually(lambda: ids(worker) == ["inv_1"])
+                first.terminate()
+                await call(bus, "inv_2")
+                await worker.end(worker.runs[0])
+                await eventually(lambda: ids(worker) == ["inv_1", "inv_2"])
+            assert first.wait() in {0, -9}
