@@ -156,6 +156,7 @@ class FakeGateway:
             "version": version,
             "kind": spec.kind.value,
             "state": "active",
+            "base_python": self.python_there,
         }
         if not ephemeral:
             self.deployments.append(shown)
@@ -163,7 +164,6 @@ class FakeGateway:
             "event": "deployed",
             "deployment": shown,
             "url": f"{self.url}/{spec.kind.value}/{spec.name}",
-            "python_version": self.python_there,
         }
         await write_line(response, event)
         return response

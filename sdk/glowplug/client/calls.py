@@ -82,14 +82,14 @@ async def call(
 
 
 async def stream(
-    http: Http, deployment_id: str, data: bytes
+    http: Http, deployment_id: str, data: bytes, *, form: str = Format.PICKLE.value
 ) -> AsyncIterator[Payload | RemoteError]:
     """Run a generator; yield its items' payloads as they come, or last the error it ended in.
 
     Raises: UnavailableError if the connection is lost in between: items can't be taken back.
     """
     invocation_id = new_invocation_id()
-    headers, body = await _prepared(http, invocation_id, data, Format.PICKLE.value)
+    headers, body = await _prepared(http, invocation_id, data, form)
     headers[HEADER_STREAM] = "1"
     ended = False
     try:
@@ -124,13 +124,20 @@ async def stream(
             await cancel_call(http, invocation_id)
 
 
-async def spawn(http: Http, deployment_id: str, data: bytes, *, wait_when_full: bool) -> str:
+async def spawn(
+    http: Http,
+    deployment_id: str,
+    data: bytes,
+    *,
+    wait_when_full: bool,
+    form: str = Format.PICKLE.value,
+) -> str:
     """Accept durable work; return its id once it is stored for good.
 
     Raises: QueueFullError if the queue is full (for PUT_WAIT_S, where asked to wait).
     """
     invocation_id = new_invocation_id()
-    headers, body = await _prepared(http, invocation_id, data, Format.PICKLE.value)
+    headers, body = await _prepared(http, invocation_id, data, form)
     clock = asyncio.get_running_loop().time
     until = clock() + (PUT_WAIT_S if wait_when_full else 0.0)
     while True:

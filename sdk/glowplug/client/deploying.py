@@ -267,7 +267,7 @@ def _event_error(error: dict[str, Any], step: str, output: list[str]) -> Glowplu
 
 
 def _python_there(event: dict[str, Any], spec: DeploymentSpec) -> str:
-    there = event.get("base_python") or event.get("python_version") or spec.image.python_version
+    there = event["deployment"].get("base_python") or spec.image.python_version
     return ".".join(str(there).split(".")[:2]) if there else ""
 
 

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from glowplug.client.profile import Profile
+from glowplug.client.profile import LOCAL, Profile
 from glowplug.errors import GlowplugError, UnavailableError, error_for
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
+FIRST_PATIENCE_S = 3.0
 ATTEMPT_GOOD_S = 5.0
 CONNECT_S = 5.0
 PAUSE_S = 0.05
@@ -63,6 +64,7 @@ class Http:
         self.profile = profile
         self._session: aiohttp.ClientSession | None = None
         self._turn = 0
+        self._reached = False
 
     async def close(self) -> None:
         """Close the connections."""
@@ -148,10 +150,11 @@ class Http:
             url = self.profile.urls[self._turn % len(self.profile.urls)]
             begun = clock()
             try:
-                return await once(url)
+                result = await once(url)
             except _BusyError as busy:
                 problem: Exception = busy.error
                 wait = busy.error.retry_after_s or pause
+                self._reached = True
             except _TRANSPORT as err:
                 problem, wait = err, pause
                 self._turn += 1
@@ -160,9 +163,14 @@ class Http:
                         f"the connection to {url} broke before the answer ({_words(err)}); whether "
                         "it was done is not known"
                     ) from err
+            else:
+                self._reached = True
+                return result
             if failing_since is None or clock() - begun > ATTEMPT_GOOD_S:
                 failing_since, pause = clock(), PAUSE_S
-            if clock() + wait - failing_since > patience_s:
+            # Whoever never answered is probably not there at all; that is said soon.
+            limit_s = patience_s if self._reached else min(patience_s, FIRST_PATIENCE_S)
+            if clock() + wait - failing_since > limit_s:
                 raise _unavailable(problem, self.profile) from problem
             await asyncio.sleep(wait)
             pause = min(pause * 2, PAUSE_MAX_S)
@@ -230,7 +238,7 @@ def _unavailable(problem: Exception, profile: Profile) -> GlowplugError:
     if isinstance(problem, GlowplugError):
         return problem
     where = ", ".join(profile.urls)
-    hint = "; `glowplug up` starts a platform here" if profile.is_local else ""
+    hint = "; `glowplug up` starts a platform here" if profile.name == LOCAL else ""
     return UnavailableError(f"no gateway answers at {where} ({_words(problem)}){hint}")
 
 

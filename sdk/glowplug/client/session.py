@@ -29,7 +29,8 @@ CLOSE_S = 6.0
 class Session:
     """One program's hold on a platform. Everything but `close` runs in the background loop."""
 
-    def __init__(self, profile: Profile, *, quiet: bool) -> None:
+    def __init__(self, profile: Profile, *, quiet: bool, may_start: bool = True) -> None:
+        self.may_start = may_start
         self.http = Http(profile)
         self.packer = Packer(self.http)
         self.output = Output(self.http, quiet=quiet)
@@ -48,7 +49,7 @@ class Session:
             return self.http
         async with self._reaching:
             if not self._reached:
-                if self.http.profile.is_local and not await self._answers():
+                if self._may_start_one() and not await self._answers():
                     await self._start_platform()
                 self._reached = True
         return self.http
@@ -98,6 +99,9 @@ class Session:
     async def _finish(self) -> None:
         await self.output.drain()
         await self.http.close()
+
+    def _may_start_one(self) -> bool:
+        return self.may_start and self.http.profile.is_local
 
     async def _answers(self) -> bool:
         try:
