@@ -140,13 +140,15 @@ class Supervisor:
     def view(self) -> ContainerView:
         """Return what beats say about it."""
         spec = self.binding.spec
+        # Until its end was announced, with what was inside settled, it counts as on its way there.
+        state = ContainerState.DRAINING if self.life.ended else self.life.state
         return ContainerView(
             name=spec.name,
             container_id=self.container_id,
             deployment_id=spec.deployment_id,
             workspace=spec.workspace,
             kind=spec.kind,
-            state=self.life.state,
+            state=state,
             resources=spec.resources,
             slots=self._slots_told,
             gpu_ids=self.binding.gpu_ids,

@@ -297,3 +297,20 @@ async def test_beats_tell_what_is_in_flight(bus: Any, rest: Any, tmp_path: Path)
         await eventually(lambda: rest.beats[-1].containers[0].in_flight == ("inv_1",))
     counts = [each.beat for each in rest.beats]
     assert counts == sorted(set(counts))
+
+
+async def test_a_beat_never_tells_an_end_before_the_end_is_announced(
+    bus: Any, rest: Any, tmp_path: Path
+) -> None:
+    async def dying(peer: Peer) -> Exit | None:
+        await peer.greet()
+        await peer.until("run")
+        return Exit(signal=11)
+
+    async with open_worker(bus, tmp_path, ScriptedBackend(dying)) as worker:
+        await rest.bound()
+        await rest.run(a_request())
+        supervisor = worker.supervisors["ctr_1"]
+        await eventually(lambda: supervisor.life.ended)
+        assert supervisor.view().state == "draining"
+        await rest.change("failed")
