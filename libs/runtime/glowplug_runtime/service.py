@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import os
 import signal
@@ -155,6 +156,7 @@ class Shell(Generic[S]):
         self.beat_now()
 
 
+@functools.cache  # every beat says it
 def version() -> str:
     """Return the platform's version."""
     return importlib.metadata.version("glowplug-contracts")

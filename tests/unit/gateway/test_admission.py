@@ -143,3 +143,12 @@ def test_retry_after_follows_the_pace_of_endings():
     refusal = verdict(admission, offered("late", max_pending=4), 24.0)
     assert isinstance(refusal, Refuse)
     assert refusal.retry_after_s == 8.0
+
+
+def test_silence_forgets_what_others_had_while_own_calls_go_on():
+    admission = Admission()
+    verdict(admission, offered("a"))
+    admission.step(heard(6, 0), 0.1)
+    assert admission.pending(DEP) == 6
+    admission.step(Ticked(), 0.1 + REPORT_STALE_S)
+    assert admission.pending(DEP) == 1
