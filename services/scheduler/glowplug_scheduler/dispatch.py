@@ -209,8 +209,7 @@ class Dispatcher:
             if known.sequence != event.sequence:
                 state.ack(event.sequence, known.invocation_id, now, out)
             elif known.place is Place.FLYING and (
-                (event.sequence, known.invocation_id) in state.acked
-                or now - known.since >= REDELIVERED_S
+                not known.reading or now - known.since >= REDELIVERED_S
             ):
                 out.append(Ack(event.sequence))
             return False

@@ -258,9 +258,12 @@ class ShardState:
                 now - item.arrived,
             )
         )
+        if item.durable:
+            return
+        if item.sequence > 0:
+            self.acked.add((item.sequence, item.invocation_id), now)
+        item.reading = item.request is None
         if item.request is not None:
-            if item.sequence > 0:
-                self.acked.add((item.sequence, item.invocation_id), now)
             self.uncache(item)
 
     def wait(self, item: Item, now: float) -> None:

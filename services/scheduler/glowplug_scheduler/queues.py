@@ -42,6 +42,7 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
         ticket: order of arrival here; kept when it comes back, so that it comes back to the front.
         request: the cached call, None when only the stream holds it (or for durable work).
         size: bytes the cached call counts for; 0 when not cached.
+        reading: handed without its call, which is being read again: not acknowledged yet.
         own: handed by this machine, in this generation.
         missed: beats of its worker, since it was handed, that did not list it.
         since: when it came to its present place.
@@ -67,6 +68,7 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
     lost_attempts: int = 0
     state: State = State.ACCEPTED
     container_id: ContainerId = ContainerId("")
+    reading: bool = False
     own: bool = False
     missed: int = 0
     since: float = 0.0
