@@ -7,9 +7,8 @@ from typing import Any
 from glowplug_contracts.messages.container import ContainerState
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_worker import container as life
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 ERROR = RemoteError(code="function.start_failed", type="E", message="m")
 S = ContainerState
@@ -32,94 +31,61 @@ def test_every_state_can_be_reached() -> None:
     assert reached == set(S)
 
 
-class Lives(RuleBasedStateMachine):
-    """A shell that feeds anything possible, and remembers what it was told to do."""
+def events(data: Any, busy: bool) -> dict[type, Any]:
+    """One event of each kind, with drawn contents."""
+    process = data.draw(st.integers(0, 1))
+    return {
+        life.Bound: life.Bound(),
+        life.Pulled: life.Pulled(),
+        life.StartFailed: life.StartFailed(error=ERROR),
+        life.RunnerReady: life.RunnerReady(process=process),
+        life.RunnerGone: life.RunnerGone(
+            process=process, violation=data.draw(st.sampled_from(["", "", "nonsense"]))
+        ),
+        life.Exited: life.Exited(code=3, busy=busy),
+        life.StopAsked: life.StopAsked(
+            grace_s=data.draw(st.sampled_from([0.0, 1.0, 30.0])), reason="idle", busy=busy
+        ),
+        life.Emptied: life.Emptied(),
+        life.Overran: life.Overran(),
+        life.Overgrown: life.Overgrown(limit_bytes=1, peak_bytes=2),
+        life.Passed: life.Passed(busy=busy),
+    }
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 100.0
-        self.life = life.ContainerLife(processes=2, concurrency=3, expires_at=5000.0)
-        self.ends = 0
-        self.kills = 0
-        self.in_flight = False
 
-    def feed(self, event: Any) -> None:
-        if (self.life.state, type(event)) in life.IMPOSSIBLE:
-            return
-        was_over = self.life.ended
-        decisions = self.life.step(event, self.now)
-        assert not (was_over and decisions)
+# What leads on, so that walks get far before something ends them.
+USUAL = {S.BOUND: life.Bound, S.PULLING: life.Pulled, S.STARTING: life.RunnerReady}
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_any_walk_ends_once_and_every_draining_container_is_killed(data: Any) -> None:
+    machine = life.ContainerLife(processes=2, concurrency=3, expires_at=5000.0)
+    now, ends, draining_since = 100.0, 0, None
+    for _ in range(data.draw(st.integers(1, 20))):
+        busy = data.draw(st.booleans())
+        now += data.draw(st.sampled_from([0.0, 0.1, 1.0, 1.0, 6000.0]))
+        state = machine.state
+        possible = [each for each in life.Event.__args__ if (state, each) not in life.IMPOSSIBLE]
+        chosen = USUAL.get(state) if data.draw(st.integers(0, 2)) else None
+        event = events(data, busy)[chosen or data.draw(st.sampled_from(possible))]
+        decisions = machine.step(event, now)
+        machine.check()
+        assert not (state in life.ENDS and decisions)
         for decision in decisions:
             if isinstance(decision, life.Announce) and decision.state in life.ENDS:
-                self.ends += 1
+                ends += 1
                 assert decision.reason
                 assert (decision.error is not None) == (decision.state is S.FAILED)
-            if isinstance(decision, life.Kill):
-                self.kills += 1
-            if isinstance(decision, life.Drain):
-                assert self.life.slots == 0
-
-    @rule()
-    def bound(self) -> None:
-        self.feed(life.Bound())
-
-    @rule()
-    def pulled(self) -> None:
-        self.feed(life.Pulled())
-
-    @rule(process=st.integers(0, 1))
-    def ready(self, process: int) -> None:
-        self.feed(life.RunnerReady(process=process))
-
-    @rule()
-    def start_failed(self) -> None:
-        self.feed(life.StartFailed(error=ERROR))
-
-    @rule(process=st.integers(0, 1), violation=st.sampled_from(["", "", "nonsense"]))
-    def gone(self, process: int, violation: str) -> None:
-        self.feed(life.RunnerGone(process=process, violation=violation))
-
-    @rule(code=st.integers(0, 255))
-    def exited(self, code: int) -> None:
-        self.feed(life.Exited(code=code, busy=self.in_flight))
-
-    @rule(grace_s=st.sampled_from([0.0, 1.0, 30.0]))
-    def stop(self, grace_s: float) -> None:
-        self.feed(life.StopAsked(grace_s=grace_s, reason="idle", busy=self.in_flight))
-
-    @rule(busy=st.booleans())
-    def load(self, busy: bool) -> None:
-        self.in_flight = busy
-        if not busy:
-            self.feed(life.Emptied())
-
-    @rule()
-    def overran(self) -> None:
-        self.feed(life.Overran())
-
-    @rule()
-    def overgrown(self) -> None:
-        self.feed(life.Overgrown(limit_bytes=1, peak_bytes=2))
-
-    @rule(seconds=st.sampled_from([0.1, 1.0, 40.0, 6000.0]))
-    def passed(self, seconds: float) -> None:
-        self.now += seconds
-        self.feed(life.Passed(busy=self.in_flight))
-
-    @precondition(lambda self: self.life.state is S.DRAINING)
-    @rule()
-    def is_killed_in_the_end(self) -> None:
-        before = self.kills
-        self.now += 31.0
-        self.feed(life.Passed(busy=True))
-        assert self.kills > before
-
-    @invariant()
-    def holds(self) -> None:
-        self.life.check()
-        assert self.ends == int(self.life.ended)
-        assert self.life.slots in (0, 3, 6)
-
-
-TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+        assert ends == int(machine.ended)
+        assert machine.slots in (0, 3, 6)
+        if machine.state is S.DRAINING and state is not S.DRAINING:
+            draining_since = now
+            assert any(isinstance(each, life.Drain) for each in decisions)
+    if machine.state is S.DRAINING:
+        assert draining_since is not None
+        late = machine.step(life.Passed(busy=True), max(now, draining_since) + 31.0)
+        assert late == [life.Kill()]
+        over = machine.step(life.Exited(signal=9, busy=True), now + 32.0)
+        assert isinstance(over[0], life.Lose)
+        assert machine.ended
