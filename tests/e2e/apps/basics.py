@@ -33,6 +33,16 @@ def fails_on_seven(value):
     return value
 
 
+@function(
+    **LIGHT,
+    keep_warm_seconds=30,
+    autoscaler=QueueDepthAutoscaler(max_containers=3, tasks_per_container=20),
+)
+def slow_triple(value):
+    time.sleep(0.02)
+    return 3 * value
+
+
 class HouseError(Exception):
     def __init__(self, room, floor):
         super().__init__(room, floor)
