@@ -321,7 +321,7 @@ class Stage:
                 self._place(place.LoadsSeen(dict(self.dispatcher.loads())))
             self._place(place.TargetDecided(decision))
 
-    def _perform(self, decision: object) -> None:  # noqa: PLR0912 - one arm each
+    def _perform(self, decision: object) -> None:
         match decision:
             case dispatch.AnnounceBacklog(backlog):
                 self._autoscale(backlog)

@@ -198,6 +198,8 @@ class Dispatcher:
             state.hand(item, container, now, out)
         else:
             state.wait(item, now)
+            # The attempt that this one supersedes may have left a stranger's slot behind.
+            state.fill(queue, now, out)
         state.touch(queue, now, out)
 
     def _supersedes(

@@ -1,0 +1,138 @@
+"""What must hold in the simulated world, whatever happens: judged from outside the machines.
+
+C1 no input ever has two different outcomes, and a caller gets the one that was stored
+C2 nothing accepted is lost: every call and every durable record comes to its end, by a right reason
+C3 no worker's CPU, memory, GPUs or slots are ever oversold
+C4 at rest a deployment has exactly its minimum
+C5 nothing stays parked once there is room
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glowplug_contracts.ids import InvocationId
+from glowplug_contracts.messages.deployment import DeploymentState
+from glowplug_contracts.messages.invocation import (
+    PLATFORM_RETRIES_MAX,
+    InputOutcome,
+    InvocationRecord,
+    Outcome,
+    State,
+    is_terminal,
+)
+
+if TYPE_CHECKING:
+    from tests.support.world import World
+
+
+class BrokenError(AssertionError):
+    """A promise does not hold."""
+
+
+class Checks:
+    """Hears what the world does, and looks at it now and then."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.stored: dict[tuple[InvocationId, int], InputOutcome] = {}
+        self.nodes: Any = None
+
+    def must(self, holds: object, promise: str) -> None:
+        if not holds:
+            raise BrokenError(promise)
+
+    # -- As it happens --------------------------------------------------------------------------
+
+    def outcome_written(self, link: Outcome) -> None:
+        for outcome in link.outcomes:
+            key = (link.invocation_id, outcome.index)
+            self.must(key not in self.stored, f"C1 {key} has a second outcome")
+            self.stored[key] = outcome
+
+    def outcome_delivered(self, invocation_id: InvocationId, outcome: InputOutcome) -> None:
+        stored = self.stored.get((invocation_id, outcome.index))
+        self.must(stored is not None, f"C1 {invocation_id}: an outcome that nobody stored")
+        self.must(stored == outcome, f"C1 {invocation_id}: another outcome than the stored one")
+
+    def record_written(self, before: InvocationRecord | None, after: InvocationRecord) -> None:
+        if before is None:
+            return
+        name = after.invocation_id
+        self.must(not is_terminal(before.state), f"C1 {name} changed after its end")
+        if after.state is State.DEAD:
+            often = after.lost_attempts > PLATFORM_RETRIES_MAX
+            self.must(often, f"C2 {name} was given up after {after.lost_attempts} losses")
+
+    def worker_changed(self, worker: Any) -> None:
+        live = worker.containers.values()
+        needs = [each.bind.spec.resources for each in live]
+        cpu = sum(each.cpu_millis for each in needs)
+        memory = sum(each.memory_bytes for each in needs)
+        gpus = [gpu for each in live for gpu in each.bind.gpu_ids]
+        self.must(cpu <= worker.cpu_millis, f"C3 {worker.name}: {cpu}m of {worker.cpu_millis}m")
+        self.must(memory <= worker.memory_bytes, f"C3 {worker.name}: memory")
+        self.must(len(gpus) == len(set(gpus)), f"C3 {worker.name}: a GPU is used twice: {gpus}")
+        for each in live:
+            self.must(len(each.flights) <= each.slots, f"C3 {each.name}: slots")
+
+    def look(self) -> None:
+        """Let the machines check themselves."""
+        if self.nodes is not None:
+            for machine in self.nodes.machines():
+                machine.check()
+
+    # -- In the end -----------------------------------------------------------------------------
+
+    def all_ended(self) -> bool:
+        """Return whether everything accepted has its end (or never can: its deployment is gone)."""
+        return not self.unended()
+
+    def unended(self) -> list[str]:
+        deployments = self.world.broker.deployments
+
+        def gone(deployment_id: Any) -> bool:
+            return deployments[deployment_id].state is DeploymentState.DELETED
+
+        calls = [
+            call.invocation_id
+            for call in self.nodes.client.calls.values()
+            if not (call.ended or call.cancelled or gone(call.deployment_id))
+        ]
+        records = [
+            f"{record.invocation_id} {record.state}"
+            for _, record in self.world.broker.records.values()
+            if not (is_terminal(record.state) or gone(record.deployment_id))
+        ]
+        return calls + records
+
+    def everything_ended(self) -> None:
+        self.must(self.all_ended(), f"C2 never ended: {self.unended()}")
+        accepted = self.nodes.client.accepted
+        missing = accepted - self.world.broker.records.keys()
+        self.must(not missing, f"C2 accepted and gone: {missing}")
+
+    def at_rest(self) -> bool:
+        return not self.restless()
+
+    def restless(self) -> list[str]:
+        """Return which deployments have other than their minimum, and what is parked."""
+        found = []
+        for deployment_id, deployment in sorted(self.world.broker.deployments.items()):
+            live = [
+                each.name
+                for worker in self.nodes.workers
+                for each in worker.containers.values()
+                if each.bind.spec.deployment_id == deployment_id
+            ]
+            deleted = deployment.state is DeploymentState.DELETED
+            minimum = 0 if deleted else deployment.spec.autoscaler.min_containers
+            if len(live) != minimum:
+                found.append(f"C4 {deployment_id} has {live} instead of {minimum}")
+        for scheduler in self.nodes.schedulers():
+            found += [f"C5 {key} is parked" for key in scheduler.placement.state.parked]
+        return found
+
+    def everything_rests(self) -> None:
+        restless = self.restless()
+        self.must(not restless, "; ".join(restless))
