@@ -119,6 +119,7 @@ class ShardOwner:
         self._writes: deque[WriteRecord] = deque()
         self._to_write = asyncio.Event()
         self._following: Subscription | None = None
+        self._scans = 0
         self._backlog_at: dict[DeploymentId, Address[BacklogChanged]] = {}
         self._broken: Exception | None = None
 
@@ -174,9 +175,15 @@ class ShardOwner:
 
     async def _follow_records(self) -> None:
         await self._close_records()
+        scan = self._scans
+
+        async def on_record(delivery: Delivery[InvocationRecord]) -> None:
+            if scan == self._scans:  # one more of an older subscription would hide the scan's
+                await self.on_record(delivery)
+
         self._following = await self._bus.follow(
             RECORD.pattern(shard=self.shard),
-            self.on_record,
+            on_record,
             start="last_per_subject",
             headers_only=True,
         )
@@ -306,6 +313,7 @@ class ShardOwner:
             case AskWorker(worker_id):
                 self._hearing.ask(worker_id)
             case ScanRecords():
+                self._scans += 1
                 self._spawn(self._follow_records(), "scan records")
 
     async def _hand(self, hand: Hand) -> None:
