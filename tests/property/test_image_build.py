@@ -5,10 +5,9 @@ from __future__ import annotations
 from glowplug_contracts.ids import ContainerId, ImageDigest, WorkerId
 from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.invocation import RemoteError
-from glowplug_imagecache.build import (
-    LOST_MAX,
+from glowplug_imagecache.build import LOST_MAX, Build, Phase
+from glowplug_imagecache.build_types import (
     Begin,
-    Build,
     ContainerEnded,
     ContainerReady,
     Decision,
@@ -18,7 +17,6 @@ from glowplug_imagecache.build import (
     FilesMerged,
     LayerStored,
     MergeFiles,
-    Phase,
     RecordStep,
     RunStep,
     StepEnded,

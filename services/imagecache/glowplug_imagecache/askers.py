@@ -14,8 +14,9 @@ from glowplug_contracts.messages.image import BuildProgress
 
 Sender = Callable[[str, BuildProgress], Awaitable[None]]
 
-# A gateway that hears nothing for 20 s asks again.
-QUIET_S = 8.0
+# A gateway that hears nothing for a while takes us for dead and asks again.
+QUIET_S = 2.0
+WAITING = "waiting"
 
 
 class Askers:
@@ -26,6 +27,7 @@ class Askers:
         self._send = send
         self._reply_to: list[str] = []
         self._told: list[BuildProgress] = []
+        self._number = 0
         self._said_at = 0.0
         # A late comer must not hear what is new before what was said.
         self._order = asyncio.Lock()
@@ -46,10 +48,12 @@ class Askers:
     async def tell(self, progress: BuildProgress, now: float) -> None:
         """Say something to everybody, numbered."""
         async with self._order:
+            self._number += 1
             numbered = msgspec.structs.replace(
-                progress, build_id=self.build_id, number=len(self._told) + 1
+                progress, build_id=self.build_id, number=self._number
             )
-            self._told.append(numbered)
+            if progress.kind != WAITING:
+                self._told.append(numbered)
             self._said_at = now
             for reply_to in self._reply_to:
                 await self._send(reply_to, numbered)
@@ -57,4 +61,4 @@ class Askers:
     async def keep_awake(self, now: float) -> None:
         """Say that the build lives, if nothing was said for a while."""
         if now - self._said_at >= QUIET_S:
-            await self.tell(BuildProgress(build_id="", number=0, kind="output"), now)
+            await self.tell(BuildProgress(build_id="", number=0, kind=WAITING), now)

@@ -34,10 +34,9 @@ from glowplug_runtime.lease import Lease
 from glowplug_runtime.service import Shell
 
 from glowplug_imagecache.askers import Askers
-from glowplug_imagecache.build import (
-    COMMIT_MAX_S,
+from glowplug_imagecache.build import COMMIT_MAX_S, Build
+from glowplug_imagecache.build_types import (
     Begin,
-    Build,
     ContainerEnded,
     Decision,
     DropContainer,

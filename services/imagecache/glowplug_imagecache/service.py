@@ -38,7 +38,13 @@ from glowplug_runtime.bus import Delivery, Subscription
 from glowplug_runtime.service import Shell
 
 from glowplug_imagecache.askers import Askers
-from glowplug_imagecache.build import ContainerEnded, ContainerReady, StepEnded, StepOutput, Tick
+from glowplug_imagecache.build_types import (
+    ContainerEnded,
+    ContainerReady,
+    StepEnded,
+    StepOutput,
+    Tick,
+)
 from glowplug_imagecache.plan import Offer, Target, check_spec, choose_target
 from glowplug_imagecache.running import BuildRun
 from glowplug_imagecache.settings import ImagecacheSettings

@@ -5,10 +5,8 @@ from __future__ import annotations
 from glowplug_contracts.ids import ContainerId, ImageDigest, WorkerId
 from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.invocation import RemoteError
-from glowplug_imagecache.build import (
-    OUTPUT_MAX,
-    SEEN_S,
-    STEP_GRACE_S,
+from glowplug_imagecache.build import OUTPUT_MAX, SEEN_S, STEP_GRACE_S
+from glowplug_imagecache.build_types import (
     Begin,
     ContainerEnded,
     ContainerReady,

@@ -28,7 +28,8 @@ class EnsureAccepted(Message, frozen=True, kw_only=True):
 class BuildProgress(Message, frozen=True, kw_only=True):
     """A line about a build. With `done`: image_digest is set, or error.
 
-    `kind` is "step" (a step starts; cached or not), "output" (its text), or "done".
+    `kind` is "step" (a step starts; cached or not), "output" (its text), "waiting" (nothing to show,
+    the build lives), or "done". Numbers grow; those of "waiting" are not said again to late comers.
     """
 
     build_id: str
