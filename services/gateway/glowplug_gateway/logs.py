@@ -51,6 +51,7 @@ class Follower:
         self._waiting: deque[LogSegment | Mark] = deque()
         self._dropped = 0
         self._news = asyncio.Event()
+        self.ended = False
 
     def offer(self, segment: LogSegment) -> None:
         """Keep a segment if it is one of the wanted."""
@@ -79,6 +80,11 @@ class Follower:
             yield Dropped(lines)
         while self._waiting:
             yield self._waiting.popleft()
+
+    def end(self) -> None:
+        """Have the reader told that nothing more comes."""
+        self.ended = True
+        self._news.set()
 
     async def news(self) -> None:
         """Return when something may wait."""
@@ -120,6 +126,11 @@ class Logs:
         finally:
             self._followers.discard(follower)
 
+    def end_followers(self) -> None:
+        """End every follower: this gateway stops, and its readers go to another one."""
+        for follower in self._followers:
+            follower.end()
+
     async def mark(self, workspace: str, tag: str, text: str) -> None:
         """Put a mark into the followers of this tag. Raises: NotFoundError if there is none."""
         # After a round trip to the broker everything it had sent before is handled.
@@ -132,8 +143,10 @@ class Logs:
 
 
 async def lines_of(follower: Follower) -> AsyncIterator[Entry]:
-    """Yield what comes for a follower, for ever."""
+    """Yield what comes for a follower, until it is ended."""
     while True:
         for entry in follower.take():
             yield entry
+        if follower.ended:
+            return
         await follower.news()

@@ -101,8 +101,15 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         routes += OpenApiRoutes(version(), lambda: routes).routes()
         door = Door(Router(tuple(routes)), tokens, shell.clock)
         port = await stack.enter_async_context(
-            open_door(door, settings.host, settings.port, bytes_max)
+            open_door(
+                door,
+                settings.host,
+                settings.port,
+                body_bytes_max=bytes_max,
+                drain_s=settings.drain_s,
+            )
         )
+        stack.callback(logs.end_followers)  # before the door waits for its requests to end
         shell.url = f"http://{settings.host}:{port}"
         shell.ready_note(url=shell.url)
         yield

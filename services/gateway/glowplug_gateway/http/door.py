@@ -31,7 +31,6 @@ from glowplug_gateway.ports import Time
 log = structlog.get_logger()
 
 TRACE_ANSWER = "Glowplug-Trace"
-SHUTDOWN_S = 3.0
 KEEPALIVE_S = 75.0
 BACKLOG = 1_024
 
@@ -161,8 +160,13 @@ def _gone(exchange: Exchange) -> web.StreamResponse:
 
 
 @contextlib.asynccontextmanager
-async def open_door(door: Door, host: str, port: int, body_bytes_max: int) -> AsyncIterator[int]:
-    """Serve; yield the bound port. A caller's disconnect cancels its route. Raises: PortTakenError."""
+async def open_door(
+    door: Door, host: str, port: int, *, body_bytes_max: int, drain_s: float
+) -> AsyncIterator[int]:
+    """Serve; yield the bound port. At the end requests in hand get `drain_s`, and no new one comes in.
+
+    A caller's disconnect cancels its route. Raises: PortTakenError.
+    """
 
     def make_request(
         message: Any, payload: Any, protocol: Any, writer: Any, task: Any
@@ -184,7 +188,7 @@ async def open_door(door: Door, host: str, port: int, body_bytes_max: int) -> As
         access_log=None,
         keepalive_timeout=KEEPALIVE_S,
     )
-    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
+    runner = web.ServerRunner(server, shutdown_timeout=drain_s)
     await runner.setup()
     site = web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_address=True)
     try:
