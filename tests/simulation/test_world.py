@@ -25,8 +25,8 @@ from tests.support.world_play import LostError, play
 SEEDS = int(os.environ.get("GLOWPLUG_SIM_SEEDS", "150"))
 CALM_SEEDS = 20
 REPLAY = os.environ.get("GLOWPLUG_SIM_SEED")
-# Seeds that once showed a bug, kept.
-KNOWN = (14, 16, 24, 31, 49, 1688)
+# Worlds that every run has in common.
+KEPT = (14, 16, 24, 31, 49, 1688)
 BROKEN_SEEDS_MAX = 60
 
 
@@ -40,8 +40,8 @@ def test_ill_worlds_heal():
         play(seed)
 
 
-@pytest.mark.parametrize("seed", KNOWN)
-def test_worlds_that_once_broke(seed):
+@pytest.mark.parametrize("seed", KEPT)
+def test_kept_worlds_heal(seed):
     play(seed)
 
 
