@@ -3,7 +3,6 @@
 It plays the runner: reads orders from stdin, runs the function on every input, writes outcomes.
 """
 
-# ruff: noqa: PLC0415 - the path is only known once the first order is read
 from __future__ import annotations
 
 import sys
