@@ -69,6 +69,7 @@ sizes:
 [group('make')]
 docs:
     {{ python }} -m tests.repo.generated
+    {{ python }} -m tests.contracts.golden
 
 # Build a service's container image with buildah: `just image gateway BASE=debian:12`.
 [group('make')]
