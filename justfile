@@ -48,12 +48,12 @@ test *args: lint types
 # The seeded simulation, with as many fresh seeds as asked for.
 [group('check')]
 sim seeds="200":
-    GLOWPLUG_SIMULATION_SEEDS={{ seeds }} pytest tests/simulation
+    GLOWPLUG_SIM_SEEDS={{ seeds }} pytest tests/simulation
 
 # The golden decision scripts; `just golden --update` rewrites what they expect.
 [group('check')]
-golden *args:
-    pytest tests/decisions {{ args }}
+golden update="":
+    GLOWPLUG_GOLDEN_UPDATE={{ if update == "--update" { "1" } else { "0" } }} pytest tests/decisions
 
 # One benchmark by number (`just bench t01`), or all of them.
 [group('measure')]
