@@ -29,10 +29,6 @@ LIVE = frozenset(
     }
 )
 ENDS = frozenset({ContainerState.STOPPED, ContainerState.FAILED})
-# How a container ends that some decision or the user's running code ended: no failure to start.
-ENDED_ON_PURPOSE = frozenset(
-    {"idle", "scaled_in", "timeout", "expired", "worker_stopping", "deleted"}
-)
 
 
 class Peak:
@@ -180,7 +176,10 @@ def _remove(index: dict[K, set[ContainerId]], key: K, container_id: ContainerId)
 
 
 def _never_started(event: ContainerChanged, seen: Seen | None) -> bool:
-    """Return whether a FAILED container never got ready, as far as anybody knows."""
+    """Return whether a FAILED container never got ready through a fault of its own.
+
+    Without an error it was lost with its worker, or ended by somebody's decision.
+    """
     if event.reason == "start_failed":
         return True
-    return seen is not None and not seen.was_ready and event.reason not in ENDED_ON_PURPOSE
+    return seen is not None and not seen.was_ready and event.error is not None

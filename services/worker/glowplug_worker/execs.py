@@ -48,6 +48,10 @@ class Execs:
     def __len__(self) -> int:
         return len(self._running)
 
+    def ids(self) -> tuple[str, ...]:
+        """Return the ids of the execs that run."""
+        return tuple(self._running)
+
     def start(self, message: ExecInContainer, now: float) -> str:
         """Hand it to the runner; return "" or why not."""
         if message.exec_id in self._running:

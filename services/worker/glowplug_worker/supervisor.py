@@ -152,7 +152,7 @@ class Supervisor:
             resources=spec.resources,
             slots=self._slots_told,
             gpu_ids=self.binding.gpu_ids,
-            in_flight=tuple(InvocationId(each) for each in self.flights),
+            in_flight=tuple(InvocationId(each) for each in (*self.flights, *self.execs.ids())),
             image_digest=spec.image_digest,
         )
 

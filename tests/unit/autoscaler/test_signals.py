@@ -5,6 +5,7 @@ from __future__ import annotations
 from glowplug_autoscaler.signals import ENDED_KEPT, WORKER_SILENT_S, Fleet, Peak
 from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.container import ContainerKind, ContainerState
+from glowplug_contracts.messages.invocation import RemoteError
 
 from tests.support.builders_scale import a_beat, a_change, a_view
 
@@ -82,7 +83,8 @@ def test_sandboxes_do_not_count():
 def test_a_failure_before_ready_is_a_failed_start_and_counts_once():
     fleet = Fleet()
     fleet.hear_event(a_change(ContainerState.STARTING), 0)
-    failed = a_change(ContainerState.FAILED, reason="crashed")
+    error = RemoteError(code="function.crashed", type="ContainerCrashedError", message="9")
+    failed = a_change(ContainerState.FAILED, reason="crashed", error=error)
     assert [fleet.hear_event(failed, 1), fleet.hear_event(failed, 1)] == [True, False]
 
 
@@ -90,6 +92,14 @@ def test_a_crash_after_ready_is_no_failed_start():
     fleet = Fleet()
     fleet.hear_event(a_change(ContainerState.READY), 0)
     assert not fleet.hear_event(a_change(ContainerState.FAILED, reason="crashed"), 1)
+
+
+def test_a_start_that_was_lost_with_its_worker_is_no_failed_start():
+    fleet = Fleet()
+    fleet.hear_event(a_change(ContainerState.STARTING), 0)
+    lost = a_change(ContainerState.FAILED, reason="worker_lost")
+    assert not fleet.hear_event(lost, 1)
+    assert fleet.live(F) == 0
 
 
 def test_what_ended_is_remembered_within_a_bound():
