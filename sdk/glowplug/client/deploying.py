@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from glowplug.function import Wrapper
 
 PROGRESS_PATIENCE_S = 30.0
+OUTPUT_LINES_KEPT = 40
 
 
 @dataclass(frozen=True)
@@ -234,30 +235,64 @@ async def follow_events(
 async def _last_event(
     lines: AsyncIterator[dict[str, Any]], last: str, progress: Progress | None
 ) -> dict[str, Any]:
-    output: list[str] = []
-    step = ""
+    told = Told(progress)
     async for event in lines:
         if event.get("event") == "error":
-            raise _event_error(event["error"], step, output)
+            raise _event_error(event["error"], told)
         if event.get("event") == last:
+            told.end()
             return event
-        if event.get("kind") == "step":
-            step, output = str(event.get("text", "")), []
-        elif event.get("kind") == "output":
-            output = [*output[-40:], str(event.get("text", ""))]
-        if progress is not None:
-            progress(event)
+        told.take(event)
     raise BrokenAnswerError(f"the answer ended without {last!r}")
 
 
-def _event_error(error: dict[str, Any], step: str, output: list[str]) -> GlowplugError:
+class Told:
+    """What a build has told so far, in whole lines: output arrives in pieces of any size."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.step = ""
+        self.output: list[str] = []
+        self._progress = progress
+        self._rest = ""
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Note one event; hand on each line that it completes."""
+        text = str(event.get("text", ""))
+        if event.get("kind") == "output":
+            *lines, self._rest = (self._rest + text).split("\n")
+            for line in lines:
+                self._line(line)
+        elif event.get("kind") == "step":
+            self.end()
+            self.step, self.output = text, []
+            self._tell({**event, "text": text.rstrip()})
+
+    def end(self) -> None:
+        """Hand on a last line that has no end."""
+        if self._rest:
+            self._line(self._rest)
+        self._rest = ""
+
+    def _line(self, line: str) -> None:
+        line = line.rstrip("\r")
+        if line.strip():
+            self.output = [*self.output[-OUTPUT_LINES_KEPT:], line]
+            self._tell({"event": "image", "kind": "output", "text": line})
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._progress is not None:
+            self._progress(event)
+
+
+def _event_error(error: dict[str, Any], told: Told) -> GlowplugError:
+    told.end()
     if "type" in error:  # a RemoteError, from a container that built or started
         return typed_error(msgspec.convert(error, RemoteError))
     code = str(error.get("code", ""))
     details = dict(error.get("details") or {})
     if code == "image.build_failed":
-        details.setdefault("step", step)
-        details.setdefault("output", "\n".join(output))
+        details.setdefault("step", told.step)
+        details.setdefault("output", "\n".join(told.output))
     return error_for(
         code,
         str(error.get("message", "")),

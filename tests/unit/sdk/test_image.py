@@ -1,0 +1,72 @@
+"""Describing images."""
+
+from __future__ import annotations
+
+import pytest
+from glowplug import Image
+from glowplug.client.blobs import tar_of
+
+
+def test_each_call_is_a_step_and_leaves_the_image_before_it_alone(tmp_path):
+    base = Image(python_version="python3.11", python_packages=["a==1"], commands=["make"])
+    more = base.pip_install("b", ["c"]).run_commands("x", ["y"]).add_local_file(tmp_path, "data/f")
+    assert [(step.kind, step.arguments) for step in more.steps] == [
+        ("pip", ("a==1",)),
+        ("run", ("make",)),
+        ("pip", ("b", "c")),
+        ("run", ("x",)),
+        ("run", ("y",)),
+        ("file", ("data/f",)),
+    ]
+    assert len(base.steps) == 2
+    assert base.python_version == "3.11"
+
+
+def test_environment_adds_up():
+    image = Image(env_vars={"A": "1", "B": "2"}).env({"B": "3"}, C="4")
+    assert dict(image.environment) == {"A": "1", "B": "3", "C": "4"}
+    assert dict(Image(env_vars=["A=1=2"]).environment) == {"A": "1=2"}
+
+
+def test_a_requirements_file_is_read(tmp_path):
+    file = tmp_path / "requirements.txt"
+    file.write_text("# ours\nnumpy==2.0  # pinned\n\nrequests\n")
+    assert Image(python_packages=str(file)).steps[0].arguments == ("numpy==2.0", "requests")
+    file.write_text("-r other.txt\n")
+    with pytest.raises(ValueError, match="one file"):
+        Image(python_packages=str(file))
+
+
+@pytest.mark.parametrize("version", ["3", "python3", ""])
+def test_any_python_3_is_the_platform_s(version):
+    assert Image(python_version=version).python_version == ""
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.11.4", "py311"])
+def test_other_versions_are_refused(version):
+    with pytest.raises(ValueError, match="python_version"):
+        Image(python_version=version)
+
+
+def test_paths_stay_inside_the_layer():
+    with pytest.raises(ValueError, match="inside"):
+        Image().add_local_dir(".", "../etc")
+
+
+def test_missing_imports_pass_in_the_imports_block_only():
+    with Image().imports():
+        import not_there_at_all  # noqa: F401
+    with pytest.raises(ZeroDivisionError), Image().imports():
+        _ = 1 / 0
+
+
+def test_the_tar_of_a_folder_is_the_same_every_time(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "b.txt").write_text("b")
+    (folder / "a.txt").write_text("a")
+    first = tar_of(folder, "models")
+    (folder / "a.txt").touch()
+    assert tar_of(folder, "models") == first
+    with pytest.raises(FileNotFoundError):
+        tar_of(tmp_path / "absent", "x")

@@ -1,0 +1,81 @@
+"""What people write for cpu, memory and gpu."""
+
+from __future__ import annotations
+
+import pytest
+from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memory
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("written", "millis"),
+    [(1, 1000), (0.125, 125), ("500m", 500), ("1.5", 1500), (2.0, 2000)],
+)
+def test_cpu_is_cores_or_millicores(written, millis):
+    assert parse_cpu(written) == millis
+
+
+@pytest.mark.parametrize("written", [0, -1, "many", "500M", True, None, 2000, (1, 2), [1]])
+def test_other_cpu_is_refused(written):
+    with pytest.raises((TypeError, ValueError), match="cpu="):
+        parse_cpu(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        (512, 512 * MIB),
+        ("512Mi", 512 * MIB),
+        ("16Gi", 16 * 1024 * MIB),
+        ("2gb", 2_000_000_000),
+        ("2GB", 2_000_000_000),
+        ("1.5Gi", 1536 * MIB),
+        ("2048ki", 2 * MIB),
+        ("1500kb", 1_500_000),
+        ("250mb", 250_000_000),
+    ],
+)
+def test_memory_that_is_given_is_the_limit(written, size):
+    assert parse_memory(written) == MemoryNeed(size, size)
+
+
+def test_unset_memory_requests_a_little_and_limits_nothing():
+    assert parse_memory(None) == MemoryNeed(128 * MIB, 0)
+
+
+def test_a_pair_is_request_and_limit():
+    assert parse_memory(("256Mi", "1Gi")) == MemoryNeed(256 * MIB, 1024 * MIB)
+
+
+@pytest.mark.parametrize(
+    "written", ["512", "1.2.3Gi", "5 apples", 1.5, True, 0, "10kb", ("1Gi", "1Mi"), (1, 2, 3)]
+)
+def test_other_memory_is_refused(written):
+    with pytest.raises((TypeError, ValueError), match="memory="):
+        parse_memory(written)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "need"),
+    [
+        ("", None, GpuNeed((), 0)),
+        ("A10G", None, GpuNeed(("A10G",), 1)),
+        ("H100:2", None, GpuNeed(("H100",), 2)),
+        ("any", 3, GpuNeed(("any",), 3)),
+        ("ANY", None, GpuNeed(("any",), 1)),
+        (["A10G", "T4"], None, GpuNeed(("A10G", "T4"), 1)),
+        (["A10G:2", "T4:2"], 2, GpuNeed(("A10G", "T4"), 2)),
+    ],
+)
+def test_gpus_are_kinds_in_order_and_a_number(kind, count, need):
+    assert parse_gpu(kind, count) == need
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("", 1), ("A10G:2", 3), (["A10G:1", "T4:2"], None), ("A10G", 0), ("A 10", None), (7, None)],
+)
+def test_other_gpus_are_refused(kind, count):
+    with pytest.raises((TypeError, ValueError), match="gpu"):
+        parse_gpu(kind, count)
