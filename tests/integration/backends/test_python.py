@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
+import pytest
 from glowplug_worker.runtime.python import find_pythons, minor
 
 
@@ -34,3 +36,10 @@ def test_no_version_means_the_platforms_own_and_unknown_ones_are_none():
     assert pythons.find("").version == sys.version.split()[0]
     assert pythons.find("2.7") is None
     assert pythons.find("3.99") is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_passed_over(monkeypatch, tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o000)
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "theirs"))
+    assert find_pythons().versions()

@@ -78,6 +78,8 @@ def _candidates() -> Iterator[Path]:
     pyenv = Path(os.environ.get("PYENV_ROOT", home / ".pyenv"))
     uv = home / ".local" / "share" / "uv" / "python"
     for root in (pyenv / "versions", uv):
+        if not os.access(root, os.R_OK | os.X_OK):  # inherited from another user, or not there
+            continue
         folders += sorted(path / "bin" for path in root.glob("*") if not path.is_symlink())
     for folder in folders:
         # pyenv's shims are scripts that answer for whatever is active; the versions are looked up.
