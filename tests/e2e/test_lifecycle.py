@@ -149,7 +149,7 @@ def test_output_of_user_code_appears_in_order_in_a_program_and_in_logs(platform)
         "bye Ada",
     ]
     platform.cli("deploy", "basics.py:talks")
-    platform.cli("call", "talks", "--name", "Eve")
+    platform.cli("call", "talks", "name=Eve")
     logged = eventually_sync(
         lambda: (out := platform.cli("logs", "talks").stdout) and "bye Eve" in out and out
     )

@@ -21,6 +21,7 @@ from tests.support.eventually import eventually_sync
 from tests.support.nats import free_port, open_nats_server
 
 TOKEN = "gp_test_token"
+END_S = 120
 # It maps for as long as the test kills; the file `stop` ends its inputs.
 MAPPING = """
 import itertools, pathlib, sys, basics
@@ -83,6 +84,17 @@ class Fleet:
             return running.http("GET", "/health").json()["status"] == "ok"
         return False
 
+    def await_end(self, program: subprocess.Popen) -> tuple[str, str]:
+        """Return what the program said; if it hangs, say what the platform thinks of it."""
+        try:
+            return program.communicate(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            for url in self.urls:
+                running = Running(url, TOKEN, self._directory)
+                for path in ("/api/v1/deployments?all=1", "/api/v1/workers"):
+                    print(url, path, running.http("GET", path).body.decode())
+            raise
+
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
@@ -134,7 +146,7 @@ def test_every_service_may_be_killed_and_started_under_a_running_map(fleet, tmp_
             eventually_sync(lambda: fleet.healthy(0) and fleet.healthy(1), within_s=60)
         assert program.poll() is None, program.communicate()
         (tmp_path / "stop").touch()
-        said, _ = program.communicate(timeout=240)
+        said, _ = fleet.await_end(program)
     finally:
         program.kill()
     assert program.returncode == 0, (seed, said[-3000:])

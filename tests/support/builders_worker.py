@@ -387,7 +387,9 @@ async def _open_worker(
         )
         service = WorkerService(
             workshop,
-            offer or Offer(host="here", cpu_millis=64_000, memory_bytes=64 * GIB, gpus=()),
+            lambda _millis, _bytes: (
+                offer or Offer(host="here", cpu_millis=64_000, memory_bytes=64 * GIB, gpus=())
+            ),
             pool="default",
             started_at=1.0,
         )

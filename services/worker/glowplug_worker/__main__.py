@@ -19,7 +19,7 @@ from glowplug_runtime.service import Shell, run
 from glowplug_worker import janitor
 from glowplug_worker.blobs import CachedBlobs
 from glowplug_worker.images import open_images
-from glowplug_worker.inventory import open_directory, open_offer
+from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
@@ -40,7 +40,8 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         await asyncio.to_thread(janitor.sweep, directory)
         await asyncio.to_thread(janitor.sweep_siblings, directory)
         claims = Path(settings.claims_dir or directory.parent / "claims")
-        offer = stack.enter_context(open_offer(settings, worker_id, claims))
+        offers = stack.enter_context(open_offers(settings, worker_id, claims))
+        offer = offers.renew()
         backend = await choose_backend(settings.backend, directory)
         images = await stack.enter_async_context(
             open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
@@ -59,7 +60,9 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),
         )
-        service = WorkerService(workshop, offer, pool=settings.pool, started_at=shell.clock.unix())
+        service = WorkerService(
+            workshop, offers.renew, pool=settings.pool, started_at=shell.clock.unix()
+        )
         shell.ready_note(
             backend=f"{backend.name}: {backend.reason}",
             memory="cgroup" if "memory" in backend.enforces else "polled, best effort",

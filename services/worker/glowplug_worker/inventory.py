@@ -34,12 +34,20 @@ _CGROUP_LIMITS: Final = (
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a live worker of this host offers to placement."""
+    """What a live worker of this host offers to placement.
+
+    What nobody set is *shared*: workers divide it evenly among those who live. `held_*` is what its
+    containers have been promised, which may be more than its share since another worker came.
+    """
 
     worker: str
     cpu_millis: int
     memory_bytes: int
     gpu_ids: tuple[str, ...] = ()
+    shares_cpu: bool = False
+    shares_memory: bool = False
+    held_millis: int = 0
+    held_bytes: int = 0
 
 
 def try_lock(path: Path) -> IO[str] | None:
@@ -47,7 +55,9 @@ def try_lock(path: Path) -> IO[str] | None:
 
     The lock ends with the file, so with the process: nobody has to clean up after a kill.
     """
-    file = path.open("a+", encoding="utf-8")
+    file = os.fdopen(
+        os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+", encoding="utf-8"
+    )
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -73,32 +83,60 @@ def open_directory(directory: Path) -> Iterator[Path]:
         yield directory
 
 
+class Offers:
+    """This worker's claim, looked at again whenever others may have come or gone."""
+
+    def __init__(self, settings: WorkerSettings, worker: str, claims: Path, file: IO[str]) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._claims = claims
+        self._file = file
+        self._gpus = real_gpus()
+
+    def renew(self, held_millis: int = 0, held_bytes: int = 0) -> Offer:
+        """Return what to offer now, and write it down for the others.
+
+        Args:
+            held_millis, held_bytes: promised to the containers that live here.
+        """
+        with _take_turn(self._claims):
+            offer = decide_offer(
+                self._settings, host_millis(), host_bytes(), self._gpus, self._others()
+            )
+            claim = Claim(
+                worker=self._worker,
+                cpu_millis=offer.cpu_millis,
+                memory_bytes=offer.memory_bytes,
+                gpu_ids=tuple(each.gpu_id for each in offer.gpus if not each.simulated),
+                shares_cpu=self._settings.cpu <= 0,
+                shares_memory=not self._settings.memory,
+                held_millis=held_millis,
+                held_bytes=held_bytes,
+            )
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(msgspec.json.encode(claim).decode())
+            self._file.flush()
+        return offer
+
+    def _others(self) -> list[Claim]:
+        return [each for each in read_claims(self._claims) if each.worker != self._worker]
+
+
 @contextlib.contextmanager
-def open_offer(settings: WorkerSettings, worker: str, claims: Path) -> Iterator[Offer]:
-    """Decide what to offer, next to the other workers of this host, and claim it until the end."""
+def open_offers(settings: WorkerSettings, worker: str, claims: Path) -> Iterator[Offers]:
+    """Claim a part of this host, next to its other workers, until the end."""
     claims.mkdir(parents=True, exist_ok=True)
     path = claims / f"{worker}.json"
     with _take_turn(claims):
         file = try_lock(path)
-        if file is None:
-            raise UnavailableError(
-                "platform.unavailable", f"a worker called {worker} runs on this host already"
-            )
-        offer = decide_offer(
-            settings, host_millis(), host_bytes(), real_gpus(), read_claims(claims)
+    if file is None:
+        raise UnavailableError(
+            "platform.unavailable", f"a worker called {worker} runs on this host already"
         )
-        claim = Claim(
-            worker=worker,
-            cpu_millis=offer.cpu_millis,
-            memory_bytes=offer.memory_bytes,
-            gpu_ids=tuple(each.gpu_id for each in offer.gpus if not each.simulated),
-        )
-        file.truncate(0)
-        file.write(msgspec.json.encode(claim).decode())
-        file.flush()
     with file:
         try:
-            yield offer
+            yield Offers(settings, worker, claims, file)
         finally:
             with _take_turn(claims):
                 path.unlink(missing_ok=True)
@@ -133,16 +171,36 @@ def decide_offer(
     gpus: tuple[GpuDevice, ...],
     claims: list[Claim],
 ) -> Offer:
-    """Return what to offer: what was asked for, else what the others leave of the host. Pure."""
-    left_millis = max(0, cpu_millis - sum(each.cpu_millis for each in claims))
-    left_bytes = max(0, memory_bytes - KEPT_BYTES - sum(each.memory_bytes for each in claims))
+    """Return what to offer: what was asked for, else an even share of what the others leave. Pure.
+
+    Args:
+        claims: the other live workers'.
+    """
+    shared_millis = _share(
+        cpu_millis, [(each.cpu_millis, each.held_millis, each.shares_cpu) for each in claims]
+    )
+    shared_bytes = _share(
+        max(0, memory_bytes - KEPT_BYTES),
+        [(each.memory_bytes, each.held_bytes, each.shares_memory) for each in claims],
+    )
     taken = {gpu_id for each in claims for gpu_id in each.gpu_ids}
     return Offer(
         host=socket.gethostname(),
-        cpu_millis=round(settings.cpu * 1000) if settings.cpu > 0 else left_millis,
-        memory_bytes=parse_bytes(settings.memory) or left_bytes,
+        cpu_millis=round(settings.cpu * 1000) if settings.cpu > 0 else shared_millis,
+        memory_bytes=parse_bytes(settings.memory) or shared_bytes,
         gpus=parse_gpus(settings.gpus) or tuple(each for each in gpus if each.gpu_id not in taken),
     )
+
+
+def _share(total: int, others: list[tuple[int, int, bool]]) -> int:
+    """Return our part of `total` beside others' (claimed, held, shares).
+
+    Who holds more than an even share keeps it until its containers end; we wait for that.
+    """
+    left = max(0, total - sum(claimed for claimed, _, shares in others if not shares))
+    holding = [held for _, held, shares in others if shares]
+    even = left // (len(holding) + 1)
+    return max(0, min(even, left - sum(max(even, held) for held in holding)))
 
 
 def host_millis() -> int:

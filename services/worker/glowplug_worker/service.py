@@ -76,9 +76,17 @@ CONTAINERS_MAX: Final = 1000
 class WorkerService:
     """One worker."""
 
-    def __init__(self, workshop: Workshop, offer: Offer, *, pool: str, started_at: float) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        renew_offer: Callable[[int, int], Offer],
+        *,
+        pool: str,
+        started_at: float,
+    ) -> None:
         self.workshop = workshop
-        self.offer = offer
+        self._renew_offer = renew_offer
+        self.offer = renew_offer(0, 0)
         self.supervisors: dict[ContainerId, Supervisor] = {}
         self.draining = False
         self._pool = pool
@@ -235,6 +243,10 @@ class WorkerService:
         """Tell the whole truth about this worker."""
         self._beat += 1
         workshop = self.workshop
+        held = [each.binding.spec.resources for each in self.supervisors.values()]
+        self.offer = self._renew_offer(
+            sum(each.cpu_millis for each in held), sum(each.memory_bytes for each in held)
+        )
         beat = WorkerBeat(
             worker_id=workshop.worker_id,
             beat=self._beat,

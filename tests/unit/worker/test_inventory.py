@@ -17,7 +17,7 @@ from glowplug_worker.inventory import (
     host_bytes,
     host_millis,
     open_directory,
-    open_offer,
+    open_offers,
     read_claims,
 )
 from glowplug_worker.settings import WorkerSettings, parse_bytes, parse_gpus
@@ -29,29 +29,59 @@ GPU = GpuDevice(gpu_id="GPU-1", kind="H100", memory_bytes=80 * GIB)
 
 def test_the_second_worker_of_a_host_offers_what_the_first_leaves(tmp_path: Path) -> None:
     half = WorkerSettings(cpu=0.5, memory="64Mi")
-    with open_offer(half, "worker-1", tmp_path) as first:
+    with open_offers(half, "worker-1", tmp_path) as offers:
+        first = offers.renew()
         assert (first.cpu_millis, first.memory_bytes) == (500, 64 * 1024**2)
-        with open_offer(WorkerSettings(), "worker-2", tmp_path) as second:
+        with open_offers(WorkerSettings(), "worker-2", tmp_path) as others:
+            second = others.renew()
             assert second.cpu_millis == host_millis() - 500
             assert second.memory_bytes < host_bytes() - 64 * 1024**2
-            with open_offer(WorkerSettings(), "worker-3", tmp_path) as third:
-                assert (third.cpu_millis, third.memory_bytes) == (0, 0)
     assert read_claims(tmp_path) == []
+
+
+def test_workers_that_nobody_limits_share_the_host_evenly_whoever_came_first(
+    tmp_path: Path,
+) -> None:
+    with open_offers(WorkerSettings(), "worker-1", tmp_path) as first:
+        assert first.renew().cpu_millis == host_millis()
+        with open_offers(WorkerSettings(), "worker-2", tmp_path) as second:
+            assert second.renew().cpu_millis == host_millis() // 2
+            assert first.renew().cpu_millis == host_millis() // 2
+        assert first.renew().cpu_millis == host_millis()
+
+
+def test_what_the_first_has_promised_already_is_not_offered_again(tmp_path: Path) -> None:
+    with (
+        open_offers(WorkerSettings(), "worker-1", tmp_path) as first,
+        open_offers(WorkerSettings(), "worker-2", tmp_path) as second,
+    ):
+        first.renew(held_millis=host_millis() - 100)
+        assert second.renew().cpu_millis == 100
+        first.renew(held_millis=0)
+        assert second.renew().cpu_millis == host_millis() // 2
+
+
+def test_a_worker_that_was_killed_does_not_count_its_own_old_claim(tmp_path: Path) -> None:
+    (tmp_path / "worker-1.json").write_text(
+        '{"worker":"worker-1","cpu_millis":99000,"memory_bytes":1}'
+    )
+    with open_offers(WorkerSettings(), "worker-1", tmp_path) as offers:
+        assert offers.renew().cpu_millis == host_millis()
 
 
 def test_claims_of_dead_workers_count_no_more(tmp_path: Path) -> None:
     left = tmp_path / "worker-9.json"
     left.write_text('{"worker":"worker-9","cpu_millis":99000,"memory_bytes":1}')
-    with open_offer(WorkerSettings(), "worker-1", tmp_path) as offer:
-        assert offer.cpu_millis == host_millis()
+    with open_offers(WorkerSettings(), "worker-1", tmp_path) as offers:
+        assert offers.renew().cpu_millis == host_millis()
     assert not left.exists()
 
 
 def test_two_workers_of_one_name_or_one_directory_are_refused(tmp_path: Path) -> None:
     with (
-        open_offer(WorkerSettings(), "worker-1", tmp_path),
+        open_offers(WorkerSettings(), "worker-1", tmp_path),
         pytest.raises(UnavailableError, match="worker-1 runs on this host"),
-        open_offer(WorkerSettings(), "worker-1", tmp_path),
+        open_offers(WorkerSettings(), "worker-1", tmp_path),
     ):
         pass
     with (
