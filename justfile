@@ -58,7 +58,7 @@ golden update="":
 # One benchmark by number (`just bench t01`), or all of them.
 [group('measure')]
 bench which="t":
-    for file in benchmarks/{{ which }}*.py; do echo "== $file"; {{ python }} "$file" || exit 1; done
+    for file in benchmarks/{{ which }}[0-9]*.py; do name=$(basename "$file" .py); echo "== $name"; {{ python }} -m "benchmarks.$name" || exit 1; done
 
 # The largest files and functions, to look at; nobody is blocked by a number.
 [group('measure')]
