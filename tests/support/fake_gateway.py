@@ -451,10 +451,10 @@ def open_fake_gateway(folder: Path) -> Iterator[FakeGateway]:
         await site.start()
         port = site._server.sockets[0].getsockname()[1]
         fake.url = f"http://127.0.0.1:{port}"
-        ready.set()
 
     def serve() -> None:
         loop.run_until_complete(start())
+        loop.call_soon(ready.set)  # inside run_forever: a stop before it would be forgotten
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
         loop.run_until_complete(loop.shutdown_asyncgens())
