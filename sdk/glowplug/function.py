@@ -22,6 +22,7 @@ from glowplug.remote import is_remote, load_attribute
 
 if TYPE_CHECKING:
     from glowplug.asked import Asked
+    from glowplug.client.batching import Measured
     from glowplug.client.deploying import Deployed
     from glowplug.client.session import Session
     from glowplug.tasks import FunctionCall, Task
@@ -49,6 +50,7 @@ class Wrapper(Generic[P, R]):
         for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
             if hasattr(function, name):
                 setattr(self, name, getattr(function, name))
+        self.measured: Measured | None = None  # how long one input of a map takes
         self._deployed: tuple[Session, Deployed] | None = None
 
     @property
@@ -206,7 +208,10 @@ class Remote(Generic[P, R]):
 
         if self._wrapper.is_generator:
             return cast("R", calling.stream_blocking(self._wrapper, args, kwargs))
-        return cast("R", calling.call_blocking(self._wrapper, args, kwargs))
+        error, result = calling.call_blocking(self._wrapper, args, kwargs)
+        if error is not None:
+            raise error
+        return cast("R", result)
 
     def aio(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Run it there; await its result. A generator's items: `async for item in f.remote.aio()`."""

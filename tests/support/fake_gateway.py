@@ -60,6 +60,7 @@ class FakeGateway:
         self.log_lines: list[dict[str, Any]] = []
         self.break_next = 0
         self.full_next = 0
+        self.late_next = 0
         self.break_map_after: int | None = None
         self.hold = threading.Event()
         self.hold.set()
@@ -184,6 +185,9 @@ class FakeGateway:
         if self.full_next:
             self.full_next -= 1
             return refusal(429, "invocation.queue_full", "full", retry_after_s=0.01)
+        if self.late_next:
+            self.late_next -= 1
+            return refusal(504, "invocation.deadline", "too late")
         if self.break_next:
             self.break_next -= 1
             request.transport.close()

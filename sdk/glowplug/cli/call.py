@@ -16,7 +16,7 @@ from glowplug.client import calls
 from glowplug.client.http import Http
 from glowplug.client.loop import background
 from glowplug.client.outcomes import Ended, typed_error
-from glowplug.errors import GlowplugError, error_for
+from glowplug.errors import GlowplugError, NotFoundError, error_for
 
 
 @click.command()
@@ -30,7 +30,7 @@ from glowplug.errors import GlowplugError, error_for
 def call(
     ctx: click.Context, name: str, pairs: tuple[str, ...], data: str, *, as_json: bool
 ) -> None:
-    """Call a deployed function by its name (or deployment id) and print its result.
+    """Call a deployed function by NAME, NAME@v3 or deployment id, and print its result.
 
     A value that is JSON is taken as JSON, anything else as text. A task queue answers with the task's id.
     """
@@ -40,7 +40,7 @@ def call(
 
     async def send() -> None:
         http = await session.reach()
-        found = await http.request_json("GET", f"/api/v1/deployments/{name}")
+        found = await find_deployment(http, name)
         deployment_id = found["deployment_id"]
         if found.get("kind") == "task_queue":
             task_id = await _put(http, deployment_id, body)
@@ -52,6 +52,24 @@ def call(
             _print(_value(ended), as_json=as_json)
 
     background().run(send())
+
+
+async def find_deployment(http: Http, name: str) -> dict[str, Any]:
+    """Return the deployment that NAME, NAME@v3 or an id means.
+
+    Raises: NotFoundError.
+    """
+    plain, _, version = name.partition("@v")
+    if not version:
+        found: dict[str, Any] = await http.request_json("GET", f"/api/v1/deployments/{name}")
+        return found
+    listed = await http.request_json(
+        "GET", "/api/v1/deployments", params={"name": plain, "all": "1"}
+    )
+    for one in listed["deployments"]:
+        if (one.get("name"), str(one.get("version"))) == (plain, version):
+            return dict(one)
+    raise NotFoundError(f"there is no version {version} of {plain!r}")
 
 
 def _arguments(pairs: tuple[str, ...], data: str) -> dict[str, Any]:

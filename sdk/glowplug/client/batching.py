@@ -7,6 +7,8 @@ then size batches so that one takes about BATCH_TARGET_MS; answers of large resu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from glowplug_contracts.messages.http import BATCH_BYTES_MAX, BATCH_INPUTS_MAX
 
 BATCH_TARGET_MS = 50.0
@@ -15,18 +17,33 @@ IN_FLIGHT_FIRST = 16
 IN_FLIGHT_MAX = 256
 IN_FLIGHT_BATCHES_MAX = 64
 RAMP_S = 0.25
-GROWTH = 8
+GROWTH = 64
 SMOOTHING = 0.2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one input of a function takes: milliseconds, and bytes of its result."""
+
+    run_ms: float
+    result_bytes: float
 
 
 class BatchSizer:
     """Learns from outcomes; says how large the next batch is and whether one more may be sent."""
 
-    def __init__(self) -> None:
-        self._run_ms: float | None = None
-        self._result_bytes = 0.0
+    def __init__(self, known: Measured | None = None) -> None:
+        self._run_ms = known.run_ms if known else None
+        self._result_bytes = known.result_bytes if known else 0.0
         self._size = 1
         self._first_sent_at: float | None = None
+        if known:
+            self._size = self._wanted()
+
+    @property
+    def measured(self) -> Measured | None:
+        """What the next map over the same function may start from."""
+        return None if self._run_ms is None else Measured(self._run_ms, self._result_bytes)
 
     @property
     def size(self) -> int:
@@ -48,12 +65,13 @@ class BatchSizer:
 
     def learned(self) -> None:
         """Choose the next size from what was noted; at most GROWTH times the one before."""
-        if self._run_ms is None:
-            return
-        by_time = BATCH_TARGET_MS / max(self._run_ms, 0.01)
+        if self._run_ms is not None:
+            self._size = min(self._wanted(), self._size * GROWTH)
+
+    def _wanted(self) -> int:
+        by_time = BATCH_TARGET_MS / max(self._run_ms or 0.0, 0.01)
         by_bytes = RESULT_BYTES_TARGET / max(self._result_bytes, 1.0)
-        wanted = int(min(by_time, by_bytes, BATCH_INPUTS_MAX))
-        self._size = max(1, min(wanted, self._size * GROWTH))
+        return max(1, int(min(by_time, by_bytes, BATCH_INPUTS_MAX)))
 
     def may_send(self, batches_in_flight: int, now: float) -> bool:
         """Return whether one more batch may be in flight."""

@@ -13,10 +13,11 @@ from typing import Any
 from glowplug_contracts.messages.invocation import Payload, RemoteError
 
 from glowplug.client import calls, wire
+from glowplug.client.batching import BatchSizer
 from glowplug.client.deploying import Deployed
 from glowplug.client.loop import background
 from glowplug.client.mapping import Course, Flight, map_inputs, map_inputs_aio
-from glowplug.client.outcomes import read_value, remote_exception, value_of
+from glowplug.client.outcomes import read_value, remote_exception, settle, value_of
 from glowplug.client.session import Session, current_session
 from glowplug.function import Wrapper
 from glowplug.schema import checked_inputs
@@ -25,13 +26,18 @@ Any_ = Wrapper[Any, Any]
 Arguments = tuple[Any, ...]
 
 
-def call_blocking(wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> Any:
-    """Call and wait; return the result or raise what the function raised."""
+def call_blocking(
+    wrapper: Any_, args: Arguments, kwargs: dict[str, Any]
+) -> tuple[BaseException | None, Any]:
+    """Call and wait; return what the function raised, or None and its result.
+
+    The exception is raised by the caller, so that few frames of ours stand in its traceback.
+    """
     session = current_session()
     deployed = _deployed_blocking(session, wrapper)
     data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
     ended = background().run(calls.call(session.http, deployed.deployment_id, data))
-    return value_of(ended, deployed.python_there)
+    return settle(ended, deployed.python_there)
 
 
 async def call_aio(wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> Any:
@@ -102,9 +108,19 @@ def map_blocking(
     """Yield the results of many calls."""
     session = current_session()
     deployed = _deployed_blocking(session, wrapper)
-    course = _course(wrapper, deployed, ordered=ordered, return_exceptions=return_exceptions)
+    sizer = BatchSizer(wrapper.measured)
+    course = Course(
+        lambda one: dump_arguments(wrapper, one, {}, deployed.python_there),
+        sizer,
+        ordered=ordered,
+        return_exceptions=return_exceptions,
+        python_there=deployed.python_there,
+    )
     flight = Flight(session.http, deployed.deployment_id)
-    yield from map_inputs(flight, course, values)
+    try:
+        yield from map_inputs(flight, course, values)
+    finally:
+        wrapper.measured = sizer.measured
 
 
 async def map_aio(
@@ -117,7 +133,14 @@ async def map_aio(
     """Yield the results of many calls, asynchronously."""
     session = current_session()
     deployed = await background().wait(session.deployment_of(wrapper))
-    course = _course(wrapper, deployed, ordered=ordered, return_exceptions=return_exceptions)
+    sizer = BatchSizer(wrapper.measured)
+    course = Course(
+        lambda one: dump_arguments(wrapper, one, {}, deployed.python_there),
+        sizer,
+        ordered=ordered,
+        return_exceptions=return_exceptions,
+        python_there=deployed.python_there,
+    )
     flight = Flight(session.http, deployed.deployment_id)
     async_values = values if isinstance(values, AsyncIterator) else _as_async(values)
     results = map_inputs_aio(flight, course, async_values)
@@ -125,6 +148,7 @@ async def map_aio(
         async for result in results:
             yield result
     finally:
+        wrapper.measured = sizer.measured
         await results.aclose()  # type: ignore[attr-defined]
 
 
@@ -151,16 +175,6 @@ def _by_name(wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> dict[str
     if len(args) > len(names):
         raise TypeError(f"{wrapper.name}() takes {len(names)} arguments, not {len(args)}")
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _course(wrapper: Any_, deployed: Deployed, *, ordered: bool, return_exceptions: bool) -> Course:
-    there = deployed.python_there
-    return Course(
-        lambda args: dump_arguments(wrapper, args, {}, there),
-        ordered=ordered,
-        return_exceptions=return_exceptions,
-        python_there=there,
-    )
 
 
 def _deployed_blocking(session: Session, wrapper: Any_) -> Deployed:

@@ -35,10 +35,10 @@ from glowplug_contracts.messages.invocation import (
 )
 
 from glowplug.client.blobs import get_blob, put_blob
-from glowplug.client.http import Answer, BrokenAnswerError, Http
+from glowplug.client.http import TRANSPORT_ERRORS, Answer, BrokenAnswerError, Http
 from glowplug.client.outcomes import Ended
 from glowplug.client.wire import frames
-from glowplug.errors import GlowplugError, QueueFullError
+from glowplug.errors import GlowplugError, QueueFullError, UnavailableError
 
 CANCEL_S = 2.0
 PUT_WAIT_S = 30.0
@@ -109,16 +109,20 @@ async def stream(
             response = await http.retrying(once)
             async for items in frames(response, StreamItem):
                 for item in items:
-                    if item.kind == "end":
-                        ended = True
+                    ended = item.kind in {"end", "error"}
+                    found = item.error if item.kind == "error" else item.item
+                    if found is not None:
+                        yield found
+                    if ended:
                         return
-                    if item.kind == "error" and item.error is not None:
-                        ended = True
-                        yield item.error
-                        return
-                    if item.item is not None:
-                        yield item.item
         raise BrokenAnswerError("the stream ended without an end")
+    except GlowplugError:
+        raise
+    except TRANSPORT_ERRORS as err:
+        raise UnavailableError(
+            f"the stream of {invocation_id} broke ({err}); items that came can't be taken back, so "
+            "it is not tried again"
+        ) from err
     finally:
         if not ended:
             await cancel_call(http, invocation_id)

@@ -30,7 +30,12 @@ KEEPALIVE_S = 50.0
 WHOLE_BYTES_MAX = 512 * 1024
 LINE_BYTES_MAX = 16 * 1024 * 1024
 
-_TRANSPORT = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, OSError)
+TRANSPORT_ERRORS = (
+    aiohttp.ClientConnectionError,
+    aiohttp.ClientPayloadError,
+    TimeoutError,
+    OSError,
+)
 _UNSENT = (aiohttp.ClientConnectorError,)
 
 
@@ -155,7 +160,9 @@ class Http:
                 problem: Exception = busy.error
                 wait = busy.error.retry_after_s or pause
                 self._reached = True
-            except _TRANSPORT as err:
+            except GlowplugError:
+                raise  # an answer, also where it is a kind of TimeoutError
+            except TRANSPORT_ERRORS as err:
                 problem, wait = err, pause
                 self._turn += 1
                 if not repeat and not isinstance(err, _UNSENT):

@@ -158,6 +158,7 @@ class Course:
 
     Args:
         pickle_input: makes one input's bytes.
+        sizer: how large batches are; it may know the function from an earlier map.
         ordered: yield in the order of the inputs.
         return_exceptions: put an exception in its slot instead of raising it.
     """
@@ -165,6 +166,7 @@ class Course:
     def __init__(
         self,
         pickle_input: Callable[[Any], bytes],
+        sizer: BatchSizer,
         *,
         ordered: bool,
         return_exceptions: bool,
@@ -175,7 +177,7 @@ class Course:
         self._ordered = ordered
         self._return_exceptions = return_exceptions
         self._python_there = python_there
-        self._sizer = BatchSizer()
+        self._sizer = sizer
         self._pulled = 0
         self._yielded = 0
         self._batches_out = 0

@@ -36,9 +36,17 @@ class Ended:
 
 def value_of(ended: Ended, python_there: str = "") -> object:
     """Return the result, or raise what the call ended in."""
+    error, value = settle(ended, python_there)
+    if error is not None:
+        raise error
+    return value
+
+
+def settle(ended: Ended, python_there: str = "") -> tuple[BaseException | None, object]:
+    """Return what the call ended in: an exception to raise, or None and the result."""
     if ended.state is not State.SUCCEEDED:
-        raise exception_of(ended)
-    return read_value(ended.format, ended.data, python_there)
+        return exception_of(ended), None
+    return None, read_value(ended.format, ended.data, python_there)
 
 
 def read_value(form: str, data: bytes, python_there: str = "") -> object:

@@ -34,7 +34,7 @@ def test_a_batch_takes_about_fifty_milliseconds():
 
 
 def test_no_ops_fill_whole_batches_and_grow_in_steps():
-    assert learned(0.001, times=1).size == GROWTH
+    assert learned(0.001, times=1).size == min(GROWTH, BATCH_INPUTS_MAX)
     assert learned(0.001).size == BATCH_INPUTS_MAX
 
 
@@ -49,6 +49,13 @@ def test_while_nothing_comes_back_more_and_more_single_inputs_go_out():
     assert sizer.in_flight_before_answers(RAMP_S) == 2 * IN_FLIGHT_FIRST
     assert sizer.in_flight_before_answers(1000.0) == IN_FLIGHT_MAX
     assert not sizer.may_send(IN_FLIGHT_FIRST, 0.0)
+
+
+def test_a_later_map_starts_from_what_an_earlier_one_measured():
+    later = BatchSizer(learned(10.0).measured)
+    assert later.size == 5
+    assert later.may_send(IN_FLIGHT_FIRST, 0.0)
+    assert BatchSizer().measured is None
 
 
 @given(

@@ -139,6 +139,20 @@ def test_a_full_queue_is_an_error_with_the_time_to_wait(gateway: FakeGateway):
     assert caught.value.retry_after_s == 0.01
 
 
+def test_a_deadline_that_has_passed_is_an_answer_and_not_tried_again(gateway: FakeGateway):
+    gateway.late_next = 1
+    with pytest.raises(errors.DeadlineExceededError):
+        identity.remote(1)
+    assert len(gateway.calls) == 1
+
+
+def test_few_frames_of_ours_stand_in_a_traceback(gateway: FakeGateway):
+    with pytest.raises(OwnError) as caught:
+        fail.remote(7)
+    frames = [entry.path.name for entry in caught.traceback]
+    assert frames == ["test_calls.py", "function.py"]
+
+
 def test_a_wrong_token_is_said(gateway: FakeGateway, monkeypatch):
     monkeypatch.setenv("GLOWPLUG_TOKEN", "wrong")
     with pytest.raises(errors.UnauthenticatedError):

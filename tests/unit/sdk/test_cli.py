@@ -170,7 +170,8 @@ def test_call_sends_json_and_prints_json(run, app_there, gateway: FakeGateway):
     assert code == 1
     assert "ValueError: on purpose" in err
     assert "line 9" in err
-    code, out, _ = run("call", "queue", "number=3", "--json")
+    assert run("call", "fail@v9")[0] == 1
+    code, out, _ = run("call", "queue@v1", "number=3", "--json")
     assert json.loads(out)["task_id"].startswith("inv_")
 
 
