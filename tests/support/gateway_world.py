@@ -81,6 +81,7 @@ class World:
         self.cancelled: list[InvocationId] = []
         self.credits: list[int] = []
         self.blobs: dict[str, bytes] = {}
+        self.kept: dict[str, str] = {}  # blob -> the longest lease asked for, or "forever"
         self.images: list = []
         self.image_error = None
 
@@ -180,15 +181,29 @@ class World:
     async def on_blob(self, request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == "Bearer internal"
         digest = request.match_info["digest"]
+        keep = request.headers.get("X-Keep-Seconds")
         if request.method == "PUT":
+            keep = keep or "forever"
             data = await request.read()
             if blake3(data).hexdigest() != digest:
                 return web.Response(status=422, text="the bytes have another digest")
             self.blobs[digest] = data
+            self._keep(digest, keep)
             return web.Response()
         if digest not in self.blobs:
             return web.Response(status=404)
+        if keep is not None and request.method == "HEAD":
+            self._keep(digest, keep)
         return web.Response(body=self.blobs[digest])
+
+    def _keep(self, digest: str, keep: str | None) -> None:
+        before = self.kept.get(digest, "1")
+        assert keep is not None
+        assert keep == "forever" or 0 < int(keep) <= 90 * 86_400
+        if "forever" in (keep, before):
+            self.kept[digest] = "forever"
+        else:
+            self.kept[digest] = str(max(int(before), int(keep)))
 
 
 @contextlib.asynccontextmanager

@@ -1,13 +1,16 @@
 """Large bytes: the gateway's way to imagecache's content-addressed blobs.
 
-Bytes pass through and are never kept here. imagecache verifies that they are what their name says.
+Bytes pass through and are never kept here. imagecache verifies that they are what their name says, and
+removes what nobody keeps any more: every blob is put with a lease of CALL_BLOBS_KEPT_S. What a version needs
+is kept for ever once it is deployed, a durable call's arguments for as long as the call may need them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
 from blake3 import blake3
@@ -28,6 +31,12 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 CONNECTIONS_MAX = 64
 PIECE_BYTES = 256 * 1024
+KEEP_HEADER = "X-Keep-Seconds"
+KEEP_FOREVER = "forever"
+# The lease of what may belong to a call. A source is uploaded with it, too: deploying keeps it for ever.
+CALL_BLOBS_KEPT_S = 2 * 86_400
+# imagecache refuses longer leases.
+LEASE_S_MAX = 90 * 86_400
 
 _MISSING = 404
 
@@ -55,16 +64,29 @@ class Blobs:
         self._session = session
 
     async def put(self, digest: Digest, body: AsyncIterator[bytes] | io.BytesIO) -> None:
-        """Store bytes under their name.
+        """Store bytes under their name, leased for CALL_BLOBS_KEPT_S.
 
         Raises: InvalidRequestError (request.bad_digest) if they have another; UnavailableError.
         """
-        async with self._send("PUT", digest, body) as response:
+        async with self._send("PUT", digest, body, keep=str(CALL_BLOBS_KEPT_S)) as response:
             await _check(response, digest)
 
-    async def has(self, digest: Digest) -> bool:
-        """Return whether a blob is stored."""
-        async with self._send("HEAD", digest) as response:
+    async def renew(self, digest: Digest, keep_s: float = CALL_BLOBS_KEPT_S) -> bool:
+        """Lease a blob for at least so long from now on; return whether it is stored."""
+        return await self._keep(digest, str(min(LEASE_S_MAX, max(1, math.ceil(keep_s)))))
+
+    async def keep(self, digest: Digest) -> bool:
+        """Keep a blob for ever from now on; return whether it is stored."""
+        return await self._keep(digest, KEEP_FOREVER)
+
+    async def keep_all(self, digests: Iterable[Digest | None]) -> None:
+        """Keep blobs for ever. Raises: InvalidRequestError (request.bad_digest) if one is not stored."""
+        for digest in dict.fromkeys(digests):
+            if digest is not None and not await self.keep(digest):
+                raise not_stored(digest)
+
+    async def _keep(self, digest: Digest, keep: str) -> bool:
+        async with self._send("HEAD", digest, keep=keep) as response:
             if response.status == _MISSING:
                 return False
             await _check(response, digest)
@@ -95,12 +117,20 @@ class Blobs:
 
     @contextlib.asynccontextmanager
     async def _send(
-        self, method: str, digest: Digest, body: AsyncIterator[bytes] | io.BytesIO | None = None
+        self,
+        method: str,
+        digest: Digest,
+        body: AsyncIterator[bytes] | io.BytesIO | None = None,
+        *,
+        keep: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = await self._services.wait_for("imagecache", FIND_TIMEOUT_S)
         try:
             async with self._session.request(
-                method, f"{url}/blobs/{digest}", data=body
+                method,
+                f"{url}/blobs/{digest}",
+                data=body,
+                headers={} if keep is None else {KEEP_HEADER: keep},
             ) as response:
                 yield response
         except (TimeoutError, aiohttp.ClientError) as err:
@@ -109,6 +139,13 @@ class Blobs:
                 f"imagecache: {method} of blob {digest}: {err!r}",
                 retry_after_s=1,
             ) from err
+
+
+def not_stored(digest: Digest) -> InvalidRequestError:
+    """Return the error for a request that names a blob which is not there (any more)."""
+    return InvalidRequestError(
+        "request.bad_digest", f"blob {digest} is not stored: upload it first"
+    )
 
 
 async def _check(response: aiohttp.ClientResponse, digest: Digest) -> None:

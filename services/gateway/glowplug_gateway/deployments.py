@@ -56,16 +56,15 @@ class Deployer:
         self._catalog.learn_deployment(entry)
         return entry.value
 
-    async def check_source(self, spec: DeploymentSpec) -> None:
-        """Raise InvalidRequestError unless every blob that the spec names is stored."""
+    async def keep_source(self, spec: DeploymentSpec) -> None:
+        """Keep every blob that the spec names for ever.
+
+        Raises: InvalidRequestError if one is not stored.
+        """
         source = spec.source
         named = [source.blob, source.pickled, source.on_start_pickled]
         named += [step.blob for step in spec.image.steps]
-        for digest in dict.fromkeys(named):
-            if digest is not None and not await self._blobs.has(digest):
-                raise InvalidRequestError(
-                    "request.bad_digest", f"blob {digest} is not stored: upload it first"
-                )
+        await self._blobs.keep_all(named)
 
     async def deploy(
         self, workspace: WorkspaceId, spec: DeploymentSpec, *, ephemeral: bool

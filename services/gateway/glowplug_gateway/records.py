@@ -25,8 +25,10 @@ from glowplug_contracts.messages.invocation import (
 from glowplug_contracts.subjects import FACTS, RECORD, Address, shard_of
 from glowplug_runtime.bus import Delivery
 
+from glowplug_gateway.blobs import Blobs, not_stored
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.ports import Platform
+from glowplug_gateway.work import arguments_needed_s
 
 LOOK_S = 0.5
 CANCEL_TRIES_MAX = 20
@@ -35,9 +37,10 @@ CANCEL_TRIES_MAX = 20
 class Records:
     """See the module."""
 
-    def __init__(self, platform: Platform, calls: Calls) -> None:
+    def __init__(self, platform: Platform, calls: Calls, blobs: Blobs) -> None:
         self._platform = platform
         self._calls = calls
+        self._blobs = blobs
         self._waiters: dict[InvocationId, set[asyncio.Event]] = {}
 
     @contextlib.asynccontextmanager
@@ -60,8 +63,13 @@ class Records:
     async def accept(self, record: InvocationRecord) -> InvocationRecord:
         """Write a new record, or return the one that the same id and arguments made before.
 
-        Raises: ConflictError (the id was used for something else), UnavailableError, OverloadedError.
+        Its arguments, where they are a blob, are leased for as long as it may need them.
+        Raises: ConflictError (the id was used for something else), UnavailableError, OverloadedError,
+            InvalidRequestError (the blob is not stored).
         """
+        blob = record.input.args.blob
+        if blob is not None and not await self._blobs.renew(blob, arguments_needed_s(record)):
+            raise not_stored(blob)
         try:
             await self._platform.bus.append(
                 self._at(record.workspace, record.invocation_id),

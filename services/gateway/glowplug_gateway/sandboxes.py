@@ -22,6 +22,7 @@ from glowplug_contracts.streams import SANDBOXES
 from glowplug_contracts.subjects import EXEC_REPLY, SANDBOX_COMMAND, SANDBOX_CREATE
 from glowplug_runtime.bus import Delivery
 
+from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.images import ImageReady, Images
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.work import platform_error
@@ -47,14 +48,16 @@ class ExecAsked(msgspec.Struct, frozen=True, kw_only=True):
 class Sandboxes:
     """See the module."""
 
-    def __init__(self, platform: Platform, images: Images) -> None:
+    def __init__(self, platform: Platform, images: Images, blobs: Blobs) -> None:
         self._platform = platform
         self._images = images
+        self._blobs = blobs
 
     async def create(
         self, workspace: WorkspaceId, spec: SandboxSpec, trace: str
     ) -> AsyncIterator[BuildProgress | SandboxRecord]:
         """Yield what happens to the image, and at last the running session. Raises: PlatformError."""
+        await self._blobs.keep_all(step.blob for step in spec.image.steps)
         image = ImageReady()
         async for one in self._images.ensure(spec.image, workspace):
             if isinstance(one, ImageReady):

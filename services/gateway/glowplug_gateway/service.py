@@ -72,7 +72,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         blobs = await stack.enter_async_context(open_blobs(shell.peers, shell.internal_token()))
         catalog, live, logs = Catalog(shell.bus), Live(process), Logs(process)
         calls = Calls(process, workspace_max=settings.in_hand_max)
-        records = Records(process, calls)
+        records = Records(process, calls, blobs)
         for part in (catalog, live, logs, calls, records):
             await stack.enter_async_context(part.open())
         images = Images(process)
@@ -93,7 +93,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             TaskRoutes(records, readmodel),
             DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
-            SandboxRoutes(Sandboxes(process, images)),
+            SandboxRoutes(Sandboxes(process, images, blobs)),
             HealthRoutes(process, live, shell.peers.services, version()),
             BlobRoutes(blobs, blob_bytes_max=settings.blob_bytes_max),
         )

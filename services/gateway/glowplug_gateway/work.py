@@ -17,6 +17,7 @@ from glowplug_contracts.errors import (
 from glowplug_contracts.ids import InvocationId
 from glowplug_contracts.messages.deployment import Deployment
 from glowplug_contracts.messages.invocation import (
+    PLATFORM_RETRIES_MAX,
     Input,
     InputOutcome,
     InvocationRecord,
@@ -25,8 +26,14 @@ from glowplug_contracts.messages.invocation import (
     RemoteError,
 )
 
+from glowplug_gateway.blobs import LEASE_S_MAX
 from glowplug_gateway.calls import HeldCall
 from glowplug_gateway.ports import Platform
+
+# How long durable work with large arguments may wait to be started, where its function says no less.
+BLOB_WAIT_S_MAX = 30 * 86_400.0
+# What waits for a container again between two tries, at most as far as the lease counts.
+BETWEEN_TRIES_S = 86_400.0
 
 
 def interactive(
@@ -77,9 +84,29 @@ def durable(
         timeout_s=spec.timeout_s,
         retry=spec.retry,
         accepted_at=now,
-        expires_at=now + spec.expires_s if spec.expires_s > 0 else 0.0,
+        expires_at=now + wait_s if (wait_s := _wait_s(deployment, args)) > 0 else 0.0,
         trace=trace,
     )
+
+
+def _wait_s(deployment: Deployment, args: Payload) -> float:
+    """Return how long a durable call may wait for its first start, 0 for ever.
+
+    Large arguments are leased, never kept for ever: a call that has some expires at last.
+    """
+    wait_s = deployment.spec.expires_s
+    if args.blob is None:
+        return wait_s
+    return min(wait_s, BLOB_WAIT_S_MAX) if wait_s > 0 else BLOB_WAIT_S_MAX
+
+
+def arguments_needed_s(record: InvocationRecord) -> float:
+    """Return after how many seconds no attempt of a record reads its arguments any more."""
+    wait_s = record.expires_at - record.accepted_at if record.expires_at else BLOB_WAIT_S_MAX
+    retries = record.retry.max_retries
+    tries = 1 + retries + PLATFORM_RETRIES_MAX
+    run_s = record.timeout_s if record.timeout_s > 0 else LEASE_S_MAX
+    return wait_s + tries * (run_s + BETWEEN_TRIES_S) + retries * record.retry.max_delay_s
 
 
 def outcome_of(held: HeldCall) -> InputOutcome:

@@ -181,6 +181,18 @@ async def test_a_source_that_was_not_uploaded_is_said(gateway, world):
     await gateway.deploy()
 
 
+@pytest.mark.parametrize("ephemeral", [False, True])
+async def test_what_a_version_is_made_of_is_kept_for_ever(gateway, world, ephemeral):
+    pickled, on_start, file = (world.store(data) for data in (b"p", b"o", b"f"))
+    stranger = world.store(b"s")
+    await gateway.json("PUT", f"/api/v1/blobs/{stranger}", data=b"s")
+    source = SourceRef(blob=world.store(SOURCE), pickled=pickled, on_start_pickled=on_start)
+    image = ImageSpec(steps=(ImageStep(kind="file", args=("f",), blob=file),))
+    await gateway.deploy(ephemeral=ephemeral, source=source, image=image)
+    kept = {digest for digest, keep in world.kept.items() if keep == "forever"}
+    assert kept == {source.blob, pickled, on_start, file}
+
+
 async def test_show_tells_what_is_going_on(gateway, world):
     deployment = await gateway.deployed(app="shop")
     await world.report(deployment, queued=4, in_flight=2)

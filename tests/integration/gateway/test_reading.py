@@ -260,6 +260,17 @@ async def test_blobs_pass_through_and_are_verified(gateway, world):
     await gateway.json("PUT", "/api/v1/blobs/nope", data=data, status=422)
 
 
+async def test_blobs_are_leased_and_a_look_begins_the_lease_anew(gateway, world):
+    data = b"some arguments"
+    digest = blake3(data).hexdigest()
+    await gateway.json("PUT", f"/api/v1/blobs/{digest}", data=data)
+    assert world.kept == {digest: "172800"}
+    world.kept.clear()
+    async with gateway("HEAD", f"/api/v1/blobs/{digest}") as response:
+        assert response.status == 200
+    assert world.kept == {digest: "172800"}
+
+
 # -- sandboxes ------------------------------------------------------------------------------------
 
 
@@ -317,6 +328,13 @@ async def _lines(gateway, method, path, status=200, **kw):
         text = await response.text()
         assert response.status == status, text
         return [json.loads(line) for line in text.splitlines()]
+
+
+async def test_the_files_of_a_sandboxs_image_are_kept(gateway, world, sandboxes):
+    digest = world.store(b"a tar")
+    image = {"steps": [{"kind": "file", "args": ["f"], "blob": digest}]}
+    await _lines(gateway, "POST", "/api/v1/sandboxes", json={"image": image})
+    assert world.kept == {digest: "forever"}
 
 
 async def test_a_sandbox_is_created_used_and_ended(gateway, sandboxes):

@@ -186,3 +186,30 @@ async def test_the_list_shows_the_newest_first(gateway, deployment, bus):
 
     (task,) = await eventually(listed)
     assert (task["task_id"], task["state"]) == (TASK, "completed")
+
+
+async def test_large_arguments_are_kept_as_long_as_their_record_may_need_them(gateway, world, bus):
+    deployment = await gateway.deployed(kind=FunctionKind.FUNCTION, expires_s=3_600, timeout_s=60)
+    await spawn(gateway, deployment, "x" * 300_000)
+    record = (await bus.last(at(TASK))).message
+    keep_s = int(world.kept[record.input.args.blob])
+    # One hour until it starts; then four tries, each of which may wait for a container and run.
+    assert 3_600 + 4 * 60 < keep_s < 7 * 86_400
+
+
+async def test_a_record_that_may_wait_for_ever_expires_if_its_arguments_are_large(
+    gateway, world, bus
+):
+    deployment = await gateway.deployed(kind=FunctionKind.FUNCTION)
+    await spawn(gateway, deployment, "x" * 300_000)
+    record = (await bus.last(at(TASK))).message
+    assert record.expires_at == pytest.approx(record.accepted_at + 30 * 86_400)
+    assert int(world.kept[record.input.args.blob]) > record.expires_at - record.accepted_at
+
+
+async def test_arguments_that_are_gone_are_said_when_the_record_is_made(gateway, bus):
+    deployment = await gateway.deployed(kind=FunctionKind.FUNCTION)
+    headers = {"Glowplug-Blob": "0" * 64, "Glowplug-Size": "2"}
+    said = await spawn(gateway, deployment, status=422, **headers)
+    assert said["error"]["code"] == "request.bad_digest"
+    assert await bus.last(at(TASK)) is None

@@ -69,9 +69,9 @@ class BlobRoutes:
             yield piece
 
     async def on_head(self, exchange: Exchange) -> web.StreamResponse:
-        """Look."""
+        """Look. Who finds it may go on to use it without sending it again: its lease begins anew."""
         digest = check_digest(exchange.path["digest"])
-        return web.Response(status=200 if await self._blobs.has(digest) else _MISSING)
+        return web.Response(status=200 if await self._blobs.renew(digest) else _MISSING)
 
     async def on_get(self, exchange: Exchange) -> web.StreamResponse:
         """Fetch."""
