@@ -97,7 +97,7 @@ def wanted_of(record: SandboxRecord) -> ContainerWanted:
             name=record.sandbox_id,
             image_digest=ImageDigest(record.image_digest),
             base_python=record.base_python,
-            env=record.spec.env,
+            env={**record.spec.image.env, **record.spec.env},
             resources=record.spec.resources,
             timeout_s=0.0,
         ),

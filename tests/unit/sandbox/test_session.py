@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from glowplug_contracts.ids import WorkerId
 from glowplug_contracts.messages.container import ContainerKind
+from glowplug_contracts.messages.deployment import ImageSpec
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_contracts.messages.sandbox import SandboxState
 from glowplug_sandbox.session import (
@@ -97,3 +99,12 @@ def test_the_container_is_wanted_as_the_session_says():
     assert (wanted.container_id, wanted.spec.kind) == (CONTAINER, ContainerKind.SANDBOX)
     assert (wanted.spec.name, wanted.owner, wanted.spec.timeout_s) == (SANDBOX, "sandbox", 0.0)
     assert [is_live(a_session(state)) for state in SandboxState] == [True, True, False, False]
+
+
+def test_a_session_has_its_images_environment_and_its_own_wins():
+    record = a_session()
+    spec = msgspec.structs.replace(
+        record.spec, image=ImageSpec(env={"A": "image", "B": "image"}), env={"B": "session"}
+    )
+    wanted = wanted_of(msgspec.structs.replace(record, spec=spec))
+    assert wanted.spec.env == {"A": "image", "B": "session"}

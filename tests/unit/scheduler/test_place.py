@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from glowplug_contracts.messages.container import ContainerKind, ContainerState
-from glowplug_contracts.messages.deployment import Resources
+from glowplug_contracts.messages.deployment import ImageSpec, Resources
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_contracts.messages.worker import GpuDevice
 from glowplug_scheduler import place as p
@@ -73,6 +74,18 @@ def machine():
     machine.hear()
     machine.deploy()
     return machine
+
+
+def test_a_container_has_its_images_environment_and_the_functions_own_wins():
+    machine = Machine()
+    machine.hear()
+    plain = a_deployment()
+    image = ImageSpec(env={"A": "image", "B": "image"})
+    spec = msgspec.structs.replace(plain.spec, image=image, env={"B": "function"})
+    deployment = msgspec.structs.replace(plain, spec=spec)
+    machine(p.DeploymentSeen(deployment.deployment_id, deployment))
+    (bind,) = machine.bind()
+    assert bind.bind.spec.env == {"A": "image", "B": "function"}
 
 
 def view_of(bind, state=ContainerState.READY, in_flight=(), slots=1):
