@@ -127,17 +127,22 @@ class MemoryBlobs:
 
 
 class FolderImages:
-    """Sources that tests laid into folders, by digest; no images."""
+    """Sources and layers that tests laid into folders, by digest."""
 
     def __init__(self) -> None:
         self.sources: dict[str, Path] = {}
+        self.layers: dict[str, LocalImage] = {}
         self.committed: list[Path] = []
         self.asked: list[str] = []
         self.failures: list[Exception] = []
 
     async def ensure(self, digest: ImageDigest) -> LocalImage:
         self.asked.append(digest)
-        raise self.failures.pop(0) if self.failures else NotFoundError("image.not_found", digest)
+        if self.failures or digest not in self.layers:
+            raise (
+                self.failures.pop(0) if self.failures else NotFoundError("image.not_found", digest)
+            )
+        return self.layers[digest]
 
     async def ensure_source(self, digest: Digest) -> Path:
         self.asked.append(digest)

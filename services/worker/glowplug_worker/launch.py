@@ -116,6 +116,9 @@ def environment(binding: BindContainer, brought: Brought, places: Places) -> dic
     }
     if layer:
         env["GLOWPLUG_LAYER"] = layer
+    if layer and brought.needs is None:
+        # For Python tools of the image that user code starts; the runner itself ignores it (-I).
+        env["PYTHONPATH"] = f"{layer}/site-packages"
     env |= brought.image.env if brought.image is not None else {}
     env |= brought.needs.env if brought.needs is not None else {}
     env |= spec.env

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from glowplug_contracts.errors import UnavailableError
-from glowplug_contracts.ids import Digest
+from glowplug_contracts.ids import Digest, ImageDigest
 from glowplug_contracts.messages.container import (
     CommitLayer,
     ContainerKind,
@@ -24,6 +24,7 @@ from glowplug_contracts.messages.container import (
 from glowplug_contracts.messages.deployment import Resources, SourceRef
 from glowplug_contracts.messages.invocation import Format, Payload, State
 from glowplug_contracts.subjects import COMMIT, EXEC, EXEC_REPLY
+from glowplug_worker.ports import LocalImage
 from glowplug_worker.processes import start_ticks, tree
 from glowplug_worker.runtime.choose import choose_backend
 
@@ -56,6 +57,13 @@ def eat(mib):
     for at in range(0, len(held), 4096):
         held[at] = 1
     time.sleep(60)
+
+def tool():
+    import subprocess
+    return subprocess.run(["greet"], capture_output=True, text=True, check=True).stdout
+
+def env(name):
+    return os.environ.get(name)
 
 def pid():
     return os.getpid()
@@ -115,6 +123,40 @@ async def test_calls_a_function_and_hears_what_it_prints(worker: Any, rest: Any)
     assert stopped.reason == "idle"
     await eventually(lambda: not worker.supervisors)
     assert list(containers.iterdir()) == []
+
+
+async def test_user_code_starts_python_tools_of_its_image(
+    worker: Any, rest: Any, tmp_path: Path
+) -> None:
+    layer, python = tmp_path / "layer", worker.workshop.pythons.find("").executable
+    (layer / "bin").mkdir(parents=True)
+    (layer / "site-packages").mkdir()
+    (layer / "site-packages" / "greeting.py").write_text("def main():\n    print('hello')\n")
+    # As installers write it: importing is up to the interpreter and its environment.
+    (layer / "bin" / "greet").write_text(f"#!{python}\nfrom greeting import main\nmain()\n")
+    (layer / "bin" / "greet").chmod(0o755)
+    digest = ImageDigest("b" * 64)
+    worker.workshop.images.layers[digest] = LocalImage(root=layer, env={"A": "image"})
+    await rest.bound(**calling("app:tool", image_digest=digest))
+    await rest.run(a_call())
+    await eventually(lambda: rest.ended)
+    (outcome,) = rest.outcomes
+    assert outcome.state is State.SUCCEEDED, outcome.error
+    assert pickle.loads(outcome.result.data) == "hello\n"
+
+
+async def test_the_images_environment_reaches_the_function(
+    worker: Any, rest: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "layer").mkdir()
+    digest = ImageDigest("b" * 64)
+    image = LocalImage(root=tmp_path / "layer", env={"A": "image", "B": "image"})
+    worker.workshop.images.layers[digest] = image
+    await rest.bound(**calling("app:env", image_digest=digest, env={"B": "function"}))
+    for number, (name, value) in enumerate([("A", "image"), ("B", "function")]):
+        await rest.run(a_call(name, invocation_id=f"inv_{number}"))
+        await eventually(lambda number=number: len(rest.ended) == number + 1)
+        assert pickle.loads(rest.outcomes[-1].result.data) == value
 
 
 async def test_maps_over_several_processes(worker: Any, rest: Any) -> None:

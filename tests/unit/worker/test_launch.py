@@ -45,6 +45,7 @@ def test_with_mounts_everything_has_its_fixed_place(sdk: Path) -> None:
     }
     assert (plan.cwd, init.source, init.layer) == ("/app", "/app", "/layer")
     assert plan.env["PATH"].startswith("/layer/bin:/opt/py/bin:")
+    assert plan.env["PYTHONPATH"] == "/layer/site-packages"
     assert (plan.env["A"], plan.env["B"], plan.env["HOME"]) == ("image", "user", "/tmp")
 
 
@@ -64,6 +65,7 @@ def test_a_bare_container_starts_in_its_own_tmp(sdk: Path) -> None:
     plan, init = made(sdk, Brought(interpreter=PYTHON), mounts=True)
     assert (plan.cwd, init.source, init.layer) == ("/tmp", "", "")
     assert "GLOWPLUG_LAYER" not in plan.env
+    assert "PYTHONPATH" not in plan.env
 
 
 def test_a_build_gets_its_kit_instead_of_the_image(sdk: Path) -> None:
@@ -77,6 +79,7 @@ def test_a_build_gets_its_kit_instead_of_the_image(sdk: Path) -> None:
     assert kit.binds[0] in plan.binds
     assert not any(bind.source == IMAGE.root for bind in plan.binds)
     assert plan.env["GLOWPLUG_UV"] == "/glowplug/bin/uv"
+    assert "PYTHONPATH" not in plan.env  # its steps say where they look for packages
     assert init.mode == "session"
 
 
