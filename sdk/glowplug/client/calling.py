@@ -15,9 +15,10 @@ from glowplug_contracts.messages.invocation import Payload, RemoteError
 from glowplug.client import calls, wire
 from glowplug.client.batching import BatchSizer
 from glowplug.client.deploying import Deployed
+from glowplug.client.direct import NotHereError
 from glowplug.client.loop import background
 from glowplug.client.mapping import Course, Flight, map_inputs, map_inputs_aio
-from glowplug.client.outcomes import read_value, remote_exception, settle, value_of
+from glowplug.client.outcomes import Ended, read_value, remote_exception, settle, value_of
 from glowplug.client.session import Session, current_session
 from glowplug.function import Wrapper
 from glowplug.schema import checked_inputs
@@ -36,8 +37,19 @@ def call_blocking(
     session = current_session()
     deployed = _deployed_blocking(session, wrapper)
     data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
-    ended = background().run(calls.call(session.http, deployed.deployment_id, data))
-    return settle(ended, deployed.python_there)
+    return settle(_call(session, deployed.deployment_id, data), deployed.python_there)
+
+
+def _call(session: Session, deployment_id: str, data: bytes) -> Ended:
+    invocation_id = calls.new_invocation_id()
+    try:
+        return calls.call_directly(session.http, deployment_id, data, invocation_id)
+    except NotHereError:
+        long_way = calls.call(session.http, deployment_id, data, invocation_id=invocation_id)
+        return background().run(long_way)
+    except KeyboardInterrupt:
+        background().run(calls.cancel_call(session.http, invocation_id))
+        raise
 
 
 async def call_aio(wrapper: Any_, args: Arguments, kwargs: dict[str, Any]) -> Any:

@@ -35,7 +35,15 @@ from glowplug_contracts.messages.invocation import (
 )
 
 from glowplug.client.blobs import get_blob, put_blob
-from glowplug.client.http import TRANSPORT_ERRORS, Answer, BrokenAnswerError, Http
+from glowplug.client.direct import NotHereError, post
+from glowplug.client.http import (
+    TRANSPORT_ERRORS,
+    Answer,
+    BrokenAnswerError,
+    BusyError,
+    Http,
+    refusal_of,
+)
 from glowplug.client.outcomes import Ended
 from glowplug.client.wire import frames
 from glowplug.errors import GlowplugError, QueueFullError, UnavailableError
@@ -79,6 +87,35 @@ async def call(
         await cancel_call(http, invocation_id)
         raise
     return await read_answer(http, answer, invocation_id)
+
+
+def call_directly(
+    http: Http,
+    deployment_id: str,
+    data: bytes,
+    invocation_id: str,
+    *,
+    form: str = Format.PICKLE.value,
+) -> Ended:
+    """Run one small invocation on the calling thread's own connection and wait for its end.
+
+    Raises: NotHereError where only `call`, with the same id, will do.
+    """
+    if len(data) > INLINE_BYTES_MAX:
+        raise NotHereError("large arguments travel as blobs")
+    answer = post(
+        http.profile.urls[0],
+        http.profile.token,
+        f"/api/v1/deployments/{deployment_id}/call",
+        {HEADER_INVOCATION: invocation_id, HEADER_FORMAT: form, HEADER_TRACE: new_trace()},
+        data,
+    )
+    if answer.status >= 400:  # noqa: PLR2004
+        refusal = refusal_of(answer)
+        raise NotHereError("busy") if isinstance(refusal, BusyError) else refusal
+    if HEADER_BLOB in answer.headers:
+        raise NotHereError("large results are blobs")
+    return _ended(answer, answer.body, invocation_id)
 
 
 async def stream(
@@ -170,15 +207,19 @@ async def cancel_call(http: Http, invocation_id: str) -> None:
 
 async def read_answer(http: Http, answer: Answer, invocation_id: str) -> Ended:
     """Return how a call ended, from the gateway's answer to it."""
+    data = answer.body
+    if answer.headers.get(HEADER_BLOB):
+        data = await get_blob(http, answer.headers[HEADER_BLOB])
+    return _ended(answer, data, invocation_id)
+
+
+def _ended(answer: Answer, data: bytes, invocation_id: str) -> Ended:
     headers = answer.headers
     state = State(headers.get(HEADER_STATE, State.SUCCEEDED.value))
     run_ms = float(headers.get(HEADER_RUN_MS, "0") or 0)
     if state is not State.SUCCEEDED:
         error = decode(answer.body, RemoteError, "msgpack") if answer.body else None
         return Ended(state=state, error=error, run_ms=run_ms, invocation_id=invocation_id)
-    data = answer.body
-    if headers.get(HEADER_BLOB):
-        data = await get_blob(http, headers[HEADER_BLOB])
     return Ended(
         state=state,
         format=headers.get(HEADER_FORMAT, Format.PICKLE.value),

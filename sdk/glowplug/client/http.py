@@ -43,7 +43,9 @@ class BrokenAnswerError(ConnectionError):
     """An answer ended before it was complete: the same as a lost connection."""
 
 
-class _BusyError(Exception):
+class BusyError(Exception):
+    """The gateway can't just now (503); trying again makes sense."""
+
     def __init__(self, error: GlowplugError) -> None:
         super().__init__(str(error))
         self.error = error
@@ -104,7 +106,7 @@ class Http:
             ) as response:
                 answer = Answer(response.status, response.headers, await response.read())
             if answer.status >= 400 and answer.status not in fine:  # noqa: PLR2004
-                raise _refusal(answer)
+                raise refusal_of(answer)
             return answer
 
         return await self.retrying(once, patience_s=patience_s, repeat=repeat)
@@ -134,7 +136,7 @@ class Http:
         ) as response:
             if response.status >= 400:  # noqa: PLR2004
                 answer = Answer(response.status, response.headers, await response.read())
-                raise _refusal(answer)
+                raise refusal_of(answer)
             yield response
 
     async def retrying(
@@ -156,7 +158,7 @@ class Http:
             begun = clock()
             try:
                 result = await once(url)
-            except _BusyError as busy:
+            except BusyError as busy:
                 problem: Exception = busy.error
                 wait = busy.error.retry_after_s or pause
                 self._reached = True
@@ -222,7 +224,8 @@ def _sendable(body: bytes) -> bytes | io.BytesIO | None:
     return io.BytesIO(body) if len(body) > WHOLE_BYTES_MAX else body or None
 
 
-def _refusal(answer: Answer) -> Exception:
+def refusal_of(answer: Answer) -> Exception:
+    """Return the exception for an answer of 400 or more."""
     try:
         error = answer.json()["error"]
         code, message = str(error["code"]), str(error["message"])
@@ -237,7 +240,7 @@ def _refusal(answer: Answer) -> Exception:
         code, message, status=answer.status, details=details, retry_after_s=after
     )
     if answer.status == 503:  # noqa: PLR2004
-        return _BusyError(error_found)
+        return BusyError(error_found)
     return error_found
 
 
