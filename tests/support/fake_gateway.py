@@ -311,7 +311,7 @@ class FakeGateway:
         return web.json_response({"trace_id": "a" * 32, "spans": [inner, root]})
 
     async def _list_containers(self, request: web.Request) -> web.Response:
-        shown = {"container_id": "ctr_1", "name": "f", "state": "ready", "worker_id": "wrk_1"}
+        shown = {"container_id": "ctr_1", "name": "f", "state": "ready", "in_flight": 1}
         return web.json_response({"containers": [shown]})
 
     async def _create_sandbox(self, request: web.Request) -> web.StreamResponse:

@@ -43,12 +43,13 @@ def list_containers(ctx: click.Context, *, as_json: bool) -> None:
         print_json(found)
         return
     columns = [
-        column("CONTAINER", "container_id"),
+        column("NAME", "name"),
         column("KIND", "kind"),
         column("STATE", "state"),
-        ("BUSY", lambda row: len(row.get("in_flight") or ())),
+        column("BUSY", "in_flight"),
         column("SLOTS", "slots"),
         column("WORKER", "worker_id"),
+        column("CONTAINER", "container_id"),
         column("DEPLOYMENT", "deployment_id"),
     ]
     print_table(found["containers"], columns, "no containers: everything is scaled to zero")
