@@ -46,7 +46,7 @@ class Buildah:
 def buildah(tmp_path: Path) -> Iterator[Buildah]:
     if os.geteuid() != 0:
         pytest.skip("building an image here needs root")
-    for tool in ("buildah", "debootstrap"):
+    for tool in ("buildah", "debootstrap", "unshare"):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
     if sys.version_info[:2] != SUITES_PYTHON:
@@ -60,6 +60,8 @@ def base(buildah: Buildah, tmp_path: Path) -> str:
     """An image of a bare Debian with Python and its venv module, nothing else."""
     done = subprocess.run(
         [
+            "unshare",  # what it mounts (the new system's /proc) is seen by nobody else
+            "--mount",
             "debootstrap",
             "--variant=minbase",
             "--include=python3-minimal,python3-venv",
