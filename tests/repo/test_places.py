@@ -51,6 +51,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "deploy/local/": "the services are started here",
         "sdk/glowplug/runner/": "processes inside the container",
     },
+    "starred": {},
 }
 
 
@@ -142,6 +143,16 @@ def kernel(tree: ast.Module) -> Iterator[int]:
     return calls(tree, {f"os.{name}" for name in names} | starts)
 
 
+def starred(tree: ast.Module) -> Iterator[int]:
+    """Raising inside `except*`: before Python 3.11.4 it comes out wrapped in a group."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.TryStar):
+            for handler in node.handlers:
+                yield from (
+                    part.lineno for part in ast.walk(handler) if isinstance(part, ast.Raise)
+                )
+
+
 RULES: dict[str, Callable[[ast.Module], Iterator[int]]] = {
     "environment": environment,
     "print": printing,
@@ -150,6 +161,7 @@ RULES: dict[str, Callable[[ast.Module], Iterator[int]]] = {
     "subject": subject,
     "sleep": sleep,
     "kernel": kernel,
+    "starred": starred,
 }
 
 
@@ -193,6 +205,7 @@ SINS = {
     "subject": "where = f'v1.call.{shard}'",
     "sleep": "import asyncio\nasync def wait():\n    await asyncio.sleep(1)",
     "kernel": "import os\nos.unshare(0)",
+    "starred": "try:\n    go()\nexcept* ValueError as group:\n    raise KeyError from group",
 }
 
 

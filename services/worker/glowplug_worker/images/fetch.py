@@ -64,12 +64,15 @@ async def fetch_image(
             check_complete(frames, batch)
             await asyncio.to_thread(writer.write, frames)
 
+    failed: BaseExceptionGroup[PlatformError] | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(FETCHERS):
                 tasks.create_task(fetch_batches())
     except* PlatformError as group:
-        raise first_error(group) from group
+        failed = group  # before Python 3.11.4, what is raised in here comes out in a group
+    if failed is not None:
+        raise first_error(failed) from failed
     await asyncio.to_thread(writer.finish)
     about = About(
         env=manifest.env, python_version=manifest.python_version, bytes_total=manifest.bytes_total
