@@ -20,7 +20,7 @@ from glowplug_contracts.messages.container import (
     ContainerState,
     ContainerWanted,
 )
-from glowplug_contracts.messages.deployment import Deployment, Resources
+from glowplug_contracts.messages.deployment import Deployment, DeploymentState, Resources
 from glowplug_contracts.messages.invocation import (
     AttemptEnded,
     Format,
@@ -493,7 +493,12 @@ class Stage:
         self._dispatch(dispatch.BeatHeard(beat))
         self._place(place.BeatHeard(beat))
 
+    def _tell_dispatcher(self, deployment: Deployment) -> None:
+        deleted = deployment.state is DeploymentState.DELETED
+        self._dispatch(dispatch.DeploymentMoved(deployment.deployment_id, deleted))
+
     def _deployment_changed(self, deployment: Deployment) -> None:
+        self._tell_dispatcher(deployment)
         self._place(place.DeploymentSeen(deployment.deployment_id, deployment))
         self._autoscale(deployment)
 

@@ -85,24 +85,19 @@ class Checks:
     # -- In the end -----------------------------------------------------------------------------
 
     def all_ended(self) -> bool:
-        """Return whether everything accepted has its end (or never can: its deployment is gone)."""
+        """Return whether everything accepted has its end."""
         return not self.unended()
 
     def unended(self) -> list[str]:
-        deployments = self.world.broker.deployments
-
-        def gone(deployment_id: Any) -> bool:
-            return deployments[deployment_id].state is DeploymentState.DELETED
-
         calls = [
             call.invocation_id
             for call in self.nodes.client.calls.values()
-            if not (call.ended or call.cancelled or gone(call.deployment_id))
+            if not (call.ended or call.cancelled)
         ]
         records = [
             f"{record.invocation_id} {record.state}"
             for _, record in self.world.broker.records.values()
-            if not (is_terminal(record.state) or gone(record.deployment_id))
+            if not is_terminal(record.state)
         ]
         return calls + records
 

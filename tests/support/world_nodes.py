@@ -125,6 +125,8 @@ class Scheduler(Node):
         self._place(place.ContainerMoved(change))
 
     def on_deployment(self, deployment: Deployment) -> None:
+        deleted = deployment.state is DeploymentState.DELETED
+        self._dispatch(dispatch.DeploymentMoved(deployment.deployment_id, deleted))
         self._place(place.DeploymentSeen(deployment.deployment_id, deployment))
 
     def on_scale(self, decided: ScaleDecided) -> None:
@@ -567,9 +569,11 @@ class Client(Node):
         code = call.given_up
         world.counts[f"given up: {code}"] += 1
         flaky = call.deployment_id in self.nodes.flaky
+        state = self.nodes.deployment(call.deployment_id).state
         may = {
             "invocation.cancelled": call.cancelled,
             "function.start_failed": flaky,
+            "deployment.not_found": state is DeploymentState.DELETED,
             "invocation.lost": self.was_ill,
             "platform.unavailable": self.was_ill,
         }

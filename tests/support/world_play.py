@@ -127,8 +127,7 @@ def ask(world: World, nodes: Nodes) -> None:
             world.later(at, client, client.call, deployment_id, rng.randint(2, 5), priority)
         else:
             world.later(at, client, client.spawn, deployment_id, priority)
-    # What waits for a deleted function is ended by nobody yet: it would fill a small backlog for ever.
-    if world.chance(0.2) and nodes.backlog_max > SMALL_BACKLOG:
+    if world.chance(0.2):
         at = rng.uniform(1.0, ILL_S * 0.8)
         world.later(at, client, nodes.delete, DeploymentId(rng.choice(names)))
 

@@ -142,7 +142,13 @@ def platform_error(error: RemoteError) -> PlatformError:
 # Codes of calls that the platform failed: they are HTTP errors, where the function's own failures are
 # answers.
 _OF_PLATFORM = frozenset(
-    {"invocation.lost", "invocation.deadline", "scheduler.overloaded", "platform.unavailable"}
+    {
+        "invocation.lost",
+        "invocation.deadline",
+        "scheduler.overloaded",
+        "platform.unavailable",
+        "deployment.not_found",
+    }
 )
 
 _TYPES: dict[str, type[PlatformError]] = {
@@ -155,6 +161,7 @@ _TYPES: dict[str, type[PlatformError]] = {
     "invocation.queue_full": QuotaExceededError,
     "scheduler.overloaded": OverloadedError,
     "scheduler.no_worker_fits": NoSuchCapacityError,
+    "deployment.not_found": NotFoundError,
     "sandbox.not_found": NotFoundError,
     "image.not_found": NotFoundError,
     "platform.unavailable": UnavailableError,

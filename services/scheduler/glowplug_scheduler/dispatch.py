@@ -27,6 +27,7 @@ from glowplug_scheduler.dispatch_containers import (
     lose_worker,
     reopen_worker,
 )
+from glowplug_scheduler.dispatch_deployments import move_deployment
 from glowplug_scheduler.dispatch_records import remove_record, see_record
 from glowplug_scheduler.dispatch_state import CACHE_BYTES_MAX, SETTLED_AFTER_S, ShardState
 from glowplug_scheduler.dispatch_time import pass_time
@@ -36,6 +37,7 @@ from glowplug_scheduler.dispatch_types import (
     AnswerProbe,
     CancelAsked,
     Decision,
+    DeploymentMoved,
     Ended,
     Event,
     ForwardCancel,
@@ -73,6 +75,7 @@ __all__ = [
     "CancelAsked",
     "ContainerMoved",
     "Decision",
+    "DeploymentMoved",
     "Dispatcher",
     "Ended",
     "Event",
@@ -123,6 +126,7 @@ class Dispatcher:
             Ended: self._end,
             RecordSeen: lambda event, now, out: see_record(state, event, now, out),
             RecordRemoved: lambda event, now, out: remove_record(state, event, now, out),
+            DeploymentMoved: lambda event, now, out: move_deployment(state, event, now, out),
             BeatHeard: lambda event, now, out: hear_beat(state, event, now, out),
             ContainerMoved: lambda event, now, out: hear_container(state, event, now, out),
             Refused: self._refuse,
@@ -194,7 +198,7 @@ class Dispatcher:
             state.uncache(item)
             state.fly(item, stranger_in, now)
             state.ack(sequence, request.invocation_id, now, out)
-        elif not queue.waiting and (container := queue.freest()) is not None:
+        elif not queue.deleted and not queue.waiting and (container := queue.freest()) is not None:
             state.hand(item, container, now, out)
         else:
             state.wait(item, now)

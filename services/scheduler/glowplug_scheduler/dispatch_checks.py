@@ -31,6 +31,12 @@ def _check_queue(state: ShardState, queue: DeploymentQueue) -> None:
         queue.flying_inputs == sum(i.inputs for i in flying) + len(strangers),
     )
     _hold(4, "nothing waits beside a free slot", not (queue.waiting and queue.freest()))
+    _hold(14, "nothing waits for a deleted deployment", not (queue.deleted and waiting))
+    _hold(
+        14,
+        "a queue knows whether it is deleted",
+        queue.deleted == (queue.deployment_id in state.deleted),
+    )
     _hold(5, "items add up", queue.items == len(mine))
     _hold(5, "an emptied queue is announced or will be", queue.dirty == _is_dirty(state, queue))
 

@@ -122,7 +122,7 @@ def _queue(state: ShardState, item: Item, event: RecordSeen, now: float) -> None
     _copy(item, event)
     if item.expires_at > 0 and item.attempt == 0:
         state.remind(item.expires_at, item, Place.GONE)
-    if event.due_at > now:
+    if event.due_at > now and not item.queue.deleted:
         item.place = Place.DELAYED
         item.since = now
         state.remind(event.due_at, item, Place.DELAYED)

@@ -39,6 +39,12 @@ SETTLED_AFTER_S = 2.5
 REMEMBERED = 16_384
 DUES_STALE_ALLOWED = 4096
 
+DELETED = RemoteError(
+    code="deployment.not_found",
+    type="NotFoundError",
+    message="the deployment was deleted before this was run",
+)
+
 Due: TypeAlias = tuple[float, int, Item, Place, float]
 
 
@@ -51,6 +57,7 @@ class ShardState:
         orphans: records that run in containers not seen (yet).
         acked: calls handed or dropped, in case they are delivered again. With their ids, because a
             broker that restarts counts the memory stream's sequences from 1 again.
+        deleted: deployments that were deleted; nothing waits in their queues.
         buried: containers that ended; a late beat does not bring them back.
         due: (when, number, item, place it must still be in, since when).
     """
@@ -80,6 +87,7 @@ class ShardState:
         self.acked: Remembered[tuple[int, InvocationId]] = Remembered(REMEMBERED)
         self.cancelled: Remembered[InvocationId] = Remembered(REMEMBERED)
         self.buried: Remembered[ContainerId] = Remembered(REMEMBERED)
+        self.deleted: set[DeploymentId] = set()
         self.due: list[Due] = []
         self.ending: deque[Item] = deque()
         self.dirty: dict[DeploymentId, DeploymentQueue] = {}
@@ -97,6 +105,7 @@ class ShardState:
         queue = self.queues.get(deployment_id)
         if queue is None:
             queue = self.queues[deployment_id] = DeploymentQueue(deployment_id)
+            queue.deleted = deployment_id in self.deleted
         return queue
 
     def settled(self, now: float) -> bool:
@@ -225,7 +234,12 @@ class ShardState:
     # -- Handing --------------------------------------------------------------------------------
 
     def fill(self, queue: DeploymentQueue, now: float, out: list[Decision]) -> None:
-        """Hand what waits to what is free, best first, until one of them runs out."""
+        """Hand what waits to what is free, best first, until one of them runs out.
+
+        What waits for a deleted deployment is ended instead.
+        """
+        while queue.deleted and (doomed := queue.first()) is not None:
+            self.fail(doomed, DELETED, now, out)
         while queue.waiting:
             container = queue.freest()
             if container is None:

@@ -82,6 +82,13 @@ class RecordRemoved(msgspec.Struct, frozen=True):
     sequence: int
 
 
+class DeploymentMoved(msgspec.Struct, frozen=True):
+    """A deployment serves, or was deleted. One that was never heard of may serve."""
+
+    deployment_id: DeploymentId
+    deleted: bool
+
+
 class Ended(msgspec.Struct, frozen=True):
     """A worker finished attempts; their slots are free."""
 
@@ -120,6 +127,7 @@ Event: TypeAlias = (
     | RequestArrived
     | RecordSeen
     | RecordRemoved
+    | DeploymentMoved
     | Ended
     | Refused
     | CancelAsked

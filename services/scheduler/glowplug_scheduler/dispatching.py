@@ -63,6 +63,7 @@ from glowplug_scheduler.dispatch import (
     AskWorker,
     CancelAsked,
     Decision,
+    DeploymentMoved,
     Dispatcher,
     Ended,
     Event,
@@ -131,6 +132,8 @@ class ShardOwner:
             await self._step(ShardTaken(generation))
             self._hearing.add(self)
             stack.callback(self._hearing.remove, self)
+            await self._hearing.add_dispatcher(self)
+            stack.callback(self._hearing.remove_dispatcher, self)
             # In the background: the lease is renewed only once this context is entered.
             loops = [
                 tasks.create_task(self._take_over(stack), name="take over"),
@@ -261,6 +264,10 @@ class ShardOwner:
 
     async def hear(self, event: Heard) -> None:
         """Workers and containers, from the process's ears."""
+        await self._step(event)
+
+    async def hear_deployment(self, event: DeploymentMoved) -> None:
+        """A deployment was deleted, or serves again."""
         await self._step(event)
 
     # -- Doing ----------------------------------------------------------------------------------

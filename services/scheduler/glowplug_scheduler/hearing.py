@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from glowplug_contracts.ids import WorkerId
+from glowplug_contracts.ids import DeploymentId, WorkerId
 from glowplug_contracts.messages.container import ContainerChanged
+from glowplug_contracts.messages.deployment import Deployment, DeploymentState
 from glowplug_contracts.messages.worker import WorkerBeat
+from glowplug_contracts.streams import DEPLOYMENTS
 from glowplug_contracts.subjects import CONTAINER, WORKER_BEAT
-from glowplug_runtime.bus import Bus, Delivery
+from glowplug_runtime.bus import Bus, Delivery, Entry
 
+from glowplug_scheduler.dispatch_types import DeploymentMoved
 from glowplug_scheduler.events import (
     BeatHeard,
     BrokerReached,
@@ -36,6 +39,13 @@ class Listener(Protocol):
         """Step the machine and perform what it decides."""
 
 
+class DeploymentListener(Protocol):
+    """A dispatcher's shell."""
+
+    async def hear_deployment(self, event: DeploymentMoved) -> None:
+        """Step the machine and perform what it decides."""
+
+
 class Hearing:
     """The process's ears."""
 
@@ -44,6 +54,8 @@ class Hearing:
         self._workers = workers
         self._spawn = spawn
         self._listeners: list[Listener] = []
+        self._dispatchers: list[DeploymentListener] = []
+        self._deleted: set[DeploymentId] = set()
         self._asking: set[WorkerId] = set()
         self._connected = True
 
@@ -54,9 +66,11 @@ class Hearing:
         changes = await self._bus.follow(
             CONTAINER.pattern(), self.on_container_changed, start="new"
         )
+        deployments = await self._bus.bucket(DEPLOYMENTS).watch(self.on_deployment)
         try:
             yield
         finally:
+            await deployments.close()
             await beats.close()
             await changes.close()
 
@@ -67,6 +81,26 @@ class Hearing:
     def remove(self, listener: Listener) -> None:
         """Pass nothing on to it any more."""
         self._listeners.remove(listener)
+
+    async def add_dispatcher(self, listener: DeploymentListener) -> None:
+        """Tell this one which deployments are deleted, now and from now on."""
+        self._dispatchers.append(listener)
+        for deployment_id in list(self._deleted):
+            await listener.hear_deployment(DeploymentMoved(deployment_id, deleted=True))
+
+    def remove_dispatcher(self, listener: DeploymentListener) -> None:
+        """Tell it nothing any more."""
+        self._dispatchers.remove(listener)
+
+    async def on_deployment(self, entry: Entry[Deployment]) -> None:
+        """A deployment was written or removed; its key ends with its id."""
+        deployment_id = DeploymentId(entry.key.rpartition(".")[2])
+        deleted = entry.value is None or entry.value.state is DeploymentState.DELETED
+        if deleted == (deployment_id in self._deleted):
+            return
+        (self._deleted.add if deleted else self._deleted.discard)(deployment_id)
+        for listener in list(self._dispatchers):
+            await listener.hear_deployment(DeploymentMoved(deployment_id, deleted))
 
     async def on_worker_beat(self, delivery: Delivery[WorkerBeat]) -> None:
         """A worker tells its truth."""

@@ -117,6 +117,7 @@ class DeploymentQueue:
         self.announced_at = float("-inf")
         self.active_at = float("-inf")
         self.dirty = False
+        self.deleted = False
         self._heap: list[tuple[int, int, int, Item]] = []
         self._ages: deque[Item] = deque()
         self._free: list[tuple[int, ContainerId, int, Container]] = []

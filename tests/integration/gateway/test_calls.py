@@ -227,6 +227,23 @@ async def test_a_failed_start_gives_every_input_the_error(gateway, world):
     assert [(one.index, one.error) for one in outcomes] == [(n, error) for n in range(3)]
 
 
+async def test_a_call_whose_deployment_was_deleted_meanwhile_is_not_found(gateway, world):
+    error = RemoteError(code="deployment.not_found", type="NotFoundError", message="was deleted")
+
+    async def say_deleted(request):
+        lost = AttemptLost(
+            invocation_id=request.invocation_id, attempt=1, cause="start_failed", error=error
+        )
+        await world.reply(request, Reply(lost=lost))
+
+    world.run = say_deleted
+    deployment = await gateway.deployed()
+    _, body = await gateway.call(deployment, status=404)
+    assert json.loads(body)["error"]["code"] == "deployment.not_found"
+    said = await run_map(gateway, deployment, 3, status=404)
+    assert said["error"]["code"] == "deployment.not_found"
+
+
 async def test_a_batch_may_not_be_too_long(gateway):
     said = await run_map(gateway, await gateway.deployed(), 257, status=422)
     assert said["error"]["code"] == "request.invalid"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from glowplug_contracts.errors import UnavailableError
 from glowplug_contracts.messages.container import (
@@ -16,6 +17,7 @@ from glowplug_contracts.messages.container import (
     ContainerState,
     ContainerWanted,
 )
+from glowplug_contracts.messages.deployment import DeploymentState
 from glowplug_contracts.messages.invocation import (
     CallsKnown,
     CallsProbed,
@@ -224,6 +226,31 @@ async def test_a_start_failure_reaches_the_callers_of_everything_that_waits(
 
         await eventually(failed)
         assert (await record_of(bus, "inv_task")).outcome.error == error
+
+
+async def test_what_waits_for_a_deleted_deployment_is_ended_also_by_a_later_owner(
+    bus, nats_server, heard
+):
+    at = "default.dep_f"
+    gone = msgspec.structs.replace(a_deployment("f"), state=DeploymentState.DELETED)
+
+    async def failed(name):
+        record = await record_of(bus, name)
+        return record.state is State.FAILED and record.outcome.error.code
+
+    async with open_scheduler(nats_server.url):
+        await deploy(bus, target=0)
+        await call(bus, "inv_call")
+        await spawn(bus, "inv_task")
+        await eventually(lambda: heard.backlogs and heard.backlogs[-1].queued == 2)
+        await bus.bucket(DEPLOYMENTS).put(at, gone)
+        await eventually(lambda: heard.replies)
+        assert heard.replies[0].lost.error.code == "deployment.not_found"
+        await eventually(lambda: failed("inv_task"))
+    await spawn(bus, "inv_late")
+    async with open_scheduler(nats_server.url):
+        await eventually(lambda: failed("inv_late"))
+    assert await failed("inv_late") == "deployment.not_found"
 
 
 async def test_what_fits_nowhere_is_parked_with_reasons_until_a_worker_comes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.container import ContainerKind, ContainerState
 from glowplug_contracts.messages.invocation import PLATFORM_RETRIES_MAX, RemoteError, State
 from glowplug_scheduler import dispatch as d
@@ -550,3 +551,76 @@ def test_a_backlog_is_repeated_each_second_while_there_is_work_or_a_container(ma
     machine(moved(ContainerState.STOPPED))
     machine.wait(1.0)
     assert not of_type(machine.wait(1.0), d.AnnounceBacklog)
+
+
+# -- Deleted deployments ------------------------------------------------------------------------
+
+
+def gone(deployment="dep_f"):
+    return d.DeploymentMoved(DeploymentId(deployment), deleted=True)
+
+
+def serving(deployment="dep_f"):
+    return d.DeploymentMoved(DeploymentId(deployment), deleted=False)
+
+
+def test_what_waits_for_a_deleted_deployment_is_ended_at_once(machine):
+    machine(arrived("inv_call", 1))
+    machine(arrived("inv_other", 2, "dep_g"))
+    machine(a_record("inv_durable", 1))
+    machine(a_record("inv_later", 2, state=State.RETRY_WAIT, due_at=machine.now + 60))
+    decisions = machine(gone())
+    (lost,) = of_type(decisions, d.SendLost)
+    assert (lost.invocation_id, lost.cause) == ("inv_call", "start_failed")
+    assert lost.error.code == "deployment.not_found"
+    assert of_type(decisions, d.Ack) == [d.Ack(1)]
+    writes = {w.invocation_id: (w.state, w.error.code) for w in of_type(decisions, d.WriteRecord)}
+    failed = (State.FAILED, "deployment.not_found")
+    assert writes == {"inv_durable": failed, "inv_later": failed}
+    assert machine.hands(ready("c2", "dep_g")) == [("inv_other", "c2")]
+
+
+def test_the_end_of_a_deleted_deployments_record_is_asked_for_until_it_is_seen(machine):
+    machine(a_record("inv_durable", 1))
+    machine(gone())
+    machine.wait(1.9)
+    (again,) = of_type(machine.wait(0.2), d.WriteRecord)
+    assert (again.invocation_id, again.state) == ("inv_durable", State.FAILED)
+    machine(a_record("inv_durable", 2, state=State.FAILED))
+    assert not machine.dispatcher.state.items
+
+
+def test_what_arrives_for_a_deleted_deployment_is_ended_though_a_slot_is_free(machine):
+    machine(ready())
+    machine(gone())
+    decisions = machine(arrived("inv_call", 1))
+    assert [lost.invocation_id for lost in of_type(decisions, d.SendLost)] == ["inv_call"]
+    assert of_type(decisions, d.Hand) == []
+    (write,) = of_type(machine(a_record("inv_durable", 1)), d.WriteRecord)
+    assert write.state is State.FAILED
+
+
+def test_what_runs_when_its_deployment_is_deleted_goes_on_and_ends_if_it_comes_back(machine):
+    machine(ready(slots=2))
+    machine(arrived("inv_call", 1))
+    machine(a_record("inv_durable", 1))
+    machine(a_record("inv_durable", 2, state=State.RUNNING, container="c1"))
+    decisions = machine(gone())
+    assert not of_type(decisions, d.SendLost) + of_type(decisions, d.WriteRecord)
+    decisions = machine(refused("c1", "inv_call", "draining", a_request("inv_call")))
+    assert [lost.error.code for lost in of_type(decisions, d.SendLost)] == ["deployment.not_found"]
+    back = a_record("inv_durable", 3, state=State.RETRY_WAIT, due_at=machine.now + 5)
+    (write,) = of_type(machine(back), d.WriteRecord)
+    assert (write.state, write.sequence) == (State.FAILED, 3)
+
+
+def test_a_deployment_that_was_deleted_before_its_work_was_seen_is_remembered(machine):
+    machine(gone())
+    assert of_type(machine(arrived("inv_call", 1)), d.SendLost)
+
+
+def test_a_deployment_that_serves_again_takes_work_again(machine):
+    machine(gone())
+    machine(serving())
+    machine(arrived("inv_call", 1))
+    assert machine.hands(ready()) == [("inv_call", "c1")]
