@@ -6,7 +6,7 @@ and each of those is decided anew at once, so scaling out waits for no tick. Tic
 the keep-warm window, the pause after a failed start, silence.
 
 Invariants: A1 a target is never negative nor above the maximum; A2 a deleted deployment's is 0; A3 it
-is at least the minimum unless a start failed lately; A4 nothing is decided before all that the
+is at least the minimum unless starts failed or containers crashed lately; A4 nothing is decided before all that the
 previous leader left was read. Source: vote counting over a window as in dask's adaptive scaling.
 """
 
@@ -24,7 +24,7 @@ from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
 
 from glowplug_autoscaler.policy import Policy, Reason, policy_of
-from glowplug_autoscaler.signals import Fleet, Peak
+from glowplug_autoscaler.signals import End, Fleet, Peak
 
 # The dispatcher repeats a non-empty backlog each second. Unheard for so long it is as good as empty,
 # except for what workers say they run.
@@ -32,6 +32,8 @@ BACKLOG_KEPT_S = 5.0
 # What is heard of a deployment before the deployment itself; then it counts as deleted.
 UNKNOWN_KEPT_S = 10.0
 START_PAUSE_S_MAX = 60.0
+# While inputs wait, a container that crashed soon after it was ready is replaced after this time at most.
+CRASH_PAUSE_S = 2.0
 # The stream drops its oldest decisions when it is full: targets above zero are written again.
 REAFFIRM_S = 600.0
 
@@ -71,18 +73,23 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, kw_only=True):
-    """What was: recent needs, and starts that failed.
+    """What was: recent needs, starts that failed, and containers that crashed soon after.
 
     Attributes:
         failures: failed starts since a container last got ready.
         blocked_until: monotonic seconds; no new container before, but for a trial.
         trial: a new invocation arrived during the pause and may try one container.
+        crashes: quick deaths since a container last lived for long. One alone makes no pause: such a
+            container is replaced at once.
+        crashed_at: when the last of them was heard.
     """
 
     peak: Peak
     failures: int = 0
     blocked_until: float = 0.0
     trial: bool = False
+    crashes: int = 0
+    crashed_at: float = float("-inf")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,9 +107,19 @@ def needed(policy: Policy, observed: Observed) -> int:
 
 def allowed(policy: Policy, observed: Observed, history: History, now: float) -> int:
     """Return how many containers there may be: the maximum, or less during a pause after failures."""
-    if now >= history.blocked_until:
-        return policy.maximum
-    return min(max(observed.live, int(history.trial)), policy.maximum)
+    if now < history.blocked_until:
+        return min(max(observed.live, int(history.trial)), policy.maximum)
+    if now < history.crashed_at + crash_pause_s(observed, history):
+        return min(observed.live, policy.maximum)
+    return policy.maximum
+
+
+def crash_pause_s(observed: Observed, history: History) -> float:
+    """Return how long after the last quick death no container is started: 0, 2, 4, 8 … seconds."""
+    if history.crashes <= 1:
+        return 0.0
+    pause_s = min(START_PAUSE_S_MAX, 2.0 ** min(history.crashes - 1, 10))
+    return min(pause_s, CRASH_PAUSE_S) if observed.queued > 0 else pause_s
 
 
 def decide(policy: Policy, observed: Observed, history: History, now: float) -> Plan:
@@ -123,7 +140,7 @@ def decide(policy: Policy, observed: Observed, history: History, now: float) -> 
     if now < history.blocked_until and history.trial and target > observed.live:
         reason = Reason.TRIAL
     elif target < wanted:
-        reason = Reason.START_FAILED
+        reason = Reason.START_FAILED if now < history.blocked_until else Reason.CRASHED
     elif target == warm and need > 0:
         reason = Reason.BACKLOG
     elif target == policy.minimum > 0:
@@ -178,7 +195,8 @@ class Autoscaler:
         for entry in self.entries.values():
             if entry.policy is None or not self.caught_up:
                 continue
-            held = entry.policy.deleted or entry.history.failures > 0
+            history = entry.history
+            held = entry.policy.deleted or history.failures > 0 or history.crashes > 1
             _must(0 <= entry.target <= entry.policy.maximum, "A1", entry)
             _must(not (entry.policy.deleted and entry.target), "A2", entry)
             _must(held or entry.target >= entry.policy.minimum, "A3", entry)
@@ -236,12 +254,19 @@ class Autoscaler:
         return {entry.deployment_id}
 
     def _take_container(self, event: ContainerChanged, now: float) -> set[DeploymentId]:
-        start_failed = self.fleet.hear_event(event, now)
+        end = self.fleet.hear_event(event, now)
         entry = self.entries.get(event.deployment_id)
         if entry is None:
             return set()
         history = entry.history
-        if start_failed:
+        if end is End.DIED_QUICKLY:
+            if self.fleet.lasting(event.deployment_id, history.crashed_at, now):
+                history.crashes = 0
+            history.crashes += 1
+            history.crashed_at = now
+        elif end is End.LIVED:
+            history.crashes = 0
+        elif end is End.START_FAILED:
             history.failures += 1
             history.blocked_until = now + min(START_PAUSE_S_MAX, 2.0**history.failures)
             history.trial = False

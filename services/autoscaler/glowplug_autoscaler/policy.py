@@ -23,6 +23,7 @@ class Reason(StrEnum):
     MINIMUM = "minimum"
     IDLE = "idle"
     START_FAILED = "start_failed"
+    CRASHED = "crashed"
     TRIAL = "trial"
     DELETED = "deleted"
     TAKEOVER = "takeover"

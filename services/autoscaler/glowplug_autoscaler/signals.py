@@ -6,6 +6,7 @@ Pure and bounded: a Peak holds at most one entry per distinct need, a Fleet what
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from enum import Enum
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ K = TypeVar("K")
 
 # A worker unheard for so long may be gone; its containers count no more. Beats come each second.
 WORKER_SILENT_S = 3.5
+# A container that lived so long after it was ready has shown that the deployment can run.
+QUICK_DEATH_S = 10.0
 # Ended containers remembered, so that a repeated event or a late beat does not bring one back.
 ENDED_KEPT = 4096
 
@@ -29,6 +32,15 @@ LIVE = frozenset(
     }
 )
 ENDS = frozenset({ContainerState.STOPPED, ContainerState.FAILED})
+
+
+class End(Enum):
+    """What the end of a container says about its deployment."""
+
+    NONE = "none"  # no end, an orderly one, or one heard before
+    START_FAILED = "start_failed"
+    DIED_QUICKLY = "died_quickly"
+    LIVED = "lived"  # it ended, however, after a life of QUICK_DEATH_S or more
 
 
 class Peak:
@@ -79,12 +91,16 @@ class Peak:
 
 
 class Seen(msgspec.Struct, kw_only=True):
-    """A live function container, by its worker's word."""
+    """A live function container, by its worker's word.
+
+    `ready_at` is when it was first heard to be ready; long ago if that was not heard itself.
+    """
 
     deployment_id: DeploymentId
     worker_id: WorkerId
     state: ContainerState
     was_ready: bool = False
+    ready_at: float = float("-inf")
     in_flight: int = 0
 
 
@@ -115,25 +131,32 @@ class Fleet:
         for view in beat.containers:
             if view.kind is ContainerKind.FUNCTION and view.container_id not in self._ended:
                 touched.add(view.deployment_id)
-                self._put(view.container_id, view.deployment_id, beat.worker_id, view.state)
+                self._put(view.container_id, view.deployment_id, beat.worker_id, view.state, now)
                 self._containers[view.container_id].in_flight = len(view.in_flight)
         return touched
 
-    def hear_event(self, event: ContainerChanged, now: float) -> bool:
-        """Take one container's change; return whether it says that a start failed (once for each)."""
+    def lasting(self, deployment_id: DeploymentId, since: float, now: float) -> bool:
+        """Return whether a container that got ready after `since` has lived long by now."""
+        return any(
+            since < self._containers[c].ready_at <= now - QUICK_DEATH_S
+            for c in self._of.get(deployment_id, ())
+        )
+
+    def hear_event(self, event: ContainerChanged, now: float) -> End:
+        """Take one container's change; return what its end says (once for each)."""
         self._heard.setdefault(event.worker_id, now)
         if event.kind is not ContainerKind.FUNCTION or event.container_id in self._ended:
-            return False
+            return End.NONE
         seen = self._containers.get(event.container_id)
         if event.state not in ENDS:
-            self._put(event.container_id, event.deployment_id, event.worker_id, event.state)
-            return False
+            self._put(event.container_id, event.deployment_id, event.worker_id, event.state, now)
+            return End.NONE
         if seen is not None:
             self._drop(event.container_id)
         self._ended[event.container_id] = None
         if len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
-        return event.state is ContainerState.FAILED and _never_started(event, seen)
+        return _end_of(event, seen, now)
 
     def forget_silent(self, now: float) -> set[DeploymentId]:
         """Drop what unheard workers held; return the deployments that this changed."""
@@ -151,15 +174,19 @@ class Fleet:
         deployment_id: DeploymentId,
         worker_id: WorkerId,
         state: ContainerState,
+        now: float,
     ) -> None:
         seen = self._containers.get(container_id)
+        known = seen is not None
         if seen is None:
             seen = Seen(deployment_id=deployment_id, worker_id=worker_id, state=state)
             self._containers[container_id] = seen
             self._of.setdefault(deployment_id, set()).add(container_id)
             self._on.setdefault(worker_id, set()).add(container_id)
+        if state is ContainerState.READY and not seen.was_ready:
+            seen.was_ready = True
+            seen.ready_at = now if known else float("-inf")
         seen.state = state
-        seen.was_ready = seen.was_ready or state is ContainerState.READY
 
     def _drop(self, container_id: ContainerId) -> DeploymentId:
         seen = self._containers.pop(container_id)
@@ -173,6 +200,17 @@ def _remove(index: dict[K, set[ContainerId]], key: K, container_id: ContainerId)
     index[key].discard(container_id)
     if not index[key]:
         del index[key]
+
+
+def _end_of(event: ContainerChanged, seen: Seen | None, now: float) -> End:
+    failed = event.state is ContainerState.FAILED
+    if failed and _never_started(event, seen):
+        return End.START_FAILED
+    if seen is None or not seen.was_ready:
+        return End.NONE
+    if now - seen.ready_at >= QUICK_DEATH_S:
+        return End.LIVED
+    return End.DIED_QUICKLY if failed and event.reason == "crashed" else End.NONE
 
 
 def _never_started(event: ContainerChanged, seen: Seen | None) -> bool:

@@ -158,6 +158,7 @@ class Placement:
         if gone:
             state.targets.pop(event.deployment_id, None)
             state.backoffs.pop(event.deployment_id, None)
+            state.crashes.pop(event.deployment_id, None)
         state.dirty[event.deployment_id] = None
 
     def _want(self, event: WantedSeen, _: float, __: list[Decision]) -> None:
@@ -249,6 +250,10 @@ class Placement:
         state.refusals = {k: v for k, v in state.refusals.items() if v[0] > now}
         state.dirty.update(dict.fromkeys(state.parked))
         state.dirty.update(dict.fromkeys(d for d, b in state.backoffs.items() if b.until <= now))
+        for deployment_id, crash in state.crashes.items():
+            if 0 < crash.until <= now:
+                crash.until = 0.0
+                state.dirty[deployment_id] = None
         if state.settled:
             for held in list(state.held.values()):
                 if held.stopping and now - held.stop_sent_at >= STOP_AGAIN_S:
@@ -301,6 +306,9 @@ class Placement:
         self, deployment_id: DeploymentId, missing: int, now: float, out: list[Decision]
     ) -> None:
         state = self.state
+        crash = state.crashes.get(deployment_id)
+        if crash is not None and crash.until > now:
+            return
         backoff = state.backoffs.get(deployment_id)
         if backoff is not None:
             if backoff.until > now:

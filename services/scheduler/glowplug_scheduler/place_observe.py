@@ -13,12 +13,16 @@ from glowplug_contracts.messages.worker import ContainerView
 
 from glowplug_scheduler.events import BeatHeard, ContainerMoved
 from glowplug_scheduler.liveness import Heard
-from glowplug_scheduler.place_state import NO_DEPLOYMENT, Backoff, Held, PlaceState
+from glowplug_scheduler.place_state import NO_DEPLOYMENT, Backoff, Crash, Held, PlaceState
 from glowplug_scheduler.place_types import Bury, Decision, Stop
 
 MISSED_BEATS = 2
 MISSED_AFTER_S = 0.8
 BACKOFF_MAX_S = 60.0
+# The autoscaler makes pauses when containers keep crashing. After a crash that soon follows another one its
+# word is waited for, so that no container is started only to be stopped again.
+CRASHES_APART_S = 90.0
+HEED_S = 0.3
 WORKER_LOST = "worker_lost"
 
 _ORDER = {state: number for number, state in enumerate(ContainerState)}
@@ -143,6 +147,10 @@ def _end(state: PlaceState, held: Held | None, change: ContainerChanged, now: fl
             backoff = state.backoffs.setdefault(change.deployment_id, Backoff())
             backoff.failures += 1
             backoff.until = now + min(BACKOFF_MAX_S, 2.0**backoff.failures)
+        elif change.reason == "crashed":
+            last = state.crashes.get(change.deployment_id)
+            again = last is not None and now - last.at < CRASHES_APART_S
+            state.crashes[change.deployment_id] = Crash(now, now + HEED_S if again else 0.0)
     if held is not None:
         state.release(held)
 

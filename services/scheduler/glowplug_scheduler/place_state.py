@@ -78,6 +78,13 @@ class Backoff(msgspec.Struct, eq=False):
     until: float = float("-inf")
 
 
+class Crash(msgspec.Struct, eq=False):
+    """A container of a deployment crashed at `at`; no new one before `until`, 0 once that has passed."""
+
+    at: float
+    until: float = 0.0
+
+
 class PlaceState:
     """The state of placement.
 
@@ -107,6 +114,7 @@ class PlaceState:
         self.mourned: Remembered[ContainerId] = Remembered(REMEMBERED)
         self.refusals: dict[tuple[str, WorkerId], tuple[float, str]] = {}
         self.backoffs: dict[DeploymentId, Backoff] = {}
+        self.crashes: dict[DeploymentId, Crash] = {}
         self.parked: dict[str, Parked] = {}
         self.missing_since: dict[str, float] = {}
         self.dirty: dict[str, None] = {}

@@ -224,6 +224,83 @@ def test_the_pause_doubles_up_to_a_minute_and_ends_with_the_first_ready():
     assert reign.machine.entries[F].history.failures == 1
 
 
+def live_and_crash(reign, number, at, *, life=1.0, start=True):
+    """Let a container start, and crash after a life."""
+    if start:
+        reign.step(a_change(ContainerState.STARTING, f"c{number}"), at)
+        reign.step(a_change(ContainerState.READY, f"c{number}"), at)
+    return reign.step(a_change(ContainerState.FAILED, f"c{number}", reason="crashed"), at + life)
+
+
+def pause_after(reign, now):
+    began = now
+    while reign.target == 0:
+        now += 0.5
+        reign.tick(now)
+    return now - began
+
+
+def test_a_container_that_crashed_once_soon_after_it_was_ready_is_replaced_at_once():
+    reign = Reign(a_deployment(minimum=1))
+    assert live_and_crash(reign, 1, 0) == []
+    assert reign.target == 1
+
+
+def test_containers_that_keep_crashing_make_longer_and_longer_pauses_up_to_a_minute():
+    reign = Reign(a_deployment(minimum=1))
+    live_and_crash(reign, 0, 0)
+    now, pauses = 1.0, []
+    for number in range(1, 8):
+        assert live_and_crash(reign, number, now) == [(0, "crashed")]
+        pause = pause_after(reign, now + 1)
+        pauses.append(pause)
+        now += 1 + pause
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
+
+
+def test_while_calls_wait_a_crashed_container_is_replaced_after_the_first_pause():
+    reign = Reign(a_deployment())
+    reign.step(a_backlog(queued=1), 0)
+    live_and_crash(reign, 0, 0)
+    now = 1.0
+    for number in range(1, 6):
+        reign.step(a_backlog(queued=1), now + 0.9)
+        live_and_crash(reign, number, now)
+        assert reign.target == 0
+        now += 1
+        for _ in range(4):
+            now += 0.5
+            reign.step(a_backlog(queued=1), now)
+        assert reign.target == 1
+
+
+def test_a_crash_spares_containers_that_live():
+    reign = Reign(a_deployment(minimum=2, maximum=2))
+    reign.step(a_change(ContainerState.READY, "old"), 0)
+    live_and_crash(reign, 1, 0)
+    assert live_and_crash(reign, 2, 1) == [(1, "crashed")]
+
+
+def test_a_container_that_lives_longer_ends_the_count_of_crashes():
+    reign = Reign(a_deployment(minimum=1))
+    live_and_crash(reign, 1, 0)
+    live_and_crash(reign, 2, 1)
+    assert pause_after(reign, 2) == 2
+    live_and_crash(reign, 3, 4, life=10)
+    assert live_and_crash(reign, 4, 20) == []
+    assert reign.target == 1
+
+
+def test_another_container_that_lives_longer_ends_the_count_of_crashes_too():
+    reign = Reign(a_deployment(minimum=2, maximum=2))
+    live_and_crash(reign, 1, 0)
+    live_and_crash(reign, 2, 1)
+    reign.step(a_change(ContainerState.STARTING, "good"), 5)
+    reign.step(a_change(ContainerState.READY, "good"), 5)
+    assert live_and_crash(reign, 3, 15) == []
+    assert reign.target == 2
+
+
 def test_nothing_is_started_again_when_nobody_waits():
     reign = Reign(a_deployment(keep_warm_s=600))
     reign.step(a_backlog(queued=1), 1)

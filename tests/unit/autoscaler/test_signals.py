@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from glowplug_autoscaler.signals import ENDED_KEPT, WORKER_SILENT_S, Fleet, Peak
+import pytest
+from glowplug_autoscaler.signals import (
+    ENDED_KEPT,
+    QUICK_DEATH_S,
+    WORKER_SILENT_S,
+    End,
+    Fleet,
+    Peak,
+)
 from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.container import ContainerKind, ContainerState
 from glowplug_contracts.messages.invocation import RemoteError
@@ -85,20 +93,45 @@ def test_a_failure_before_ready_is_a_failed_start_and_counts_once():
     fleet.hear_event(a_change(ContainerState.STARTING), 0)
     error = RemoteError(code="function.crashed", type="ContainerCrashedError", message="9")
     failed = a_change(ContainerState.FAILED, reason="crashed", error=error)
-    assert [fleet.hear_event(failed, 1), fleet.hear_event(failed, 1)] == [True, False]
+    assert [fleet.hear_event(failed, 1) for _ in "12"] == [End.START_FAILED, End.NONE]
 
 
 def test_a_crash_after_ready_is_no_failed_start():
     fleet = Fleet()
+    fleet.hear_event(a_change(ContainerState.STARTING), 0)
     fleet.hear_event(a_change(ContainerState.READY), 0)
-    assert not fleet.hear_event(a_change(ContainerState.FAILED, reason="crashed"), 1)
+    crash = a_change(ContainerState.FAILED, reason="crashed")
+    assert fleet.hear_event(crash, 1) is End.DIED_QUICKLY
+
+
+@pytest.mark.parametrize("reason", ["crashed", "timeout"])
+def test_a_container_that_lived_long_says_so_however_it_ends(reason):
+    fleet = Fleet()
+    fleet.hear_event(a_change(ContainerState.STARTING), 0)
+    fleet.hear_event(a_change(ContainerState.READY), 5)
+    end = a_change(ContainerState.FAILED, reason=reason)
+    assert fleet.hear_event(end, 5 + QUICK_DEATH_S) is End.LIVED
+
+
+def test_a_container_first_heard_of_as_ready_may_be_old():
+    fleet = Fleet()
+    fleet.hear_beat(a_beat(a_view()), 0)
+    crash = a_change(ContainerState.FAILED, reason="crashed")
+    assert fleet.hear_event(crash, 1) is End.LIVED
+
+
+def test_what_was_stopped_soon_after_it_was_ready_did_not_die():
+    fleet = Fleet()
+    fleet.hear_event(a_change(ContainerState.STARTING), 0)
+    fleet.hear_event(a_change(ContainerState.READY), 0)
+    assert fleet.hear_event(a_change(ContainerState.STOPPED, reason="idle"), 1) is End.NONE
 
 
 def test_a_start_that_was_lost_with_its_worker_is_no_failed_start():
     fleet = Fleet()
     fleet.hear_event(a_change(ContainerState.STARTING), 0)
     lost = a_change(ContainerState.FAILED, reason="worker_lost")
-    assert not fleet.hear_event(lost, 1)
+    assert fleet.hear_event(lost, 1) is End.NONE
     assert fleet.live(F) == 0
 
 

@@ -435,3 +435,25 @@ def test_a_worker_without_the_python_version_is_passed_over(machine):
         spec = type(wish.wanted.spec)(**fields | {"base_python": version})
         room = state.room(state.beats["w1"], "-", "x", machine.now)
         assert isinstance(fit(spec, room), Fit) is fits
+
+
+def crashed(bind):
+    spec = bind.bind.spec
+    return moved(
+        ContainerState.FAILED, bind.bind.container_id, spec.deployment_id, reason="crashed"
+    )
+
+
+def test_a_crashed_container_is_replaced_at_once_the_next_after_the_autoscaler_could_speak(machine):
+    (first,) = machine.bind()
+    machine.hear(view_of(first))
+    (second,) = of_type(machine(crashed(first)), p.Bind)
+    machine.accept(second)
+    machine.hear(view_of(second))
+    assert of_type(machine(crashed(second)), p.Bind) == []
+    (third,) = of_type(machine.wait(0.4), p.Bind)
+    machine.accept(third)
+    machine.hear(view_of(third))
+    machine(crashed(third))
+    assert of_type(machine(a_target("dep_f", 0, 1)), p.Stop) == []
+    assert of_type(machine.wait(0.4), p.Bind) == []
