@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from glowplug_contracts.errors import UnavailableError
+from glowplug_worker.ports import Interpreter
 from glowplug_worker.runtime import choose
 from glowplug_worker.runtime.choose import Findings, choose_backend, probe
 from glowplug_worker.runtime.process import WARNING, ProcessBackend
+from glowplug_worker.runtime.python import own_python
 
 
 async def test_a_plain_process_is_found_out_and_says_what_it_is(tmp_path):
@@ -65,6 +69,26 @@ async def test_a_sandbox_with_a_hole_is_not_chosen(tmp_path, monkeypatch):
 async def test_an_unknown_backend_is_refused_by_name(tmp_path):
     with pytest.raises(UnavailableError, match="docker"):
         await choose_backend("docker", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could give containers their own users")
+async def test_a_plain_process_that_keeps_roots_id_is_said(monkeypatch):
+    python = own_python()
+    open_python = Interpreter(
+        version=python.version, executable=Path("/bin/sh"), prefix=Path("/usr")
+    )
+    monkeypatch.setattr(choose, "own_python", lambda: open_python)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        closed = Path(directory) / "data"
+        closed.mkdir(mode=0o700)
+        backend = await choose_backend("process", closed)
+        assert f"run as ROOT, because other users can't reach {closed}" in backend.reason
+        Path(directory).chmod(0o755)  # noqa: ASYNC240
+        closed.chmod(0o755)
+        backend = await choose_backend("process", closed)
+        assert "ROOT" not in backend.reason
+        assert "users of their own" in backend.reason
+        assert WARNING in backend.reason
 
 
 def test_doctor_can_ask_from_outside():

@@ -77,7 +77,7 @@ async def choose_backend(wanted: str, data_dir: Path) -> Backend:
             "platform.unavailable", f"there is no backend {wanted!r}; use {', '.join(WANTED)}"
         )
     if wanted == "process":
-        return ProcessBackend("it was asked for", _uids())
+        return _process("it was asked for", data_dir)
     try:
         backend = await _try_bwrap(data_dir)
     except (PlatformError, OSError) as error:
@@ -87,7 +87,7 @@ async def choose_backend(wanted: str, data_dir: Path) -> Backend:
             raise UnavailableError(
                 "platform.unavailable", f"bwrap can't be tried: {error}"
             ) from error
-        return ProcessBackend(f"bwrap can't be used here ({error})", _uids())
+        return _process(f"bwrap can't be used here ({error})", data_dir)
     return backend
 
 
@@ -162,6 +162,11 @@ def _bait(data_dir: Path) -> tuple[Path, Path]:
     return scratch, secret
 
 
+def _process(reason: str, data_dir: Path) -> Backend:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return ProcessBackend(reason, _uids(), (own_python().executable, data_dir))
+
+
 def _uids() -> Uids | None:
     return Uids() if os.geteuid() == 0 else None
 
@@ -169,6 +174,8 @@ def _uids() -> Uids | None:
 def main() -> None:
     """Say in JSON what would be chosen here: `python -m glowplug_worker.runtime.choose`, for doctor."""
     with tempfile.TemporaryDirectory(prefix="glowplug-doctor-") as directory:
+        # A worker's own is judged by the worker; here only the interpreter may stand in the way.
+        Path(directory).chmod(0o755)
         backend = asyncio.run(choose_backend("auto", Path(directory)))
     found = {
         "backend": backend.name,

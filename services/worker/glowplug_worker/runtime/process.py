@@ -31,8 +31,12 @@ class ProcessBackend:
     mounts = False
     enforces: frozenset[Enforced] = frozenset()
 
-    def __init__(self, reason: str, uids: Uids | None = None) -> None:
-        self.reason = f"{reason}; {WARNING}"
+    def __init__(
+        self, reason: str, uids: Uids | None = None, needed: tuple[Path, ...] = ()
+    ) -> None:
+        """Keep the reason; `needed` are places that every container must reach."""
+        words = (reason, user_of_containers(uids, needed), WARNING)
+        self.reason = "; ".join(word for word in words if word)
         self._uids = uids
 
     async def start(self, plan: StartPlan) -> RunningContainer:
@@ -73,6 +77,20 @@ class ProcessBackend:
     def _give_back(self, uid: int | None) -> None:
         if uid is not None and self._uids is not None:
             self._uids.give_back(uid)
+
+
+def user_of_containers(uids: Uids | None, needed: tuple[Path, ...]) -> str:
+    """Return in words under which user containers run; "" for the worker's own ordinary one.
+
+    `needed` are the places that every container must reach. Only root can give containers users of
+    their own, and only where any user may look into these.
+    """
+    if uids is None:
+        return ""
+    closed = [str(path) for path in needed if not reachable_by_others(path)]
+    if not closed:
+        return "containers have users of their own where these can reach their files"
+    return f"containers run as ROOT, because other users can't reach {' and '.join(closed)}"
 
 
 def kill_marked(container_id: str, session: int) -> bool:
