@@ -40,6 +40,7 @@ class Server:
 
     def close(self) -> None:
         self._answers.clear()
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(5)
 
