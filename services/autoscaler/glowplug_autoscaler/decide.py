@@ -32,6 +32,10 @@ BACKLOG_KEPT_S = 5.0
 # What is heard of a deployment before the deployment itself; then it counts as deleted.
 UNKNOWN_KEPT_S = 10.0
 START_PAUSE_S_MAX = 60.0
+# From nothing, so many containers may start at once; then as many again as are ready. A queue that the
+# first few drain at once would otherwise start one for each of its inputs, and drown the host in starts.
+FIRST_STEP = 4
+STEP_FACTOR = 2
 # While inputs wait, a container that crashed soon after it was ready is replaced after this time at most.
 CRASH_PAUSE_S = 2.0
 # The stream drops its oldest decisions when it is full: targets above zero are written again.
@@ -65,11 +69,16 @@ Event = (
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there now: inputs waiting and running, containers live or on their way."""
+    """What is there now: inputs waiting and running; containers live or on their way, and ready ones.
+
+    `decided` is the target that stands: a step is taken from there.
+    """
 
     queued: int = 0
     in_flight: int = 0
     live: int = 0
+    ready: int = 0
+    decided: int = 0
 
 
 class History(msgspec.Struct, kw_only=True):
@@ -106,12 +115,13 @@ def needed(policy: Policy, observed: Observed) -> int:
 
 
 def allowed(policy: Policy, observed: Observed, history: History, now: float) -> int:
-    """Return how many containers there may be: the maximum, or less during a pause after failures."""
+    """Return how many containers there may be: a step more than are ready, less after failures."""
     if now < history.blocked_until:
         return min(max(observed.live, int(history.trial)), policy.maximum)
     if now < history.crashed_at + crash_pause_s(observed, history):
         return min(observed.live, policy.maximum)
-    return policy.maximum
+    step = max(FIRST_STEP, observed.ready * STEP_FACTOR, observed.decided, policy.minimum)
+    return min(step, policy.maximum)
 
 
 def crash_pause_s(observed: Observed, history: History) -> float:
@@ -139,8 +149,12 @@ def decide(policy: Policy, observed: Observed, history: History, now: float) -> 
     target = min(wanted, allowed(policy, observed, history, now))
     if now < history.blocked_until and history.trial and target > observed.live:
         reason = Reason.TRIAL
+    elif target < wanted and now < history.blocked_until:
+        reason = Reason.START_FAILED
+    elif target < wanted and now < history.crashed_at + crash_pause_s(observed, history):
+        reason = Reason.CRASHED
     elif target < wanted:
-        reason = Reason.START_FAILED if now < history.blocked_until else Reason.CRASHED
+        reason = Reason.BACKLOG  # a step on the way there
     elif target == warm and need > 0:
         reason = Reason.BACKLOG
     elif target == policy.minimum > 0:
@@ -320,11 +334,17 @@ class Autoscaler:
         )
 
     def _observe(self, entry: Entry, now: float) -> Observed:
-        live = self.fleet.live(entry.deployment_id)
+        fleet, deployment_id = self.fleet, entry.deployment_id
+        queued, in_flight = 0, fleet.in_flight(deployment_id)
         if entry.backlog is not None and now - entry.heard_at <= BACKLOG_KEPT_S:
-            backlog = entry.backlog
-            return Observed(queued=backlog.queued, in_flight=backlog.in_flight, live=live)
-        return Observed(in_flight=self.fleet.in_flight(entry.deployment_id), live=live)
+            queued, in_flight = entry.backlog.queued, entry.backlog.in_flight
+        return Observed(
+            queued=queued,
+            in_flight=in_flight,
+            live=fleet.live(deployment_id),
+            ready=fleet.ready(deployment_id),
+            decided=entry.target,
+        )
 
     def _policy_of_unknown(self, entry: Entry, now: float) -> Policy | None:
         """Return None while a deployment may still be heard of; after that it counts as deleted."""

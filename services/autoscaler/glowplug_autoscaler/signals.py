@@ -118,6 +118,13 @@ class Fleet:
         """Return how many containers run or are on their way."""
         return sum(self._containers[c].state in LIVE for c in self._of.get(deployment_id, ()))
 
+    def ready(self, deployment_id: DeploymentId) -> int:
+        """Return how many containers take work."""
+        return sum(
+            self._containers[c].state is ContainerState.READY
+            for c in self._of.get(deployment_id, ())
+        )
+
     def in_flight(self, deployment_id: DeploymentId) -> int:
         """Return how many invocations its workers last reported as running."""
         return sum(self._containers[c].in_flight for c in self._of.get(deployment_id, ()))
