@@ -61,11 +61,12 @@ def show(sides: Mapping[str, Side], against: str) -> None:
         )
 
 
-def verdict(promise: str, held: bool, figures: Mapping[str, object]) -> int:  # noqa: FBT001
-    """Print the promise, whether it holds and the figures; return the exit code."""
-    print(f"{'HOLDS' if held else 'FAILS'}: {promise}")
+def verdict(promise: str, held: bool | None, figures: Mapping[str, object]) -> int:  # noqa: FBT001
+    """Print the promise, whether it holds (None: its peer is missing) and the figures."""
+    word = {True: "HOLDS", False: "FAILS", None: "NOT MEASURED"}[held]
+    print(f"{word}: {promise}")
     print(json.dumps({"promise": promise, "holds": held, **figures}))
-    return 0 if held else 1
+    return 1 if held is False else 0
 
 
 def arguments(description: str | None) -> argparse.Namespace:

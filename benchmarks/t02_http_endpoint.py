@@ -87,7 +87,7 @@ def _verdict(sides: dict[str, Side], rates: dict[str, float]) -> int:
         "rate_ratio_to_bare": round(rates[ours] / rates[bare], 2),
     }
     if lit not in sides:
-        return verdict("ahead of LitServe (not measured)", held=True, figures=figures)
+        return verdict("a warm endpoint is ahead of LitServe", held=None, figures=figures)
     figures["p50_ratio_to_litserve"] = round(sides[ours].p50 / sides[lit].p50, 2)
     figures["rate_ratio_to_litserve"] = round(rates[ours] / rates[lit], 2)
     held = sides[ours].p50 < sides[lit].p50 and rates[ours] > rates[lit]

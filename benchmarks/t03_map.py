@@ -27,9 +27,15 @@ from tests.support.nats import open_nats_server
 
 INPUTS = 1000
 APP = """
-from glowplug import function
+from glowplug import QueueDepthAutoscaler, function
 
-@function(cpu=0.1, memory=64, keep_warm_seconds=120)
+# As many containers as the peers have processes: what is measured is the way, not the scale-out.
+@function(
+    cpu=0.1,
+    memory=64,
+    keep_warm_seconds=120,
+    autoscaler=QueueDepthAutoscaler(max_containers=2, tasks_per_container=500),
+)
 def noop(value):
     return value
 """
@@ -59,8 +65,8 @@ def main() -> int:
     peers = {name: side for name, side in found.items() if name != "glowplug map"}
     ratios = {name: round(found["glowplug map"].p50 / side.p50, 3) for name, side in peers.items()}
     return verdict(
-        f"a map over {INPUTS} no-ops is ahead of {' and '.join(peers) or 'its peers (not measured)'}",
-        all(ratio < 1 for ratio in ratios.values()),
+        f"a map over {INPUTS} no-ops is ahead of {' and '.join(peers) or 'its peers'}",
+        all(ratio < 1 for ratio in ratios.values()) if peers else None,
         {"ms": round(found["glowplug map"].p50 * 1000, 1), "ratios": ratios},
     )
 

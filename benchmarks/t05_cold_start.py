@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 
-from glowplug_worker.runtime.bwrap import find_bwrap
+from glowplug_worker.runtime.bwrap import find_binary
 
 from benchmarks.harness import a_platform, alternate, an_app, arguments, show, timed, verdict
 
@@ -75,7 +75,7 @@ def main() -> int:
 
 def bare_command() -> list[str]:
     argv = [
-        str(find_bwrap()),
+        str(find_binary()),
         "--unshare-all",
         "--ro-bind",
         "/",
