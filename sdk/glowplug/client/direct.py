@@ -26,6 +26,18 @@ KEEP_PAUSE_S = 5
 _connections = threading.local()
 
 
+class _Held:
+    """A thread's connection; it is closed when the thread ends and lets go of it."""
+
+    def __init__(self, url: str, connection: socket.socket) -> None:
+        self.url = url
+        self.pid = os.getpid()  # a forked child makes its own
+        self.connection = connection
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
 class NotHereError(Exception):
     """The short way does not do; the long one tells the caller what is the matter."""
 
@@ -47,9 +59,9 @@ def post(url: str, token: str, path: str, headers: Mapping[str, str], body: byte
 
 
 def _connection(url: str) -> socket.socket:
-    known: tuple[str, int, socket.socket] | None = getattr(_connections, "one", None)
-    if known is not None and known[:2] == (url, os.getpid()):
-        return known[2]
+    held: _Held | None = getattr(_connections, "held", None)
+    if held is not None and (held.url, held.pid) == (url, os.getpid()):
+        return held.connection
     _forget()
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname or not parts.port:
@@ -68,15 +80,15 @@ def _connection(url: str) -> socket.socket:
     ):
         if hasattr(socket, name):  # not on every system
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    _connections.one = (url, os.getpid(), made)  # a forked child makes its own
+    _connections.held = _Held(url, made)
     return made
 
 
 def _forget() -> None:
-    known: tuple[str, int, socket.socket] | None = getattr(_connections, "one", None)
-    _connections.one = None
-    if known is not None:
-        known[2].close()
+    held: _Held | None = getattr(_connections, "held", None)
+    _connections.held = None
+    if held is not None:
+        held.connection.close()
 
 
 def _head(

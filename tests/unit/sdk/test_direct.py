@@ -116,6 +116,20 @@ def test_nobody_there_and_other_schemes_go_the_long_way():
             post(url, "", "/p", {}, b"")
 
 
+def test_a_threads_connection_is_closed_when_it_ends(servers):
+    servers.append(server := Server(an_answer(b"1")))
+    seen: list[socket.socket] = []
+
+    def work() -> None:
+        send(server)
+        seen.append(_kept())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen[0].fileno() == -1
+
+
 def test_a_forked_child_makes_its_own_connection(servers):
     servers.append(server := Server(an_answer(b"1"), an_answer(b"2")))
     send(server)
@@ -134,4 +148,4 @@ def test_a_forked_child_makes_its_own_connection(servers):
 def _kept() -> socket.socket:
     from glowplug.client import direct
 
-    return direct._connections.one[2]
+    return direct._connections.held.connection
