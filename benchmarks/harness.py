@@ -7,6 +7,7 @@ absolute values and the ratio of the medians, and ends with 1 if its promise doe
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -122,9 +123,16 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def a_directory(what: str) -> Path:
+    """Return a new directory that goes away with this process."""
+    directory = Path(tempfile.mkdtemp(prefix=f"glowplug-{what}-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
 def an_app(source: str) -> Path:
     """Write a small app into a project of its own and make it importable; return its file."""
-    directory = Path(tempfile.mkdtemp(prefix="glowplug-app-"))
+    directory = a_directory("app")
     (directory / ".glowplugignore").touch()
     file = directory / "bench_app.py"
     file.write_text(source)

@@ -10,11 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.harness import a_platform, a_process, alternate, an_app, arguments, show, verdict
+from benchmarks.harness import (
+    a_directory,
+    a_platform,
+    a_process,
+    alternate,
+    an_app,
+    arguments,
+    show,
+    verdict,
+)
 from tests.support.nats import open_nats_server
 
 PROMISE = 2.5
@@ -33,7 +40,7 @@ def main() -> int:
     an_app(APP)
     with contextlib.ExitStack() as stack:
         stack.enter_context(a_platform())
-        server = stack.enter_context(open_nats_server(Path(tempfile.mkdtemp()) / "nats"))
+        server = stack.enter_context(open_nats_server(a_directory("nats")))
         peer = [sys.executable, "-m", "benchmarks.peers.nats_echo"]
         stack.enter_context(a_process(*peer, "serve", server.url))
         askers = {

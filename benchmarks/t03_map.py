@@ -10,10 +10,9 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from benchmarks.harness import (
+    a_directory,
     a_platform,
     a_process,
     alternate,
@@ -49,7 +48,7 @@ def main() -> int:
         sides = {"glowplug map": ours}
         faststream = os.environ.get("FASTSTREAM_PYTHON", sys.executable)
         if has(faststream, "faststream"):
-            server = stack.enter_context(open_nats_server(Path(tempfile.mkdtemp()) / "nats"))
+            server = stack.enter_context(open_nats_server(a_directory("nats")))
             peer = [faststream, "-m", "benchmarks.peers.faststream_map"]
             stack.enter_context(a_process(*peer, "serve", server.url))
             asker = stack.enter_context(a_process(*peer, "ask", server.url))
