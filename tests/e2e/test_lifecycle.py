@@ -88,6 +88,52 @@ def test_a_second_up_names_who_holds_the_port(tmp_path):
             process.stdout.close()
 
 
+def test_detached_it_runs_on_and_down_ends_it(tmp_path):
+    data = tmp_path / "data"
+    env = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    for name in ("GLOWPLUG_URL", "GLOWPLUG_TOKEN"):
+        env.pop(name, None)
+
+    def glowplug(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "glowplug.cli.main", *arguments]
+        return subprocess.run(
+            command, env=env, cwd=APPS, capture_output=True, text=True, timeout=120
+        )
+
+    up = glowplug("up", "--detach", "--port", "0", "--data", str(data))
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        assert len(up.stdout.splitlines()) <= 12
+        assert json.loads(glowplug("status", "--json").stdout)["status"] == "ok"
+        assert glowplug("run", "basics.py::triple", "--value", "2").stdout.strip().endswith("6")
+        assert "all parts are well" in glowplug("doctor").stdout
+    finally:
+        down = glowplug("down", "--data", str(data))
+    assert down.returncode == 0, down.stdout + down.stderr
+    assert processes_of(data) == []
+    assert glowplug("down", "--data", str(data)).returncode == 0
+
+
+def test_a_part_that_dies_is_started_again_and_said(tmp_path):
+    process, ready = start_up(tmp_path / "data", "--port", "0")
+    token = Path(ready["token_file"]).read_text().strip()
+    running = Running(ready["url"], token, tmp_path / "data")
+    try:
+        for part in ("worker-1", "scheduler", "broker"):
+            os.kill(ready["parts"][part], signal.SIGKILL)
+            restarted = json.loads(process.stdout.readline())
+            assert (restarted["event"], restarted["part"]) == ("restarted", part)
+            assert restarted["ended"] == "SIGKILL"
+            called = eventually_sync(
+                lambda: running.cli("run", "basics.py::triple", "--value", "2", check=False).stdout
+            )
+            assert called.strip().endswith("6")
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
+
+
 def test_the_app_answers_after_down_and_up_on_the_same_directory(tmp_path):
     data = tmp_path / "data"
     with a_platform(data) as running:

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import msgspec
+from glowplug.client.profile import load_profile
 
 from glowplug_local.broker import BrokerMissingError, find_broker
-from glowplug_local.layout import Layout, default_data_dir
+from glowplug_local.layout import default_data_dir
 
 DISK_LOW_BYTES = 2 * 1024**3
 PROBE_S = 60
@@ -139,24 +140,19 @@ def check_disk() -> Finding:
 
 
 def check_platform() -> Finding:
-    """What runs now on the default data directory."""
-    running = Layout(default_data_dir()).running()
-    if running is None:
-        return Finding("platform", "note", "not running; `glowplug up` starts it")
-    try:
-        with urllib.request.urlopen(f"{running.url}/health", timeout=5) as answer:  # noqa: S310
-            health = json.load(answer)
-    except (OSError, ValueError) as error:
-        return Finding(
-            "platform", "bad", f"pid {running.pid} does not answer: {error}", "glowplug down"
-        )
-    verdict: Verdict = "ok" if health["status"] == "ok" else "bad"
-    return Finding(
-        "platform",
-        verdict,
-        f"{health['status']} at {running.url}",
-        "" if verdict == "ok" else "glowplug status",
-    )
+    """Whether the platform of the current profile answers, and how it is."""
+    profile = load_profile()
+    for url in profile.urls:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310
+                health = json.load(answer)
+        except (OSError, ValueError):
+            continue
+        if health.get("status") == "ok":
+            return Finding("platform", "ok", f"all parts are well at {url}")
+        return Finding("platform", "bad", f"{health.get('status')} at {url}", "glowplug status")
+    where = ", ".join(profile.urls)
+    return Finding("platform", "note", f"none answers at {where}; `glowplug up` starts one here")
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
