@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -102,18 +103,20 @@ def a_platform(*extra: str) -> Iterator[tuple[str, str]]:
 @contextlib.contextmanager
 def a_process(*argv: str) -> Iterator[subprocess.Popen[str]]:
     """Start a peer; wait until it prints its first line; end it with the block."""
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert process.stdout is not None
         process.first_line = process.stdout.readline().strip()  # type: ignore[attr-defined]
         yield process
     finally:
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # some peers leave their own children behind
+        process.wait()
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -8,17 +8,18 @@ import threading
 import time
 import urllib.request
 
+import litserve
+
+
+class Echo(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        pass
+
+    def predict(self, request: object) -> object:
+        return request
+
 
 def main() -> None:
-    import litserve
-
-    class Echo(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            pass
-
-        def predict(self, request: object) -> object:
-            return request
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,20 +1,10 @@
 """Decorate a Python function; run it on your own machines, scaled from zero and back.
 
-Importing this loads the standard library only, here and in every container; what needs the network is
-loaded when it is first used.
+Importing this costs next to nothing, here and in every container: each name is loaded when it is first
+used, from the standard library only; what needs the network comes later still.
 """
 
 from __future__ import annotations
-
-from glowplug import errors, schema
-from glowplug.decorators import endpoint, function, task_queue
-from glowplug.errors import GlowplugError
-from glowplug.image import Image
-from glowplug.parameters import NAMES_NOT_YET, NotYet
-from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
-from glowplug.remote import is_remote
-from glowplug.sandbox import Sandbox
-from glowplug.tasks import FunctionCall, Task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,9 +24,46 @@ __all__ = [
 ]
 
 TYPE_CHECKING = False
-if not TYPE_CHECKING:  # a type checker is to say that these names are not there yet
+if TYPE_CHECKING:
+    from glowplug import errors, schema
+    from glowplug.decorators import endpoint, function, task_queue
+    from glowplug.errors import GlowplugError
+    from glowplug.image import Image
+    from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
+    from glowplug.remote import is_remote
+    from glowplug.sandbox import Sandbox
+    from glowplug.tasks import FunctionCall, Task
+else:
+    # No submodule may be called like one of these names, but for the two that are meant: importing a
+    # submodule binds its name here.
+    _HOMES = {
+        "FunctionCall": "tasks",
+        "GlowplugError": "errors",
+        "Image": "image",
+        "QueueDepthAutoscaler": "policies",
+        "Sandbox": "sandbox",
+        "Task": "tasks",
+        "TaskPolicy": "policies",
+        "endpoint": "decorators",
+        "errors": "",
+        "function": "decorators",
+        "is_remote": "remote",
+        "schema": "",
+        "task_queue": "decorators",
+    }
 
-    def __getattr__(name: str) -> NotYet:
-        if name in NAMES_NOT_YET:
-            return NotYet(name)
+    def __getattr__(name: str) -> object:
+        import importlib  # noqa: PLC0415
+
+        if name in _HOMES:
+            module = importlib.import_module(f"glowplug.{_HOMES[name] or name}")
+            found = getattr(module, name) if _HOMES[name] else module
+            globals()[name] = found
+            return found
+        parameters = importlib.import_module("glowplug.parameters")
+        if name in parameters.NAMES_NOT_YET:
+            return parameters.NotYet(name)
         raise AttributeError(f"module 'glowplug' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from glowplug.asked import ask
-from glowplug.function import Endpoint, Function, TaskQueue
 from glowplug.image import Image
 from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
+from glowplug.wrappers import Endpoint, Function, TaskQueue
 
 P = ParamSpec("P")
 R = TypeVar("R")

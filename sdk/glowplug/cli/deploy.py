@@ -17,7 +17,7 @@ from glowplug.client.loop import background
 from glowplug.client.profile import no_color
 from glowplug.client.session import Session
 from glowplug.errors import NotYetSupportedError
-from glowplug.function import Wrapper
+from glowplug.wrappers import Wrapper
 
 
 @click.command()

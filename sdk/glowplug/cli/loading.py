@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from glowplug.function import Wrapper
+from glowplug.wrappers import Wrapper
 
 
 def split_target(target: str) -> tuple[Path, str]:

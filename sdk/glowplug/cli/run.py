@@ -13,7 +13,7 @@ from glowplug.cli.arguments import parse_arguments
 from glowplug.cli.loading import find_target, load_file, split_target
 from glowplug.cli.platform import open_session
 from glowplug.cli.show import print_json
-from glowplug.function import TaskQueue
+from glowplug.wrappers import TaskQueue
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})

@@ -20,8 +20,8 @@ from glowplug.client.loop import background
 from glowplug.client.mapping import Course, Flight, map_inputs, map_inputs_aio
 from glowplug.client.outcomes import Ended, read_value, remote_exception, settle, value_of
 from glowplug.client.session import Session, current_session
-from glowplug.function import Wrapper
 from glowplug.schema import checked_inputs
+from glowplug.wrappers import Wrapper
 
 Any_ = Wrapper[Any, Any]
 Arguments = tuple[Any, ...]

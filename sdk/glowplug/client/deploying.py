@@ -33,7 +33,7 @@ from glowplug.schema import Field
 from glowplug.units import GpuNeed, MemoryNeed
 
 if TYPE_CHECKING:
-    from glowplug.function import Wrapper
+    from glowplug.wrappers import Wrapper
 
 PROGRESS_PATIENCE_S = 30.0
 OUTPUT_LINES_KEPT = 40

@@ -20,7 +20,7 @@ from glowplug.client.profile import Profile, is_quiet, load_profile
 from glowplug.errors import GlowplugError
 
 if TYPE_CHECKING:
-    from glowplug.function import Wrapper
+    from glowplug.wrappers import Wrapper
 
 PROBE_PATIENCE_S = 0.5
 CLOSE_S = 6.0

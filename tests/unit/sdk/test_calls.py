@@ -150,7 +150,7 @@ def test_few_frames_of_ours_stand_in_a_traceback(gateway: FakeGateway):
     with pytest.raises(OwnError) as caught:
         fail.remote(7)
     frames = [entry.path.name for entry in caught.traceback]
-    assert frames == ["test_calls.py", "function.py"]
+    assert frames == ["test_calls.py", "wrappers.py"]
 
 
 def test_a_wrong_token_is_said(gateway: FakeGateway, monkeypatch):
