@@ -22,14 +22,16 @@ from tests.support.nats import free_port, open_nats_server
 
 TOKEN = "gp_test_token"
 END_S = 120
-# It maps for as long as the test kills; the file `stop` ends its inputs.
+# It maps for as long as the test kills, and keeps the file `count` up to date; the file `stop` ends it.
 MAPPING = """
 import itertools, pathlib, sys, basics
-stop = pathlib.Path(sys.argv[1])
+directory = pathlib.Path(sys.argv[1])
+stop, so_far = directory / "stop", directory / "count"
 inputs = itertools.takewhile(lambda _: not stop.exists(), itertools.count())
 count = 0
 for count, result in enumerate(basics.slow_triple.map(inputs), 1):
     assert result == 3 * (count - 1), f"{result} in place {count - 1}: lost, doubled or out of order"
+    so_far.write_text(str(count))
 print(f"all {count} there")
 """
 
@@ -127,7 +129,7 @@ def test_every_service_may_be_killed_and_started_under_a_running_map(fleet, tmp_
     victims = [(service, replica) for service in SERVICES for replica in (0, 1)]
     random.Random(seed).shuffle(victims)
     program = subprocess.Popen(
-        [sys.executable, "-c", MAPPING, str(tmp_path / "stop")],
+        [sys.executable, "-c", MAPPING, str(tmp_path)],
         cwd=APPS,
         env=os.environ
         | {
@@ -139,8 +141,16 @@ def test_every_service_may_be_killed_and_started_under_a_running_map(fleet, tmp_
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+    def results() -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return int((tmp_path / "count").read_text())
+        return 0
+
     try:
         for service, replica in victims:
+            before = results()
+            eventually_sync(lambda before=before: results() > before, within_s=60)
             fleet.kill(service, replica)
             fleet.start(service, replica)
             eventually_sync(lambda: fleet.healthy(0) and fleet.healthy(1), within_s=60)
