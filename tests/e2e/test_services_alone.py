@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -166,6 +165,10 @@ def test_every_service_may_be_killed_and_started_under_a_running_map(fleet, tmp_
 
 def test_lists_name_both_replicas_of_every_service(fleet):
     running = Running(fleet.urls[1], TOKEN, Path())
-    found = running.http("GET", "/api/v1/services").json()["services"]
-    seen = {(one["service"], one["instance"]) for one in found}
-    assert {(s, f"{s}-{r}") for s in SERVICES for r in (0, 1)} <= seen, json.dumps(found)
+    wanted = {(service, f"{service}-{replica}") for service in SERVICES for replica in (0, 1)}
+
+    def both_are_named() -> bool:
+        found = running.http("GET", "/api/v1/services").json()["services"]
+        return wanted <= {(one["service"], one["instance"]) for one in found}
+
+    eventually_sync(both_are_named, within_s=60)

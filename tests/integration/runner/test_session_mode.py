@@ -207,7 +207,7 @@ def test_a_command_is_killed_on_demand_while_code_runs(session):
 
 
 def test_background_children_do_not_hold_the_end_up(session):
-    ended = _command(session, "sh", "-c", "sleep 600 & echo started")
+    ended = _command(session, "sh", "-c", "sleep 10 & echo started")
     assert (ended.exit_code, ended.stdout) == (0, "started\n")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +21,11 @@ from tests.support.eventually import eventually_sync
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
     """A shell with a child."""
-    with subprocess.Popen(["sh", "-c", "sleep 600; true"]) as process:
+    with subprocess.Popen(["sh", "-c", "sleep 600; true"], start_new_session=True) as process:
         eventually_sync(lambda: len(tree(process.pid)) == 2)
         yield process
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the child, too
 
 
 def a_container(directory: Path, pid: int) -> Path:
