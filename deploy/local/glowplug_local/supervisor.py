@@ -17,7 +17,7 @@ from pathlib import Path
 
 from glowplug_local.backoff import choose_pause
 
-STOP_S = 12.0  # longer than the services' own drain_s
+STOP_S = 12.0  # longer than the gateway's drain_s and the worker's stop_grace_s
 PR_SET_PDEATHSIG = 1
 
 _LIBC = ctypes.CDLL(None, use_errno=True)

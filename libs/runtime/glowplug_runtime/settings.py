@@ -27,7 +27,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         host, port: where its HTTP listens; port 0 takes a free one.
         log_level: debug, info, warning or error.
         shards: what the platform is divided into; 0 = as the broker says (only the scheduler decides).
-        drain_s: seconds that work in hand gets after SIGTERM; the supervisor must wait longer.
         trace_sample: share of traces recorded, 0 … 1; less saves about 20 µs a hop.
     """
 
@@ -40,7 +39,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     log_level: str = "info"
     shards: int = 0
-    drain_s: float = 10.0
     trace_sample: float = 1.0
 
 

@@ -16,6 +16,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
         body_bytes_max: larger request bodies are refused with 413; blobs have their own route and bound.
         blob_bytes_max: of one uploaded blob.
         in_hand_max: inputs that one workspace may have waiting at this gateway; more costs memory.
+        drain_s: seconds that requests in hand get after SIGTERM; the supervisor must wait longer.
         errors_shown: whether /endpoint answers type and message of exceptions, or only the id.
         spans_kept, segments_kept, calls_kept: rows of the read model; older ones go first.
     """
@@ -25,6 +26,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     body_bytes_max: int = 16 * MIB
     blob_bytes_max: int = 16 * 1024 * MIB
     in_hand_max: int = 100_000
+    drain_s: float = 10.0
     errors_shown: bool = True
     spans_kept: int = 200_000
     segments_kept: int = 50_000
