@@ -166,6 +166,18 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
     "deployment.python_mismatch": ("user", "Deploy with the Python version that the image runs."),
     "invocation.not_found": ("user", "The id is unknown, or its record has expired."),
     "invocation.conflict": ("user", "The same id was used with other arguments; use a new id."),
+    "invocation.key_reused": (
+        "user",
+        "The idempotency key stands for other work; use a new key, or the same arguments.",
+    ),
+    "invocation.predecessor_failed": (
+        "user",
+        "What it waited for did not succeed; the failed task's id is in the answer.",
+    ),
+    "invocation.predecessor_gone": (
+        "user",
+        "The result it was to get is not kept any more; raise keep_result_seconds.",
+    ),
     "invocation.queue_full": (
         "user",
         "Wait as long as Retry-After says, or raise max_pending_tasks.",

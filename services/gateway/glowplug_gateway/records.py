@@ -20,6 +20,7 @@ from glowplug_contracts.messages.invocation import (
     RemoteError,
     State,
     is_terminal,
+    kept_s,
     record_headers,
 )
 from glowplug_contracts.subjects import FACTS, RECORD, Address, shard_of
@@ -126,7 +127,7 @@ class Records:
                     cancelled,
                     expect_last=sequence,
                     headers=record_headers(cancelled),
-                    ttl_s=cancelled.keep_result_s,
+                    ttl_s=kept_s(cancelled, cancelled.ended_at),
                 )
             except ConflictError:
                 continue  # a worker was first; perhaps it has ended

@@ -9,7 +9,8 @@ from glowplug_contracts.messages.invocation import (
     InvocationRecord,
     RemoteError,
     State,
-    is_terminal,
+    kept_s,
+    ordered_by,
     record_headers,
 )
 from glowplug_contracts.subjects import RECORD
@@ -33,13 +34,14 @@ class BusRecords:
         if found is None or found.message is None or found.sequence != write.sequence:
             return
         record = changed(found.message, write, self._clock.unix())
+        record = msgspec.structs.replace(record, order=ordered_by(record, found.sequence))
         try:
             await self._bus.append(
                 at,
                 record,
                 expect_last=write.sequence,
                 headers=record_headers(record),
-                ttl_s=record.keep_result_s if is_terminal(record.state) else 0.0,
+                ttl_s=kept_s(record, self._clock.unix()),
             )
         except ConflictError:
             return  # the new word is on its way to the dispatcher

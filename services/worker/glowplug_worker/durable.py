@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 from glowplug_contracts.errors import (
     ConflictError,
@@ -22,7 +23,8 @@ from glowplug_contracts.messages.invocation import (
     RemoteError,
     RunInvocation,
     State,
-    is_terminal,
+    kept_s,
+    ordered_by,
     record_headers,
 )
 from glowplug_contracts.subjects import RECORD, Address
@@ -87,6 +89,7 @@ class DurableFlight(InFlight):
         if found is None or found.message is None or found.sequence != self._token:
             return False
         record, unix = found.message, workshop.clock.unix()
+        record = msgspec.structs.replace(record, order=ordered_by(record, found.sequence))
         if record.state not in CLAIMABLE:
             return False
         self.trace = record.trace
@@ -159,7 +162,7 @@ class DurableFlight(InFlight):
             record,
             expect_last=self._token,
             headers=record_headers(record),
-            ttl_s=record.keep_result_s if is_terminal(record.state) else 0.0,
+            ttl_s=kept_s(record, self.supervisor.workshop.clock.unix()),
         )
         return record
 

@@ -6,7 +6,12 @@ from enum import StrEnum
 
 from glowplug_contracts.ids import DeploymentId, Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.invocation import RetryPolicy
+from glowplug_contracts.messages.invocation import (
+    DEAD_LETTER_KEEP_S,
+    KEEP_RESULT_S,
+    RateLimit,
+    RetryPolicy,
+)
 
 
 class FunctionKind(StrEnum):
@@ -118,6 +123,11 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
         python_version: minor version ("3.11") of the Python that pickled what travels by value.
         max_pending: accepted and not ended; 0 = no bound but the platform's.
         expires_s: a durable invocation that has not started after so many seconds expires; 0 = never.
+        keep_result_s: how long a durable invocation's record is kept after its end.
+        rate: how many durable invocations may start in a time.
+        callback_url: told of the end of a durable invocation that names none itself; "" = nobody.
+        dead_letter_keep_s: how long durable invocations that ended unsuccessfully are kept as dead
+            letters; 0 = none are made.
     """
 
     name: str
@@ -140,6 +150,10 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     is_generator: bool = False
     priority: int = 0
     expires_s: float = 0.0
+    keep_result_s: float = KEEP_RESULT_S
+    rate: RateLimit = RateLimit()
+    callback_url: str = ""
+    dead_letter_keep_s: float = DEAD_LETTER_KEEP_S
 
 
 class DeploymentState(StrEnum):

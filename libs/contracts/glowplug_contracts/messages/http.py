@@ -18,6 +18,10 @@ HEADER_SIZE = "Glowplug-Size"
 HEADER_STREAM = "Glowplug-Stream"
 HEADER_RUN_MS = "Glowplug-Run-Ms"
 HEADER_TRACE = "traceparent"
+# PutOptions as a JSON object, at every door that accepts durable work.
+HEADER_OPTIONS = "Glowplug-Options"
+# The caller's idempotency key alone, as HTTP clients know it.
+HEADER_IDEMPOTENCY = "Idempotency-Key"
 
 FRAMES_TYPE = "application/x-glowplug-frames"
 MSGPACK_TYPE = "application/msgpack"
@@ -31,6 +35,37 @@ class MapRequest(Message, frozen=True, kw_only=True):
 
     invocation_id: InvocationId
     inputs: tuple[Input, ...]
+
+
+class PutOptions(Message, frozen=True, kw_only=True):
+    """What a caller may say about one piece of durable work; what is None is the function's to say.
+
+    Attributes:
+        delay_s, eta: not before so many seconds from now, or not before this Unix time.
+        ttl_s: EXPIRED if not started so long after acceptance (after `eta`, where that is later).
+        idempotency_key: the same key of the same function within `idempotency_window_s` means the same
+            task; `fingerprint` says what was asked for, so that other work under the key is refused
+            ("" = the arguments' own bytes say it).
+        concurrency_key, concurrency_limit: so many of one key and function run at once.
+        fifo_key: of one key and function one at a time, strictly in the order of acceptance.
+        parent: the invocation whose code asks.
+    """
+
+    priority: int | None = None
+    delay_s: float | None = None
+    eta: float | None = None
+    ttl_s: float | None = None
+    timeout_s: float | None = None
+    idempotency_key: str = ""
+    idempotency_window_s: float = 86_400.0
+    fingerprint: str = ""
+    concurrency_key: str = ""
+    concurrency_limit: int = 1
+    fifo_key: str = ""
+    tags: dict[str, str] = {}
+    callback_url: str | None = None
+    keep_result_s: float | None = None
+    parent: str = ""
 
 
 class StreamItem(Message, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ by compare-and-set. Both carry inputs in the same form, so that the worker has o
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 
 from glowplug_contracts.ids import (
@@ -37,6 +38,11 @@ class State(StrEnum):
 TERMINAL = frozenset(
     {State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.EXPIRED, State.DEAD}
 )
+
+
+def is_terminal(state: State) -> bool:
+    """Return whether a record in this state never changes again."""
+    return state in TERMINAL
 
 
 class Format(StrEnum):
@@ -91,6 +97,9 @@ class RetryPolicy(Message, frozen=True, kw_only=True):
         max_retries: tries beyond the first for errors of the user's code.
         delay_s: pause before the first retry; later ones multiply by `backoff` up to `max_delay_s`.
         retry_for: names of exception classes; empty means every exception (if max_retries > 0).
+        no_retry_for: names of exception classes that are never tried again; stronger than retry_for.
+        jitter: the share of a pause that chance may take away, 0 … 1; the same invocation and attempt
+            always pause equally long.
     """
 
     max_retries: int = 0
@@ -98,6 +107,8 @@ class RetryPolicy(Message, frozen=True, kw_only=True):
     backoff: float = 1.0
     max_delay_s: float = 600.0
     retry_for: tuple[str, ...] = ()
+    no_retry_for: tuple[str, ...] = ()
+    jitter: float = 0.0
 
 
 class InvocationRequested(Message, frozen=True, kw_only=True):
@@ -193,6 +204,39 @@ class StreamCredit(Message, frozen=True, kw_only=True):
 
 
 PLATFORM_RETRIES_MAX = 3
+KEEP_RESULT_S = 86_400.0
+DEAD_LETTER_KEEP_S = 14 * 86_400.0
+# What others wait for is kept at least so long after its end; they must start by then.
+KEEP_FOR_OTHERS_S = 7 * 86_400.0
+
+
+class RateLimit(Message, frozen=True, kw_only=True):
+    """At most `count` starts in any `period_s` seconds; a count of 0 is no limit."""
+
+    count: int = 0
+    period_s: float = 1.0
+
+
+class KeyLimit(Message, frozen=True, kw_only=True):
+    """What of one key may run at once, among all versions of a function.
+
+    Attributes:
+        key: the function's name and the caller's key; "" = no key.
+        limit: so many at once.
+        ordered: strictly in the order of acceptance: one begins when all before it have ended for good.
+    """
+
+    key: str = ""
+    limit: int = 1
+    ordered: bool = False
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """How far an attempt is, as the user's code says: `fraction` 0 … 1 (below 0: unknown)."""
+
+    fraction: float = -1.0
+    message: str = ""
+    at: float = 0.0
 
 
 class InvocationRecord(Message, frozen=True, kw_only=True):
@@ -204,7 +248,27 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
         due_at: not before this Unix time (retry delay, ETA); 0 = at once.
         expires_at: EXPIRED if not started by then; 0 = never.
         worker_id, container_id: of the current attempt; its fencing token is this record's sequence.
-        keep_result_s: how long the terminal record is kept.
+        keep_result_s: how long the terminal record is kept; `kept_s` says how long in the end.
+        order: sequence of the record's first word, its place in the order of acceptance; 0 while this
+            is the first word. Every later word carries it (`ordered_by`).
+        parent: the invocation whose code asked for this one.
+        tags: the caller's own words, for lists.
+        headers: what came with the payload and is not part of it (an event's attributes, a request's
+            headers); shown with a dead letter.
+        reason: why it ended as it did or what it waits for, in a word or sentence for people.
+        progress: what its code said last.
+        idempotency_key: the caller's; the same one means this invocation until `idempotent_until`.
+        key: what may run beside it.
+        rate: of its queue.
+        then: invocations that wait for the end of this one; they name it in `after`.
+        after: invocations whose ends this one waits for.
+        after_if: "succeeded" starts it when all of them have succeeded and fails it otherwise; "failed"
+            starts it when one has not and cancels it otherwise; "ended" starts it in any case.
+        pass_as: what its code gets of them, before its own arguments: "" nothing, "value" the one
+            result, "list" the results in order, "error" what is known of the first failure.
+        callback_url: told of the end.
+        dead_letter: kept as a dead letter, for `dead_letter_keep_s`, if it ends unsuccessfully.
+        replay_of / replayed_as: a dead letter that was tried again, and as what.
     """
 
     invocation_id: InvocationId
@@ -223,12 +287,56 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
     ended_at: float = 0.0
     due_at: float = 0.0
     expires_at: float = 0.0
-    keep_result_s: float = 86_400.0
+    keep_result_s: float = KEEP_RESULT_S
     worker_id: WorkerId = WorkerId("")
     container_id: ContainerId = ContainerId("")
     outcome: InputOutcome | None = None
     trace: str = ""
     parent: str = ""
+    order: int = 0
+    tags: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    reason: str = ""
+    progress: Progress | None = None
+    idempotency_key: str = ""
+    idempotent_until: float = 0.0
+    key: KeyLimit = KeyLimit()
+    rate: RateLimit = RateLimit()
+    then: tuple[InvocationId, ...] = ()
+    after: tuple[InvocationId, ...] = ()
+    after_if: str = "succeeded"
+    pass_as: str = ""
+    callback_url: str = ""
+    dead_letter: bool = False
+    dead_letter_keep_s: float = DEAD_LETTER_KEEP_S
+    replay_of: str = ""
+    replayed_as: str = ""
+
+
+# Ends that make a dead letter of a record that is to be kept as one.
+DEAD_LETTER_STATES = frozenset({State.FAILED, State.TIMED_OUT, State.EXPIRED, State.DEAD})
+
+
+def is_dead_letter(record: InvocationRecord) -> bool:
+    """Return whether a record is a dead letter."""
+    return record.dead_letter and record.state in DEAD_LETTER_STATES
+
+
+def kept_s(record: InvocationRecord, unix: float) -> float:
+    """Return the time to live of a record's word, written at `unix`: 0 (for ever) until it has ended.
+
+    A dead letter is kept as such, and nothing goes while its idempotency key is in force, its queue's
+    rate counts its start, or somebody may wait for its result.
+    """
+    if not is_terminal(record.state):
+        return 0.0
+    return max(
+        1.0,
+        record.dead_letter_keep_s if is_dead_letter(record) else record.keep_result_s,
+        record.idempotent_until - unix,
+        record.rate.period_s if record.rate.count else 0.0,
+        KEEP_FOR_OTHERS_S if record.then else 0.0,
+    )
 
 
 # Record headers: what the dispatcher reads without ever seeing a payload.
@@ -243,11 +351,18 @@ HEADER_LOST = "Glowplug-Lost"
 HEADER_EXPIRES = "Glowplug-Expires"
 HEADER_ACCEPTED = "Glowplug-Accepted"
 HEADER_TRACE = "Glowplug-Trace"
+HEADER_ORDER = "Glowplug-Order"
+HEADER_STARTED = "Glowplug-Started"
+HEADER_KEY = "Glowplug-Key"
+HEADER_KEY_LIMIT = "Glowplug-Key-Limit"
+HEADER_RATE = "Glowplug-Rate"
+HEADER_THEN = "Glowplug-Then"
+HEADER_AFTER = "Glowplug-After"
 
 
 def record_headers(record: InvocationRecord) -> dict[str, str]:
     """Return the headers that every write of a record carries."""
-    return {
+    headers = {
         HEADER_STATE: record.state.value,
         HEADER_DEPLOYMENT: record.deployment_id,
         HEADER_PRIORITY: str(record.priority),
@@ -260,6 +375,25 @@ def record_headers(record: InvocationRecord) -> dict[str, str]:
         HEADER_ACCEPTED: repr(record.accepted_at),
         HEADER_TRACE: record.trace,
     }
+    if record.order:
+        headers[HEADER_ORDER] = str(record.order)
+    if record.key.key:
+        # Anybody's text: as a hash it fits a header and says nothing.
+        headers[HEADER_KEY] = hashlib.blake2b(record.key.key.encode(), digest_size=16).hexdigest()
+        headers[HEADER_KEY_LIMIT] = "ordered" if record.key.ordered else str(record.key.limit)
+    if record.rate.count:
+        headers[HEADER_RATE] = f"{record.rate.count}/{record.rate.period_s!r}"
+        headers[HEADER_STARTED] = repr(record.started_at)
+    if record.then:
+        headers[HEADER_THEN] = ",".join(record.then)
+    if record.after:
+        headers[HEADER_AFTER] = f"{len(record.after)}/{record.after_if}"
+    return headers
+
+
+def ordered_by(record: InvocationRecord, sequence: int) -> int:
+    """Return the `order` of a record's next word, where its last one was read at `sequence`."""
+    return record.order or sequence
 
 
 class RunInvocation(Message, frozen=True, kw_only=True):
@@ -332,6 +466,7 @@ class ShardOwned(Message, frozen=True, kw_only=True):
 class BacklogChanged(Message, frozen=True, kw_only=True):
     """How much waits and runs for a deployment, in inputs. At most one per deployment per 50 ms.
 
+    `held` inputs wait for something else than a container (their time, their key, other invocations).
     `arrivals` counts inputs since the dispatcher took over; `trace` is that of the oldest waiting one,
     so that the cold start it causes shows up in its trace.
     """
@@ -343,6 +478,7 @@ class BacklogChanged(Message, frozen=True, kw_only=True):
     arrivals: int = 0
     shard: int = 0
     trace: str = ""
+    held: int = 0
 
 
 class InvocationFact(Message, frozen=True, kw_only=True):
@@ -365,8 +501,3 @@ class InvocationFacts(Message, frozen=True, kw_only=True):
     """A batch of them."""
 
     facts: tuple[InvocationFact, ...]
-
-
-def is_terminal(state: State) -> bool:
-    """Return whether a record in this state never changes again."""
-    return state in TERMINAL
