@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from glowplug_contracts.errors import ConflictError, NotFoundError, UnavailableError
@@ -17,9 +18,10 @@ from glowplug_contracts.messages.invocation import (
     ShardOwned,
     record_headers,
 )
+from glowplug_contracts.messages.schedule import TimerSet
 from glowplug_contracts.messages.worker import LeaseHeld
 from glowplug_contracts.streams import GENERATIONS, LEASES
-from glowplug_contracts.subjects import CALL, PROBE, RECORD, SHARD_OWNED
+from glowplug_contracts.subjects import CALL, DUE, PROBE, RECORD, SHARD_OWNED, TIMER
 
 from tests.support.eventually import eventually
 
@@ -201,6 +203,24 @@ async def test_a_leases_key_expires_by_itself(bus):
         return await bus.bucket(LEASES).get("k") is None
 
     await eventually(is_gone)
+
+
+async def test_a_timer_lands_when_its_time_has_come_and_the_last_one_set_counts(bus):
+    landed = []
+
+    async def on_due(delivery):
+        landed.append((delivery.fields["schedule"], delivery.message.due))
+
+    following = await bus.follow(DUE.pattern(shard=0), on_due)
+    now = time.time()
+    for name, due in (("past", now - 60), ("moved", now + 3600), ("moved", now + 0.2)):
+        timer = TimerSet(name=name, workspace="default", due=due)
+        to, lands = (kind.at(shard=0, workspace="default", schedule=name) for kind in (TIMER, DUE))
+        await bus.set_timer(to, timer, due_unix=due, lands=lands, kept_s=60)
+    await eventually(lambda: len(landed) >= 2)
+    assert landed == [("past", now - 60), ("moved", now + 0.2)]
+    assert await bus.last(TIMER.at(shard=0, workspace="default", schedule="moved")) is None
+    await following.close()
 
 
 async def test_goes_on_after_the_broker_was_killed_and_started(bus, nats_server):

@@ -222,6 +222,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "No live worker is large enough; the reasons are attached.",
     ),
     "scheduler.overloaded": ("operator", "A shard's queue is full; slow down or add shards."),
+    "schedule.not_found": (
+        "user",
+        "`glowplug schedule list` names the schedules; deploy a function with @schedule first.",
+    ),
     "worker.refused": ("us", "The worker would not take it; it is tried elsewhere."),
     "platform.unavailable": ("operator", "`glowplug status` names the part that does not answer."),
     "platform.lease_lost": ("us", "Another replica took over; nothing to do."),

@@ -13,6 +13,7 @@ from glowplug_contracts.messages.container import ContainerWanted
 from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Principal
 from glowplug_contracts.messages.image import CachedStep
 from glowplug_contracts.messages.sandbox import SandboxRecord
+from glowplug_contracts.messages.schedule import ScheduleState
 from glowplug_contracts.messages.worker import LeaseHeld, Platform
 
 CONTRACT_VERSION = 1
@@ -34,6 +35,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
         max_age_s, max_bytes, max_msgs: bounds; 0 = none. Beyond them the oldest go, except where
             `refuse_when_full`.
         ttl: messages may carry their own time to live.
+        timers: messages may wait for a time, then land on another subject of the stream.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     max_msgs: int = 0
     refuse_when_full: bool = False
     ttl: bool = False
+    timers: bool = False
 
     @property
     def sharded(self) -> bool:
@@ -105,6 +108,17 @@ RECORDS = Stream(
     refuse_when_full=True,
     max_bytes=16 * 1024 * MIB,
 )
+SCHEDULES = Stream(
+    name="SCHEDULES_{shard}",
+    subjects=("v1.timer.{shard}.>", "v1.due.{shard}.>"),
+    why="One timer per schedule, for its next due time, and the last one that went off. Only a wake-up "
+    "call: the bucket `schedules` is the truth, and what is lost here is noticed a second later.",
+    storage="file",
+    per_subject=1,
+    ttl=True,
+    timers=True,
+    max_bytes=256 * MIB,
+)
 INVOCATION_EVENTS = Stream(
     name="INVOCATION_EVENTS",
     subjects=("v1.fact.>",),
@@ -155,6 +169,7 @@ STREAMS: tuple[Stream, ...] = (
     CALLS,
     OUTCOMES,
     RECORDS,
+    SCHEDULES,
     INVOCATION_EVENTS,
     CONTAINER_EVENTS,
     SCALE_DECISIONS,
@@ -197,6 +212,13 @@ SANDBOXES = Bucket(
     writers=("sandbox",),
     readers=("sandbox", "gateway"),
 )
+SCHEDULE_STATES = Bucket(
+    name="schedules",
+    value=ScheduleState,
+    why="How far each schedule is decided, and whether it is paused. Key: workspace.name.",
+    writers=("gateway", "scheduler"),
+    readers=("gateway", "scheduler"),
+)
 BUILD_STEPS = Bucket(
     name="build_steps",
     value=CachedStep,
@@ -236,6 +258,7 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     TOKENS,
     WANTED,
     SANDBOXES,
+    SCHEDULE_STATES,
     BUILD_STEPS,
     LEASES,
     GENERATIONS,

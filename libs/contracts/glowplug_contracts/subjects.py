@@ -16,7 +16,16 @@ import msgspec
 
 from glowplug_contracts.codec import Wire
 from glowplug_contracts.ids import WorkspaceId, check_token
-from glowplug_contracts.messages import container, image, invocation, sandbox, scale, trace, worker
+from glowplug_contracts.messages import (
+    container,
+    image,
+    invocation,
+    sandbox,
+    scale,
+    schedule,
+    trace,
+    worker,
+)
 from glowplug_contracts.streams import (
     CALLS,
     CONTAINER_EVENTS,
@@ -25,6 +34,7 @@ from glowplug_contracts.streams import (
     OUTCOMES,
     RECORDS,
     SCALE_DECISIONS,
+    SCHEDULES,
     SPANS,
     Stream,
 )
@@ -206,6 +216,25 @@ FACTS = Subject(
     stream=INVOCATION_EVENTS,
 )
 
+# -- Schedules ----------------------------------------------------------------------------------
+
+TIMER = Subject(
+    template="v1.timer.{shard}.{workspace}.{schedule}",
+    payload=schedule.TimerSet,
+    publishers=("scheduler",),
+    subscribers=(),
+    stream=SCHEDULES,
+    note="the broker holds it until its time has come, and then moves it to DUE",
+)
+DUE = Subject(
+    template="v1.due.{shard}.{workspace}.{schedule}",
+    payload=schedule.ScheduleDue,
+    publishers=("scheduler",),
+    subscribers=("scheduler",),
+    stream=SCHEDULES,
+    note="the broker itself publishes it, when a TIMER's time has come",
+)
+
 # -- Scale and placement ------------------------------------------------------------------------
 
 SCALE = Subject(
@@ -345,6 +374,7 @@ PLACEHOLDERS: dict[str, str] = {
     "exec_id": "one command inside a container",
     "instance": "one replica of a service, the only one that listens there",
     "invocation_id": "an invocation",
+    "schedule": "the name of a function with a schedule",
     "service": "a service's name",
     "shard": "a number below the platform's count of shards, by the workspace's hash",
     "worker_id": "a worker",

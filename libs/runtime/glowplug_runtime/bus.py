@@ -136,6 +136,18 @@ class Bus(Protocol):
             refuses), UnavailableError. After UnavailableError the write may or may not have happened.
         """
 
+    async def set_timer(
+        self, to: Address[M], message: M, *, due_unix: float, lands: Address[Any], kept_s: float
+    ) -> int:
+        """Store a message that waits; at `due_unix` the broker moves it to `lands`. Return its sequence.
+
+        The stream must have `timers`, and capture both subjects; one timer waits per subject, so that
+        setting it again replaces it. One whose time has passed goes off at once. After a crash of the
+        broker one that went off may go off again. What has landed is kept `kept_s` seconds (≥ 1).
+
+        Raises: UnavailableError.
+        """
+
     async def last(self, at: Address[M]) -> Delivery[M] | None:
         """Return the last stored message of a subject."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -52,6 +53,8 @@ TRY_TIMEOUT_S = 3.0
 RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.5
 FLUSH_S = 2.0
+TIMER_SET_S = 10.0
+RFC_3339 = "%Y-%m-%dT%H:%M:%S.%fZ"
 DEFAULT_PORT = 4222
 
 
@@ -200,6 +203,19 @@ class NatsBus:
             written["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
         return await self.append_raw(
             to.subject, encode(message, to.spec.wire), written, timeout_s, self._stream_of(to)
+        )
+
+    async def set_timer(
+        self, to: Address[M], message: M, *, due_unix: float, lands: Address[Any], kept_s: float
+    ) -> int:
+        due = dt.datetime.fromtimestamp(due_unix, dt.UTC).strftime(RFC_3339)
+        headers = {
+            "Nats-Schedule": f"@at {due}",
+            "Nats-Schedule-Target": lands.subject,
+            "Nats-Schedule-TTL": f"{max(1, round(kept_s))}s",
+        }
+        return await self.append_raw(
+            to.subject, encode(message, to.spec.wire), headers, TIMER_SET_S, self._stream_of(to)
         )
 
     async def append_raw(

@@ -50,6 +50,8 @@ def stream_config(stream: Stream, shard: int, replicas: int) -> dict[str, Any]:
     }
     if stream.ttl:
         config["allow_msg_ttl"] = True
+    if stream.timers:
+        config["allow_msg_schedules"] = True
     if not stream.synced and stream.storage == "file":
         config["persist_mode"] = "async"
     return config

@@ -12,6 +12,7 @@ from glowplug_contracts.messages.invocation import (
     RateLimit,
     RetryPolicy,
 )
+from glowplug_contracts.messages.schedule import ScheduleSpec
 
 
 class FunctionKind(StrEnum):
@@ -20,6 +21,7 @@ class FunctionKind(StrEnum):
     ENDPOINT = "endpoint"
     FUNCTION = "function"
     TASK_QUEUE = "task_queue"
+    SCHEDULE = "schedule"
 
 
 class ImageSpec(Message, frozen=True, kw_only=True):
@@ -128,6 +130,7 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
         callback_url: told of the end of a durable invocation that names none itself; "" = nobody.
         dead_letter_keep_s: how long durable invocations that ended unsuccessfully are kept as dead
             letters; 0 = none are made.
+        schedule: when it is due; of kind SCHEDULE only, and always there.
     """
 
     name: str
@@ -154,6 +157,7 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     rate: RateLimit = RateLimit()
     callback_url: str = ""
     dead_letter_keep_s: float = DEAD_LETTER_KEEP_S
+    schedule: ScheduleSpec | None = None
 
 
 class DeploymentState(StrEnum):

@@ -269,6 +269,7 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
         callback_url: told of the end.
         dead_letter: kept as a dead letter, for `dead_letter_keep_s`, if it ends unsuccessfully.
         replay_of / replayed_as: a dead letter that was tried again, and as what.
+        scheduled_for: the due time that a schedule's firing stands for, Unix; 0 = no schedule's.
     """
 
     invocation_id: InvocationId
@@ -311,6 +312,7 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
     dead_letter_keep_s: float = DEAD_LETTER_KEEP_S
     replay_of: str = ""
     replayed_as: str = ""
+    scheduled_for: float = 0.0
 
 
 # Ends that make a dead letter of a record that is to be kept as one.
