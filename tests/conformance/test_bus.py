@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 from glowplug_contracts.errors import ConflictError, NotFoundError, UnavailableError
 from glowplug_contracts.messages.invocation import (
@@ -20,10 +21,14 @@ from glowplug_contracts.messages.invocation import (
 )
 from glowplug_contracts.messages.schedule import TimerSet
 from glowplug_contracts.messages.worker import LeaseHeld
-from glowplug_contracts.streams import GENERATIONS, LEASES
+from glowplug_contracts.streams import GENERATIONS, LEASES, RECORDS
 from glowplug_contracts.subjects import CALL, DUE, PROBE, RECORD, SHARD_OWNED, TIMER
+from glowplug_runtime.appending import BATCH_MESSAGES_MAX, BATCH_MESSAGES_MIN
+from glowplug_runtime.bus import Write
 
 from tests.support.eventually import eventually
+
+RECORDS_0 = msgspec.structs.replace(RECORDS, name=RECORDS.name.format(shard=0))
 
 
 @pytest.fixture(params=[False, True], ids=["wire", "library"])
@@ -103,6 +108,71 @@ async def test_only_the_first_of_two_writers_changes_a_record(bus):
     with pytest.raises(ConflictError):
         await bus.append(at(1), a_record(1, attempt=1), expect_last=first)
     assert (await bus.last(at(1))).message.attempt == 1
+
+
+def writes_of(numbers):
+    return [
+        Write(to=at(n), message=a_record(n), expect_last=0, headers=record_headers(a_record(n)))
+        for n in numbers
+    ]
+
+
+@pytest.mark.parametrize("many", [1, BATCH_MESSAGES_MIN, BATCH_MESSAGES_MAX + 30])
+async def test_stores_many_at_once_and_tells_each_ones_sequence(bus, many):
+    sequences = await bus.append_many(writes_of(range(many)))
+    for number in (0, many // 2, many - 1):
+        found = await bus.last(at(number))
+        assert found.message == a_record(number)
+        assert found.sequence == sequences[number]
+        assert found.headers["Glowplug-State"] == "accepted"
+    assert len(set(sequences)) == many
+
+
+async def test_one_that_comes_second_fails_none_of_its_neighbours(bus):
+    taken = [await bus.append(at(n), a_record(n, attempt=7), expect_last=0) for n in (3, 70)]
+    stored = await bus.append_many(writes_of(range(100)))
+    refused = [n for n, one in enumerate(stored) if isinstance(one, ConflictError)]
+    assert refused == [3, 70]
+    for number in range(100):
+        found = await bus.last(at(number))
+        if number in refused:
+            assert found.sequence in taken
+        else:
+            assert (found.message, found.sequence) == (a_record(number), stored[number])
+
+
+async def test_two_with_one_subject_in_one_batch_store_the_first(bus):
+    stored = await bus.append_many(writes_of([*range(50), 7]))
+    assert isinstance(stored[50], ConflictError)
+    assert (await bus.last(at(7))).sequence == stored[7]
+
+
+async def test_many_are_each_stored_once_though_the_broker_is_killed_meanwhile(bus, nats_server):
+    await bus.append_many(writes_of(range(1000, 1050)))
+    writing = asyncio.ensure_future(bus.append_many(writes_of(range(400)), timeout_s=30))
+    await asyncio.sleep(0)
+    nats_server.kill()
+    nats_server.start()
+    stored = await writing
+    for number in range(400):
+        assert (await bus.last(at(number))).sequence == stored[number]
+    assert (await bus.stream_info(RECORDS_0))["messages"] == 450
+
+
+async def test_a_removed_message_is_gone_and_followers_are_told(bus):
+    seen = []
+
+    async def on_record(delivery):
+        seen.append((delivery.fields["invocation_id"], delivery.removed))
+
+    await bus.follow(RECORD.pattern(shard=0), on_record, headers_only=True)
+    first = await bus.append(at(1), a_record(1), expect_last=0)
+    with pytest.raises(ConflictError):
+        await bus.remove(at(1), expect_last=first + 1)
+    await bus.remove(at(1), expect_last=first)
+    assert await bus.last(at(1)) is None
+    assert await bus.all(at(1)) == []
+    await eventually(lambda: seen == [("inv_1", False), ("inv_1", True)])
 
 
 async def test_follows_the_last_record_of_each_subject_without_payloads(bus):

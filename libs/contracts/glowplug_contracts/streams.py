@@ -36,6 +36,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             `refuse_when_full`.
         ttl: messages may carry their own time to live.
         timers: messages may wait for a time, then land on another subject of the stream.
+        batches: several messages may be stored in one atomic batch (synced streams only).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     refuse_when_full: bool = False
     ttl: bool = False
     timers: bool = False
+    batches: bool = False
 
     @property
     def sharded(self) -> bool:
@@ -105,6 +107,7 @@ RECORDS = Stream(
     storage="file",
     per_subject=1,
     ttl=True,
+    batches=True,
     refuse_when_full=True,
     max_bytes=16 * 1024 * MIB,
 )

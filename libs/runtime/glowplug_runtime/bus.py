@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
+from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.streams import Bucket, Stream
 from glowplug_contracts.subjects import Address, Subject
 
@@ -26,6 +27,7 @@ class Delivery(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
 
     Attributes:
         message: decoded; None only with `headers_only`, or for a removed message (`removed`).
+        removed: the subject's message was removed, or went when its time was over.
         fields: values of the subject's placeholders.
         headers: transport facts, keys as written.
         sequence: place in the stream; 0 for core messages.
@@ -41,6 +43,7 @@ class Delivery(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
     sequence: int = 0
     pending: int = 0
     size: int = 0
+    removed: bool = False
     answer: Callable[[Any], Awaitable[None]] | None = None
     ack: Callable[[], Awaitable[None]] | None = None
 
@@ -101,6 +104,16 @@ class KeyValue(Protocol[V]):
         """
 
 
+class Write(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
+    """One of many messages to store; the fields are those of `Bus.append`."""
+
+    to: Address[M]
+    message: M
+    expect_last: int
+    headers: Mapping[str, str] = {}
+    ttl_s: float = 0.0
+
+
 class Bus(Protocol):
     """The broker."""
 
@@ -148,8 +161,25 @@ class Bus(Protocol):
         Raises: UnavailableError.
         """
 
+    async def append_many(
+        self, writes: Sequence[Write[M]], *, timeout_s: float = 10.0
+    ) -> Sequence[int | PlatformError]:
+        """Store many messages of one stream (with `batches=True`), synced together.
+
+        Returns for each its sequence, or the error that `append` would have raised: one that is refused
+        fails none of its neighbours. Every write expects something, so none is ever stored twice.
+        """
+
+    async def remove(self, at: Address[M], *, expect_last: int) -> None:
+        """Remove a subject's last message (streams with `ttl=True`), if it still is this one.
+
+        `last` returns None from then on; followers are told by a delivery that has `removed` set.
+
+        Raises: as `append`.
+        """
+
     async def last(self, at: Address[M]) -> Delivery[M] | None:
-        """Return the last stored message of a subject."""
+        """Return the last stored message of a subject; None if there is none, or it was removed."""
 
     async def all(self, at: Address[M]) -> Sequence[Delivery[M]]:
         """Return all stored messages of one concrete subject, oldest first (small chains only)."""

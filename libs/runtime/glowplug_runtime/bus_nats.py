@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,17 +17,16 @@ import msgspec
 import structlog
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.errors import (
-    ConflictError,
     InvariantError,
-    OverloadedError,
     PlatformError,
     UnavailableError,
 )
 from glowplug_contracts.streams import Bucket, Stream
 from glowplug_contracts.subjects import Address, Subject
 
+from glowplug_runtime.appending import Appender, Raw
 from glowplug_runtime.bucket import NatsBucket, sequence_of
-from glowplug_runtime.bus import Delivery, Following, Handler, KeyValue, Subscription
+from glowplug_runtime.bus import Delivery, Following, Handler, KeyValue, Subscription, Write
 from glowplug_runtime.failures import BrokerRefusedError, BrokerTooOldError
 from glowplug_runtime.follower import Follower, Place
 from glowplug_runtime.wire import Msg, NoRespondersError, WireClient, WireError
@@ -44,14 +42,11 @@ V = TypeVar("V")
 log = structlog.get_logger()
 
 SERVER_VERSION_MIN = (2, 14)
-WRONG_LAST_SEQUENCE = 10071
-# The leader has not applied yet what a consumer's replica has shown us already: not a conflict.
-NOT_APPLIED_YET = 10164
-NOT_APPLIED_WAIT_S = 0.003
-STREAM_FULL = frozenset({10077, 10047})
-TRY_TIMEOUT_S = 3.0
-RETRY_FIRST_S = 0.02
-RETRY_MAX_S = 0.5
+EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
+REMOVED = "KV-Operation"  # the header of markers that stand for what was removed, as in buckets
+# A removed message may not be made again so soon: a late repeat of its first write is a conflict.
+MARKER_KEPT_S = 86_400
+APPEND_S = 10.0
 FLUSH_S = 2.0
 TIMER_SET_S = 10.0
 RFC_3339 = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -147,6 +142,7 @@ class NatsBus:
 
     def __init__(self, client: WireClient | LibraryClient) -> None:
         self._nc = client
+        self._appender = Appender(client, self._last_of)
         self._open: set[Closable] = set()
 
     @property
@@ -194,13 +190,11 @@ class NatsBus:
         ttl_s: float = 0.0,
         timeout_s: float = 10.0,
     ) -> int:
-        written = dict(headers or {})
+        written = _headers(headers, ttl_s)
         if expect_last is not None:
-            written["Nats-Expected-Last-Subject-Sequence"] = str(expect_last)
+            written[EXPECTED_LAST] = str(expect_last)
         if message_id:
             written["Nats-Msg-Id"] = message_id
-        if ttl_s:
-            written["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
         return await self.append_raw(
             to.subject, encode(message, to.spec.wire), written, timeout_s, self._stream_of(to)
         )
@@ -221,65 +215,34 @@ class NatsBus:
     async def append_raw(
         self, subject: str, data: bytes, headers: dict[str, str], timeout_s: float, stream: str
     ) -> int:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        pause_s = RETRY_FIRST_S
-        unsure = False  # an earlier try may have been stored
-        while True:
-            left_s = deadline - loop.time()
-            if left_s <= 0:
-                raise UnavailableError(
-                    "platform.unavailable",
-                    f"storing to {subject}: no acknowledgement within {timeout_s} s",
-                    retry_after_s=1,
-                )
-            try:
-                answer = await self._nc.request(
-                    subject, data, timeout_s=min(left_s, TRY_TIMEOUT_S), headers=headers or None
-                )
-            except NoRespondersError:
-                pass  # no leader, or the stream is being made
-            except (TimeoutError, WireError):
-                unsure = True
-            else:
-                ack = msgspec.json.decode(answer.data)
-                error = ack.get("error")
-                if error is None:
-                    return int(ack["seq"])
-                code = error.get("err_code", 0)
-                if code == NOT_APPLIED_YET:
-                    await asyncio.sleep(NOT_APPLIED_WAIT_S)
-                    continue
-                if code == WRONG_LAST_SEQUENCE:
-                    mine = await self._find_mine(stream, subject, data) if unsure else 0
-                    if mine:
-                        return mine
-                    raise ConflictError(
-                        "invocation.conflict", f"{subject} was changed by somebody else first"
-                    )
-                if code in STREAM_FULL:
-                    raise OverloadedError(
-                        "scheduler.overloaded",
-                        f"{subject}: {error['description']}",
-                        retry_after_s=1,
-                    )
-                if error.get("code") not in (503, 404):
-                    raise InvariantError(
-                        "platform.bug", f"storing to {subject}: {error['description']} ({code})"
-                    )
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-            pause_s = min(pause_s * 2, RETRY_MAX_S)
+        return await self._appender.append(stream, Raw(subject, data, headers), timeout_s)
 
-    async def _find_mine(self, stream: str, subject: str, data: bytes) -> int:
-        """Return the sequence of the subject's last message if it is the one we were unsure about."""
-        last = await self.direct_get(stream, {"last_by_subj": subject})
-        return sequence_of(last) if last is not None and last.data == data else 0
+    async def append_many(
+        self, writes: Sequence[Write[M]], *, timeout_s: float = 10.0
+    ) -> Sequence[int | PlatformError]:
+        streams = {self._stream_of(write.to) for write in writes}
+        if len(streams) > 1:
+            raise InvariantError("platform.bug", f"one batch for {len(streams)} streams")
+        raws = [_raw(write) for write in writes]
+        return await self._appender.append_many(streams.pop(), raws, timeout_s) if raws else ()
+
+    async def remove(self, at: Address[M], *, expect_last: int) -> None:
+        headers = {
+            REMOVED: "PURGE",
+            EXPECTED_LAST: str(expect_last),
+            "Nats-TTL": f"{MARKER_KEPT_S}s",
+        }
+        await self.append_raw(at.subject, b"", headers, APPEND_S, self._stream_of(at))
 
     # -- reading ----------------------------------------------------------------------------
 
     async def last(self, at: Address[M]) -> Delivery[M] | None:
         found = await self.direct_get(self._stream_of(at), {"last_by_subj": at.subject})
-        return None if found is None else self._stored(at.spec, found)
+        return (
+            None
+            if found is None or _is_marker(found.headers or {})
+            else self._stored(at.spec, found)
+        )
 
     async def all(self, at: Address[M]) -> Sequence[Delivery[M]]:
         stream, found, after = self._stream_of(at), list[Delivery[M]](), 0
@@ -288,16 +251,19 @@ class NatsBus:
             one = await self.direct_get(stream, query)
             if one is None:
                 return found
-            delivery = self._stored(at.spec, one)
-            after = delivery.sequence
-            found.append(delivery)
+            after = sequence_of(one)
+            if not _is_marker(one.headers or {}):
+                found.append(self._stored(at.spec, one))
 
     async def read(self, at: Subject[M], sequence: int, **fields: str | int) -> Delivery[M] | None:
         if at.stream is None:
             raise InvariantError("platform.bug", f"{at.template} is kept by no stream")
         name = at.stream.name.format(**fields)
         found = await self.direct_get(name, {"seq": sequence})
-        return None if found is None else self._stored(at, found)
+        return None if found is None or _is_marker(found.headers or {}) else self._stored(at, found)
+
+    async def _last_of(self, stream: str, subject: str) -> Msg | None:
+        return await self.direct_get(stream, {"last_by_subj": subject})
 
     async def direct_get(self, stream: str, query: dict[str, object]) -> Msg | None:
         subject = f"$JS.API.DIRECT.GET.{stream}"
@@ -389,11 +355,11 @@ class NatsBus:
 
         async def on_message(message: Msg, place: Place) -> None:
             headers = message.headers or {}
-            gone = bool(headers.get("Nats-Marker-Reason") or headers.get("KV-Operation"))
+            removed = _is_marker(headers)
             await handler(
                 Delivery(
                     message=None
-                    if headers_only or gone
+                    if headers_only or removed
                     else decode(message.data, spec.payload, spec.wire),
                     fields=spec.parse(message.subject),
                     headers=headers,
@@ -401,6 +367,7 @@ class NatsBus:
                     sequence=place.stream_sequence,
                     pending=place.pending,
                     size=int(headers.get("Nats-Msg-Size") or len(message.data)),
+                    removed=removed,
                 )
             )
 
@@ -519,6 +486,23 @@ class _Listening:
         self._bus.forget(self)
         with contextlib.suppress(WireError):
             await self._sub.unsubscribe()
+
+
+def _headers(headers: Mapping[str, str] | None, ttl_s: float) -> dict[str, str]:
+    written = dict(headers or {})
+    if ttl_s:
+        written["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
+    return written
+
+
+def _raw(write: Write[Any]) -> Raw:
+    headers = _headers(write.headers, write.ttl_s)
+    headers[EXPECTED_LAST] = str(write.expect_last)
+    return Raw(write.to.subject, encode(write.message, write.to.spec.wire), headers)
+
+
+def _is_marker(headers: Mapping[str, str]) -> bool:
+    return "Nats-Marker-Reason" in headers or REMOVED in headers
 
 
 Closable = Follower | _Listening

@@ -28,6 +28,7 @@ MUTABLE = (
     "max_msgs_per_subject",
     "discard",
     "metadata",
+    "allow_atomic",
 )
 
 
@@ -52,6 +53,8 @@ def stream_config(stream: Stream, shard: int, replicas: int) -> dict[str, Any]:
         config["allow_msg_ttl"] = True
     if stream.timers:
         config["allow_msg_schedules"] = True
+    if stream.batches:
+        config["allow_atomic"] = True
     if not stream.synced and stream.storage == "file":
         config["persist_mode"] = "async"
     return config

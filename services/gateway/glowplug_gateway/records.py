@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
-from glowplug_contracts.errors import ConflictError, NotFoundError
-from glowplug_contracts.ids import InvocationId, WorkspaceId, check_id
+from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
+from glowplug_contracts.ids import Digest, InvocationId, WorkspaceId, check_id
 from glowplug_contracts.messages.invocation import (
     InputOutcome,
     InvocationFacts,
@@ -24,11 +24,12 @@ from glowplug_contracts.messages.invocation import (
     record_headers,
 )
 from glowplug_contracts.subjects import FACTS, RECORD, Address, shard_of
-from glowplug_runtime.bus import Delivery
+from glowplug_runtime.bus import Delivery, Write
 
 from glowplug_gateway.blobs import Blobs, not_stored
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.ports import Platform
+from glowplug_gateway.submitting import Submitter
 from glowplug_gateway.work import arguments_needed_s
 
 LOOK_S = 0.5
@@ -42,6 +43,7 @@ class Records:
         self._platform = platform
         self._calls = calls
         self._blobs = blobs
+        self._submitter = Submitter(platform)
         self._waiters: dict[InvocationId, set[asyncio.Event]] = {}
 
     @contextlib.asynccontextmanager
@@ -64,29 +66,64 @@ class Records:
     async def accept(self, record: InvocationRecord) -> InvocationRecord:
         """Write a new record, or return the one that the same id and arguments made before.
 
-        Its arguments, where they are a blob, are leased for as long as it may need them.
         Raises: ConflictError (the id was used for something else), UnavailableError, OverloadedError,
             InvalidRequestError (the blob is not stored).
         """
-        blob = record.input.args.blob
-        if blob is not None and not await self._blobs.renew(blob, arguments_needed_s(record)):
+        (accepted,) = await self.accept_many([record])
+        if isinstance(accepted, PlatformError):
+            raise accepted
+        return accepted
+
+    async def accept_many(
+        self, records: Sequence[InvocationRecord]
+    ) -> Sequence[InvocationRecord | PlatformError]:
+        """Write new records of one workspace; return for each what `accept` would return or raise.
+
+        Arguments that are a blob are leased for as long as they may be needed.
+        """
+        refused: dict[int, PlatformError] = {}
+        for place, record in enumerate(records):
+            if record.input.args.blob is not None:
+                try:
+                    await self._lease(record, record.input.args.blob)
+                except PlatformError as error:
+                    refused[place] = error
+        sound = [place for place in range(len(records)) if place not in refused]
+        writes = [self._first_write(records[place]) for place in sound]
+        stored = await self._submitter.submit(writes) if writes else ()
+        accepted: list[InvocationRecord | PlatformError] = [
+            refused.get(place, record) for place, record in enumerate(records)
+        ]
+        for place, result in zip(sound, stored, strict=True):
+            if isinstance(result, ConflictError):
+                accepted[place] = await self._known_or_conflict(records[place])
+            elif isinstance(result, PlatformError):
+                accepted[place] = result
+        return accepted
+
+    async def _lease(self, record: InvocationRecord, blob: Digest) -> None:
+        if not await self._blobs.renew(blob, arguments_needed_s(record)):
             raise not_stored(blob)
+
+    def _first_write(self, record: InvocationRecord) -> Write[InvocationRecord]:
+        return Write(
+            to=self._at(record.workspace, record.invocation_id),
+            message=record,
+            expect_last=0,
+            headers=record_headers(record),
+        )
+
+    async def _known_or_conflict(
+        self, record: InvocationRecord
+    ) -> InvocationRecord | PlatformError:
         try:
-            await self._platform.bus.append(
-                self._at(record.workspace, record.invocation_id),
-                record,
-                expect_last=0,
-                headers=record_headers(record),
-            )
-        except ConflictError:
             known = await self.show(record.workspace, record.invocation_id)
-            same = known.deployment_id == record.deployment_id and known.input == record.input
-            if not same:
-                raise ConflictError(
-                    "invocation.conflict", f"{record.invocation_id} was used for another call"
-                ) from None
-            return known
-        return record
+        except NotFoundError:
+            return _conflict(record, "was removed")
+        except PlatformError as error:
+            return error
+        same = known.deployment_id == record.deployment_id and known.input == record.input
+        return known if same else _conflict(record, "was used for another call")
 
     async def show(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
         """Return a record. Raises: NotFoundError, InvalidRequestError (no such id)."""
@@ -151,6 +188,10 @@ class Records:
             workspace=workspace,
             invocation_id=invocation_id,
         )
+
+
+def _conflict(record: InvocationRecord, why: str) -> ConflictError:
+    return ConflictError("invocation.conflict", f"{record.invocation_id} {why}")
 
 
 def _cancelled(record: InvocationRecord, now_unix: float) -> InvocationRecord:
