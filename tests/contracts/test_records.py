@@ -6,17 +6,26 @@ import msgspec
 import pytest
 from glowplug_contracts.ids import DEFAULT_WORKSPACE, WorkspaceId, check_id, derived
 from glowplug_contracts.messages.invocation import (
+    ATTEMPTS_KEPT,
+    HEADER_ABOUT,
     HEADER_KEY,
     HEADER_KEY_LIMIT,
     HEADER_RATE,
     KEEP_FOR_OTHERS_S,
+    CallbackState,
     Format,
     Input,
+    InputOutcome,
     InvocationRecord,
     KeyLimit,
     Payload,
     RateLimit,
+    RecordAbout,
+    RemoteError,
     State,
+    about,
+    attempts_after,
+    callback_due,
     is_dead_letter,
     kept_s,
     ordered_by,
@@ -107,3 +116,55 @@ def test_headers_carry_a_key_as_a_hash_and_only_what_is_said() -> None:
 def test_the_order_of_acceptance_is_the_first_words_sequence() -> None:
     assert ordered_by(A_RECORD, 7) == 7
     assert ordered_by(_with(order=7), 12) == 7
+
+
+ERROR = RemoteError(code="function.failed", type="ValueError", message="no " * 500)
+
+
+def test_what_lists_show_travels_in_one_header_of_ascii() -> None:
+    record = _with(
+        name="größe",
+        tags={"ein": "schlüssel\r\nX: y"},
+        state=State.FAILED,
+        ended_at=100.0,
+        dead_letter=True,
+        outcome=InputOutcome(state=State.FAILED, error=ERROR, run_ms=3.5),
+    )
+    text = record_headers(record)[HEADER_ABOUT]
+    assert text.isascii()
+    assert "\n" not in text
+    found = msgspec.json.decode(text, type=RecordAbout)
+    assert found == about(record)
+    assert (found.letter, found.error_type, found.run_ms) == (True, "ValueError", 3.5)
+    assert found.gone_at == 100.0 + record.dead_letter_keep_s
+
+
+def test_attempts_are_lines_cut_and_bounded() -> None:
+    record = _with(state=State.RUNNING, attempt=1, started_at=5.0)
+    for number in range(1, ATTEMPTS_KEPT + 10):
+        running = msgspec.structs.replace(record, attempt=number)
+        lines = attempts_after(running, State.FAILED, ERROR, 6.0)
+        record = msgspec.structs.replace(record, attempts=lines)
+    assert len(record.attempts) == ATTEMPTS_KEPT
+    assert record.attempts[-1].number == ATTEMPTS_KEPT + 9
+    assert (record.attempts[-1].started_at, record.attempts[-1].ended_at) == (5.0, 6.0)
+    assert len(record.attempts[-1].error) < len(ERROR.message)
+    waiting = msgspec.structs.replace(record, state=State.RETRY_WAIT)
+    assert attempts_after(waiting, State.FAILED, ERROR, 7.0) == record.attempts  # none ran
+
+
+@pytest.mark.parametrize(
+    ("changes", "due"),
+    [
+        ({"state": State.RUNNING}, False),
+        ({"state": State.SUCCEEDED}, True),
+        ({"state": State.SUCCEEDED, "callback": CallbackState(state="waiting")}, True),
+        ({"state": State.SUCCEEDED, "callback": CallbackState(state="delivered")}, False),
+        ({"state": State.DEAD, "callback": CallbackState(state="failed")}, False),
+        ({"state": State.DEAD, "callback_url": ""}, False),
+    ],
+)
+def test_somebody_is_told_of_an_end_until_told_or_given_up(
+    changes: dict[str, object], due: bool
+) -> None:
+    assert callback_due(_with(**({"callback_url": "https://x"} | changes))) is due

@@ -19,6 +19,7 @@ from glowplug_contracts.messages.invocation import (
     InvocationRecord,
     RemoteError,
     State,
+    attempts_after,
     is_terminal,
     kept_s,
     record_headers,
@@ -203,4 +204,5 @@ def _cancelled(record: InvocationRecord, now_unix: float) -> InvocationRecord:
         state=State.CANCELLED,
         ended_at=now_unix,
         outcome=InputOutcome(index=record.input.index, state=State.CANCELLED, error=error),
+        attempts=attempts_after(record, State.CANCELLED, error, now_unix),
     )

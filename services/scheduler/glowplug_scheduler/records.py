@@ -9,6 +9,7 @@ from glowplug_contracts.messages.invocation import (
     InvocationRecord,
     RemoteError,
     State,
+    attempts_after,
     kept_s,
     ordered_by,
     record_headers,
@@ -18,6 +19,12 @@ from glowplug_runtime.bus import Bus
 from glowplug_runtime.clock import Clock
 
 from glowplug_scheduler.dispatch_types import WriteRecord
+
+LOST = RemoteError(
+    code="invocation.lost",
+    type="InvocationLostError",
+    message="its container or worker was lost",
+)
 
 
 class BusRecords:
@@ -55,6 +62,7 @@ def changed(record: InvocationRecord, write: WriteRecord, unix: float) -> Invoca
             state=State.RETRY_WAIT,
             lost_attempts=record.lost_attempts + 1,
             due_at=unix,
+            attempts=attempts_after(record, State.RETRY_WAIT, write.error or LOST, unix),
         )
     if write.state is State.EXPIRED:
         return msgspec.structs.replace(record, state=State.EXPIRED, ended_at=unix)
@@ -70,4 +78,5 @@ def changed(record: InvocationRecord, write: WriteRecord, unix: float) -> Invoca
         lost_attempts=lost,
         ended_at=unix,
         outcome=InputOutcome(index=record.input.index, state=State.FAILED, error=error),
+        attempts=attempts_after(record, write.state, error, unix),
     )

@@ -14,10 +14,16 @@ from glowplug_contracts.messages.invocation import (
     InvocationRecord,
     RemoteError,
     State,
+    attempts_after,
 )
 
 from glowplug_worker.attempts import decide_retry
 
+LOST = RemoteError(
+    code="invocation.lost",
+    type="InvocationLostError",
+    message="its container or worker was lost",
+)
 CLAIMABLE = frozenset({State.ACCEPTED, State.RETRY_WAIT})
 
 
@@ -44,17 +50,24 @@ def expire(record: InvocationRecord, unix: float) -> InvocationRecord:
 
 def finish(record: InvocationRecord, outcome: InputOutcome, unix: float) -> InvocationRecord:
     """Return the record after an attempt that user code ended: terminal, or RETRY_WAIT."""
+    attempts = attempts_after(record, outcome.state, outcome.error, unix)
     tries = record.user_attempts + (outcome.state is not State.SUCCEEDED)
     delay_s = None
     if outcome.state in (State.FAILED, State.TIMED_OUT):
         delay_s = decide_retry(record.retry, tries, outcome.error)
     if delay_s is None:
         return msgspec.structs.replace(
-            record, state=outcome.state, user_attempts=tries, ended_at=unix, outcome=outcome
+            record,
+            state=outcome.state,
+            user_attempts=tries,
+            ended_at=unix,
+            outcome=outcome,
+            attempts=attempts,
         )
     return msgspec.structs.replace(
         record,
         state=State.RETRY_WAIT,
+        attempts=attempts,
         user_attempts=tries,
         due_at=unix + delay_s,
         outcome=outcome,
@@ -66,7 +79,11 @@ def lose(record: InvocationRecord, error: RemoteError | None, unix: float) -> In
     lost = record.lost_attempts + 1
     if lost <= PLATFORM_RETRIES_MAX:
         return msgspec.structs.replace(
-            record, state=State.RETRY_WAIT, lost_attempts=lost, due_at=unix
+            record,
+            state=State.RETRY_WAIT,
+            lost_attempts=lost,
+            due_at=unix,
+            attempts=attempts_after(record, State.RETRY_WAIT, error or LOST, unix),
         )
     error = error or RemoteError(
         code="invocation.lost",
@@ -79,4 +96,5 @@ def lose(record: InvocationRecord, error: RemoteError | None, unix: float) -> In
         lost_attempts=lost,
         ended_at=unix,
         outcome=InputOutcome(index=record.input.index, state=State.FAILED, error=error),
+        attempts=attempts_after(record, State.DEAD, error, unix),
     )

@@ -8,7 +8,10 @@ by compare-and-set. Both carry inputs in the same form, so that the worker has o
 from __future__ import annotations
 
 import hashlib
+import json
 from enum import StrEnum
+
+import msgspec
 
 from glowplug_contracts.ids import (
     ContainerId,
@@ -204,6 +207,8 @@ class StreamCredit(Message, frozen=True, kw_only=True):
 
 
 PLATFORM_RETRIES_MAX = 3
+ATTEMPTS_KEPT = 32
+ATTEMPT_ERROR_CHARS_MAX = 300
 KEEP_RESULT_S = 86_400.0
 DEAD_LETTER_KEEP_S = 14 * 86_400.0
 # What others wait for is kept at least so long after its end; they must start by then.
@@ -239,6 +244,64 @@ class Progress(Message, frozen=True, kw_only=True):
     at: float = 0.0
 
 
+class AttemptLine(Message, frozen=True, kw_only=True):
+    """One try that has ended, for people: when, where and how.
+
+    Attributes:
+        state: how it ended: SUCCEEDED, FAILED, TIMED_OUT, CANCELLED; RETRY_WAIT or DEAD if the platform
+            lost it.
+        error_type, error: class and message of what it ended in, cut.
+    """
+
+    number: int
+    state: State
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    worker_id: WorkerId = WorkerId("")
+    container_id: ContainerId = ContainerId("")
+    error_type: str = ""
+    error: str = ""
+
+
+class CallbackState(Message, frozen=True, kw_only=True):
+    """How far the telling of a record's `callback_url` is; none yet if the record has no such.
+
+    Attributes:
+        state: "waiting" for the next try at `due_at`, "delivered" or "failed" (given up).
+        status: of the last HTTP answer; 0 = there was none.
+        error: why the last try failed.
+    """
+
+    state: str
+    attempts: int = 0
+    due_at: float = 0.0
+    status: int = 0
+    error: str = ""
+    at: float = 0.0
+
+
+class RecordAbout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What lists show of a record beside its other headers. It travels in one of them, HEADER_ABOUT.
+
+    Attributes:
+        gone_at: when the broker removes the record; 0 = not set.
+        callback: "due" (there is one to tell), "delivered", "failed", or "" (nobody is to be told).
+    """
+
+    name: str = ""
+    app: str = ""
+    parent: str = ""
+    tags: dict[str, str] = {}
+    ended_at: float = 0.0
+    gone_at: float = 0.0
+    error_type: str = ""
+    run_ms: float = 0.0
+    letter: bool = False
+    replayed_as: str = ""
+    callback: str = ""
+    fraction: float = -1.0
+
+
 class InvocationRecord(Message, frozen=True, kw_only=True):
     """A durable invocation: this *is* the truth about it.
 
@@ -270,6 +333,9 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
         dead_letter: kept as a dead letter, for `dead_letter_keep_s`, if it ends unsuccessfully.
         replay_of / replayed_as: a dead letter that was tried again, and as what.
         scheduled_for: the due time that a schedule's firing stands for, Unix; 0 = no schedule's.
+        name, app: of its function, for lists and for replays after the deployment is gone.
+        attempts: the last tries that ended, at most ATTEMPTS_KEPT, oldest first.
+        callback: how far the telling of `callback_url` is.
     """
 
     invocation_id: InvocationId
@@ -313,6 +379,10 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
     replay_of: str = ""
     replayed_as: str = ""
     scheduled_for: float = 0.0
+    name: str = ""
+    app: str = ""
+    attempts: tuple[AttemptLine, ...] = ()
+    callback: CallbackState | None = None
 
 
 # Ends that make a dead letter of a record that is to be kept as one.
@@ -341,6 +411,60 @@ def kept_s(record: InvocationRecord, unix: float) -> float:
     )
 
 
+def attempts_after(
+    record: InvocationRecord, state: State, error: RemoteError | None, unix: float
+) -> tuple[AttemptLine, ...]:
+    """Return a record's `attempts` once the running one, if there is one, has ended like this."""
+    if record.state is not State.RUNNING:
+        return record.attempts
+    line = AttemptLine(
+        number=record.attempt,
+        state=state,
+        started_at=record.started_at,
+        ended_at=unix,
+        worker_id=record.worker_id,
+        container_id=record.container_id,
+        error_type=error.type if error else "",
+        error=error.message[:ATTEMPT_ERROR_CHARS_MAX] if error else "",
+    )
+    return (*record.attempts, line)[-ATTEMPTS_KEPT:]
+
+
+def callback_due(record: InvocationRecord) -> bool:
+    """Return whether somebody is still to be told of a record's end."""
+    if not record.callback_url or not is_terminal(record.state):
+        return False
+    return record.callback is None or record.callback.state == "waiting"
+
+
+def about(record: InvocationRecord) -> RecordAbout:
+    """Return what lists show of a record."""
+    error = record.outcome.error if record.outcome else None
+    callback = record.callback.state if record.callback else ""
+    return RecordAbout(
+        name=record.name,
+        app=record.app,
+        parent=record.parent,
+        tags=record.tags,
+        ended_at=record.ended_at,
+        gone_at=record.ended_at + kept_s(record, record.ended_at)
+        if is_terminal(record.state)
+        else 0.0,
+        error_type=error.type if error else "",
+        run_ms=record.outcome.run_ms if record.outcome else 0.0,
+        letter=is_dead_letter(record),
+        replayed_as=record.replayed_as,
+        callback="due" if callback_due(record) else callback,
+        fraction=record.progress.fraction if record.progress else -1.0,
+    )
+
+
+def _about_text(record: InvocationRecord) -> str:
+    found = about(record)
+    text = msgspec.json.encode(found).decode()
+    return text if text.isascii() else json.dumps(msgspec.to_builtins(found))
+
+
 # Record headers: what the dispatcher reads without ever seeing a payload.
 HEADER_STATE = "Glowplug-State"
 HEADER_DEPLOYMENT = "Glowplug-Deployment"
@@ -360,6 +484,8 @@ HEADER_KEY_LIMIT = "Glowplug-Key-Limit"
 HEADER_RATE = "Glowplug-Rate"
 HEADER_THEN = "Glowplug-Then"
 HEADER_AFTER = "Glowplug-After"
+# RecordAbout as JSON in ASCII.
+HEADER_ABOUT = "Glowplug-About"
 
 
 def record_headers(record: InvocationRecord) -> dict[str, str]:
@@ -376,6 +502,7 @@ def record_headers(record: InvocationRecord) -> dict[str, str]:
         HEADER_EXPIRES: repr(record.expires_at),
         HEADER_ACCEPTED: repr(record.accepted_at),
         HEADER_TRACE: record.trace,
+        HEADER_ABOUT: _about_text(record),
     }
     if record.order:
         headers[HEADER_ORDER] = str(record.order)
