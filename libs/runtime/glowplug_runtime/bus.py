@@ -170,8 +170,10 @@ class Bus(Protocol):
         fails none of its neighbours. Every write expects something, so none is ever stored twice.
         """
 
-    async def remove(self, at: Address[M], *, expect_last: int) -> None:
+    async def remove(self, at: Address[M], *, expect_last: int) -> int:
         """Remove a subject's last message (streams with `ttl=True`), if it still is this one.
+
+        Returns the sequence of the mark that stands for it.
 
         `last` returns None from then on; followers are told by a delivery that has `removed` set.
 

@@ -226,13 +226,13 @@ class NatsBus:
         raws = [_raw(write) for write in writes]
         return await self._appender.append_many(streams.pop(), raws, timeout_s) if raws else ()
 
-    async def remove(self, at: Address[M], *, expect_last: int) -> None:
+    async def remove(self, at: Address[M], *, expect_last: int) -> int:
         headers = {
             REMOVED: "PURGE",
             EXPECTED_LAST: str(expect_last),
             "Nats-TTL": f"{MARKER_KEPT_S}s",
         }
-        await self.append_raw(at.subject, b"", headers, APPEND_S, self._stream_of(at))
+        return await self.append_raw(at.subject, b"", headers, APPEND_S, self._stream_of(at))
 
     # -- reading ----------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """History for people: spans, logs and calls, in a SQLite file that can be thrown away.
 
-It is fed by following three streams from the sequence that was stored last, on one thread of its own. What
+It is fed by following the streams from the sequence that was stored last, on one thread of its own. What
 comes is kept as it came, a segment of many spans, lines or facts a row, and looked through when somebody
-asks: people ask seldom, and calls must not be slowed by their own history. Losing the file loses nothing:
-the streams hold what there is. Nothing that decides may read it. Every table is bounded; the oldest rows
-go first.
+asks: people ask seldom, and calls must not be slowed by their own history. Only durable records have a row
+each (`calllist`). Losing the file loses nothing: the streams hold what there is. Nothing that decides may
+read it. Every table is bounded; the oldest rows go first, those of records with their records.
 """
 
 from __future__ import annotations
@@ -19,24 +19,36 @@ from typing import TypeVar
 
 import msgspec
 from glowplug_contracts.messages.container import LogSegment
-from glowplug_contracts.messages.invocation import InvocationFact, InvocationFacts
+from glowplug_contracts.messages.invocation import InvocationFacts, InvocationRecord
 from glowplug_contracts.messages.trace import Span, SpanSegment
 from glowplug_contracts.streams import INVOCATION_EVENTS, LOGS, SPANS, Stream
 from glowplug_contracts.subjects import FACTS, LOG, SPAN
 from glowplug_runtime.bus import Delivery, Subscription
+from glowplug_runtime.bus_nats import MARKER_KEPT_S
 
+from glowplug_gateway.calllist import SCHEMA as CALLS_SCHEMA
+from glowplug_gateway.calllist import (
+    CallFilter,
+    CallRow,
+    Row,
+    digest_facts,
+    find_calls,
+    record_rows,
+    trim_calls,
+)
 from glowplug_gateway.ports import Platform
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FLUSH_S = 0.25
 # Rows waiting for the disk; followers wait when there are as many.
 BUFFERED_MAX = 5_000
 TRIM_EVERY = 50
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS follows (stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS follows (
+    stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS spans (
     row INTEGER PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, items INTEGER NOT NULL,
     body BLOB NOT NULL);
@@ -66,10 +78,7 @@ DELETE FROM {table} WHERE row <= coalesce((
 TRIM_ROWS = "DELETE FROM segments WHERE row <= (SELECT max(row) FROM segments) - ?"
 TRACES_OF_INVOCATION_MAX = 100
 
-Row = tuple[object, ...]
-
 _SPANS = msgspec.msgpack.Decoder(tuple[Span, ...])
-_FACTS = msgspec.msgpack.Decoder(tuple[InvocationFact, ...])
 _SEGMENT = msgspec.msgpack.Decoder(LogSegment)
 
 
@@ -142,6 +151,27 @@ class ReadModel:
         row = (delivery.sequence, len(facts), msgspec.msgpack.encode(facts))
         await self._take(INVOCATION_EVENTS, delivery.sequence, INSERT_FACTS, row)
 
+    async def starts_of_records(self, streams: Sequence[Stream]) -> list[int]:
+        """Return the sequences of the shards' records to go on from.
+
+        Removals leave a mark for MARKER_KEPT_S only: a file that slept longer knows too much, and begins
+        anew.
+        """
+        starts = [await self._start_of(stream) for stream in streams]
+        fresh_since = self._platform.clock.unix() - MARKER_KEPT_S / 2
+        names = [stream.name for stream in streams]
+        if min(starts) > 1 and await self._run(
+            lambda: _all_since(self._database, names, fresh_since)
+        ):
+            return starts
+        await self._run(lambda: _forget_records(self._database))
+        return [1] * len(streams)
+
+    async def take_record(self, stream: Stream, delivery: Delivery[InvocationRecord]) -> None:
+        """A durable record was written or removed."""
+        for statement, row in record_rows(delivery.fields, delivery.headers, delivery.sequence):
+            await self._take(stream, delivery.sequence, statement, row)
+
     async def _take(self, stream: Stream, sequence: int, statement: str, row: Row) -> None:
         while self._waiting >= BUFFERED_MAX:
             self._room.clear()
@@ -167,13 +197,16 @@ class ReadModel:
         with self._database as database:
             for statement, values in rows.items():
                 database.executemany(statement, values)
+            now_unix = self._platform.clock.unix()
             database.executemany(
-                "INSERT OR REPLACE INTO follows VALUES (?, ?)", list(sequences.items())
+                "INSERT OR REPLACE INTO follows VALUES (?, ?, ?)",
+                [(stream, sequence, now_unix) for stream, sequence in sequences.items()],
             )
             if trim:
-                self._trim(database)
+                self._trim(database, now_unix)
 
-    def _trim(self, database: sqlite3.Connection) -> None:
+    def _trim(self, database: sqlite3.Connection, now_unix: float) -> None:
+        trim_calls(database, self._bounds.calls, now_unix)
         database.execute(TRIM_ITEMS.format(table="spans"), (self._bounds.spans,))
         database.execute(TRIM_ITEMS.format(table="facts"), (self._bounds.calls,))
         database.execute(TRIM_ROWS, (self._bounds.segments,))
@@ -194,10 +227,17 @@ class ReadModel:
             lambda: _read_logs(self._database, workspace, deployments, segments_max)
         )
 
-    async def calls(self, workspace: str, limit: int) -> list[InvocationFact]:
-        """Return the last known fact about each of the newest invocations, newest first."""
+    async def calls(self, workspace: str, wanted: CallFilter, limit: int) -> Sequence[CallRow]:
+        """Return the newest calls that fit."""
         await self.flush()
-        return await self._run(lambda: _read_calls(self._database, workspace, limit))
+        now_unix = self._platform.clock.unix()
+
+        def find() -> Sequence[CallRow]:
+            with self._database as database:
+                digest_facts(database)
+            return find_calls(self._database, workspace, wanted, limit, now_unix)
+
+        return await self._run(find)
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -224,7 +264,7 @@ def _connect(path: str) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"schema {version}")  # noqa: TRY301 — the same way out
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")
-        database.executescript(SCHEMA)
+        database.executescript(SCHEMA + CALLS_SCHEMA)
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except sqlite3.DatabaseError:
         database.close()
@@ -235,6 +275,18 @@ def _connect(path: str) -> sqlite3.Connection:
 def _stored_sequence(database: sqlite3.Connection, stream: str) -> int:
     found = database.execute("SELECT sequence FROM follows WHERE stream = ?", (stream,)).fetchone()
     return int(found[0]) if found else 0
+
+
+def _all_since(database: sqlite3.Connection, streams: Sequence[str], since: float) -> bool:
+    found = dict(database.execute("SELECT stream, at FROM follows").fetchall())
+    return all(found.get(stream, 0.0) > since for stream in streams)
+
+
+def _forget_records(database: sqlite3.Connection) -> None:
+    with database:
+        database.execute("DELETE FROM calls WHERE durable = 1")
+        database.execute("DELETE FROM tags")
+        database.execute("DELETE FROM follows WHERE stream LIKE 'RECORDS%'")
 
 
 def _segment_row(segment: LogSegment) -> Row:
@@ -284,17 +336,3 @@ def _read_logs(
         (workspace, *deployments, *deployments, segments_max),
     ).fetchall()
     return [_SEGMENT.decode(body) for (body,) in reversed(rows)]
-
-
-def _read_calls(database: sqlite3.Connection, workspace: str, limit: int) -> list[InvocationFact]:
-    """Look back through the facts until there are enough invocations; the newest fact of each wins."""
-    found: dict[str, InvocationFact] = {}
-    for (body,) in database.execute("SELECT body FROM facts ORDER BY row DESC"):
-        for fact in reversed(_FACTS.decode(body)):
-            if fact.workspace == workspace and (fact.invocation_id in found or len(found) < limit):
-                known = found.setdefault(fact.invocation_id, fact)
-                if fact.attempt > known.attempt:
-                    found[fact.invocation_id] = fact
-        if len(found) >= limit:
-            break
-    return list(found.values())

@@ -1,35 +1,37 @@
 """Durable invocations: accept them, show them, cancel them, hear of their end.
 
-The record on the bus is the truth; the gateway only creates it (fsynced before the answer) and writes
-CANCELLED. Ends are heard from workers' facts, which are hints: whoever waits also looks now and then.
+The record on the bus is the truth; the gateway only creates it (fsynced before the answer), writes
+CANCELLED, and what became of dead letters and callbacks. Whoever waits is woken by the feed of changes,
+and also looks now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
 from glowplug_contracts.ids import Digest, InvocationId, WorkspaceId, check_id
 from glowplug_contracts.messages.invocation import (
     InputOutcome,
-    InvocationFacts,
     InvocationRecord,
     RemoteError,
     State,
     attempts_after,
     is_terminal,
     kept_s,
+    ordered_by,
     record_headers,
 )
-from glowplug_contracts.subjects import FACTS, RECORD, Address, shard_of
-from glowplug_runtime.bus import Delivery, Write
+from glowplug_contracts.subjects import RECORD, Address, shard_of
+from glowplug_runtime.bus import Write
 
 from glowplug_gateway.blobs import Blobs, not_stored
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.ports import Platform
+from glowplug_gateway.recordfeed import RecordFeed
 from glowplug_gateway.submitting import Submitter
 from glowplug_gateway.work import arguments_needed_s
 
@@ -40,29 +42,12 @@ CANCEL_TRIES_MAX = 20
 class Records:
     """See the module."""
 
-    def __init__(self, platform: Platform, calls: Calls, blobs: Blobs) -> None:
+    def __init__(self, platform: Platform, calls: Calls, blobs: Blobs, feed: RecordFeed) -> None:
         self._platform = platform
         self._calls = calls
         self._blobs = blobs
         self._submitter = Submitter(platform)
-        self._waiters: dict[InvocationId, set[asyncio.Event]] = {}
-
-    @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Hear of ends while the context is open."""
-        listening = await self._platform.bus.listen(FACTS.pattern(), self.on_facts)
-        try:
-            yield
-        finally:
-            await listening.close()
-
-    async def on_facts(self, delivery: Delivery[InvocationFacts]) -> None:
-        """A worker tells what happened; whoever waits for one of these looks at its record."""
-        if delivery.message is None or not self._waiters:
-            return
-        for fact in delivery.message.facts:
-            for waiter in self._waiters.get(fact.invocation_id, ()):
-                waiter.set()
+        self._feed = feed
 
     async def accept(self, record: InvocationRecord) -> InvocationRecord:
         """Write a new record, or return the one that the same id and arguments made before.
@@ -96,9 +81,11 @@ class Records:
             refused.get(place, record) for place, record in enumerate(records)
         ]
         for place, result in zip(sound, stored, strict=True):
-            if isinstance(result, ConflictError):
+            if isinstance(result, int):
+                self._feed.wrote(self._shard(records[place].workspace), result)
+            elif isinstance(result, ConflictError):
                 accepted[place] = await self._known_or_conflict(records[place])
-            elif isinstance(result, PlatformError):
+            else:
                 accepted[place] = result
         return accepted
 
@@ -128,7 +115,7 @@ class Records:
 
     async def show(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
         """Return a record. Raises: NotFoundError, InvalidRequestError (no such id)."""
-        return (await self._read(workspace, invocation_id))[0]
+        return (await self.read(workspace, invocation_id))[0]
 
     async def wait(
         self, workspace: WorkspaceId, invocation_id: str, wait_s: float
@@ -136,47 +123,55 @@ class Records:
         """Return the record when it is terminal, or as it is after `wait_s`. Raises: NotFoundError."""
         known = InvocationId(check_id("invocation", invocation_id))
         deadline = self._platform.clock.now() + wait_s
-        ended = asyncio.Event()
-        self._waiters.setdefault(known, set()).add(ended)
-        try:
+        with self._feed.watch(known) as changed:
             while True:
-                ended.clear()
+                changed.clear()
                 record = await self.show(workspace, known)
                 left_s = deadline - self._platform.clock.now()
                 if is_terminal(record.state) or left_s <= 0:
                     return record
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), min(LOOK_S, left_s))
-        finally:
-            self._waiters[known].discard(ended)
-            if not self._waiters[known]:
-                del self._waiters[known]
+                    async with asyncio.timeout(min(LOOK_S, left_s)):
+                        await changed.wait()
 
     async def cancel(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
         """Write CANCELLED unless it has ended already; tell the shard's owner. Raises: NotFoundError."""
         for _ in range(CANCEL_TRIES_MAX):
-            record, sequence = await self._read(workspace, invocation_id)
+            record, sequence = await self.read(workspace, invocation_id)
             if is_terminal(record.state):
                 return record
             cancelled = _cancelled(record, self._platform.clock.unix())
             try:
-                await self._platform.bus.append(
-                    self._at(workspace, record.invocation_id),
-                    cancelled,
-                    expect_last=sequence,
-                    headers=record_headers(cancelled),
-                    ttl_s=kept_s(cancelled, cancelled.ended_at),
-                )
+                await self.change(cancelled, sequence)
             except ConflictError:
                 continue  # a worker was first; perhaps it has ended
-            shard = shard_of(workspace, self._platform.shards)
-            await self._calls.send_cancel(record.invocation_id, shard)
+            await self._calls.send_cancel(record.invocation_id, self._shard(workspace))
             return cancelled
         raise ConflictError("invocation.conflict", f"{invocation_id} changes too fast; try again")
 
-    async def _read(
+    async def change(self, record: InvocationRecord, sequence: int) -> None:
+        """Write a record whose last word was read at `sequence`. Raises: ConflictError, UnavailableError."""
+        now_unix = self._platform.clock.unix()
+        record = msgspec.structs.replace(record, order=ordered_by(record, sequence))
+        written = await self._platform.bus.append(
+            self._at(record.workspace, record.invocation_id),
+            record,
+            expect_last=sequence,
+            headers=record_headers(record),
+            ttl_s=_kept_on_s(record, now_unix),
+        )
+        self._feed.wrote(self._shard(record.workspace), written)
+
+    async def remove(self, record: InvocationRecord, sequence: int) -> None:
+        """Remove a record for good. Raises: ConflictError (it has changed), UnavailableError."""
+        at = self._at(record.workspace, record.invocation_id)
+        mark = await self._platform.bus.remove(at, expect_last=sequence)
+        self._feed.wrote(self._shard(record.workspace), mark)
+
+    async def read(
         self, workspace: WorkspaceId, invocation_id: str
     ) -> tuple[InvocationRecord, int]:
+        """Return a record and its sequence. Raises: NotFoundError, InvalidRequestError (no such id)."""
         known = InvocationId(check_id("invocation", invocation_id))
         found = await self._platform.bus.last(self._at(workspace, known))
         if found is None or found.message is None:
@@ -185,10 +180,18 @@ class Records:
 
     def _at(self, workspace: WorkspaceId, invocation_id: InvocationId) -> Address[InvocationRecord]:
         return RECORD.at(
-            shard=shard_of(workspace, self._platform.shards),
-            workspace=workspace,
-            invocation_id=invocation_id,
+            shard=self._shard(workspace), workspace=workspace, invocation_id=invocation_id
         )
+
+    def _shard(self, workspace: WorkspaceId) -> int:
+        return shard_of(workspace, self._platform.shards)
+
+
+def _kept_on_s(record: InvocationRecord, now_unix: float) -> float:
+    """Return a record's time to live now: what changes after its end does not prolong it."""
+    kept = kept_s(record, now_unix)
+    ended_at = record.ended_at or now_unix
+    return max(1.0, kept - max(0.0, now_unix - ended_at)) if kept else 0.0
 
 
 def _conflict(record: InvocationRecord, why: str) -> ConflictError:

@@ -26,11 +26,13 @@ from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
 from glowplug_gateway.http.route import Route, Router
 from glowplug_gateway.http.sandboxes import SandboxRoutes
+from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
 from glowplug_gateway.readmodel import Bounds, ReadModel
+from glowplug_gateway.recordfeed import RecordFeed
 from glowplug_gateway.records import Records
 from glowplug_gateway.sandboxes import Sandboxes
 from glowplug_gateway.settings import GatewaySettings
@@ -72,8 +74,9 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         blobs = await stack.enter_async_context(open_blobs(shell.peers, shell.internal_token()))
         catalog, live, logs = Catalog(shell.bus), Live(process), Logs(process)
         calls = Calls(process, workspace_max=settings.in_hand_max)
-        records = Records(process, calls, blobs)
-        for part in (catalog, live, logs, calls, records):
+        feed = RecordFeed(process, readmodel)
+        records = Records(process, calls, blobs, feed)
+        for part in (catalog, live, logs, calls, feed):
             await stack.enter_async_context(part.open())
         images = Images(process)
         deployer = Deployer(process, catalog, images, blobs)
@@ -90,7 +93,8 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 body_bytes_max=bytes_max,
                 errors_shown=settings.errors_shown,
             ),
-            TaskRoutes(records, readmodel),
+            TaskRoutes(records),
+            TaskViewRoutes(catalog, records, feed, readmodel),
             DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
             SandboxRoutes(Sandboxes(process, images, blobs)),

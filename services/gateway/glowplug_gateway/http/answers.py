@@ -68,11 +68,17 @@ class Stream:
         body = encode(message, "msgpack")
         await self.response.write(len(body).to_bytes(4) + body)
 
-    async def event(self, data: bytes, name: str = "") -> None:
+    async def event(self, data: bytes, name: str = "", event_id: str = "") -> None:
         """Send a server-sent event; `data` is one line."""
         await self.start()
-        head = f"event: {name}\n".encode() if name else b""
+        head = f"id: {event_id}\n".encode() if event_id else b""
+        head += f"event: {name}\n".encode() if name else b""
         await self.response.write(head + b"data: " + data + b"\n\n")
+
+    async def beat(self) -> None:
+        """Send a comment between server-sent events, so that nobody takes the silence for an end."""
+        await self.start()
+        await self.response.write(b": still here\n\n")
 
     async def end(self) -> web.StreamResponse:
         """Close the answer."""

@@ -18,11 +18,9 @@ from glowplug_contracts.messages.invocation import (
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.calls import answer
 from glowplug_gateway.http.route import Exchange, Route
-from glowplug_gateway.readmodel import ReadModel
 from glowplug_gateway.records import Records
 
 WAIT_MAX_S = 300.0
-LIST_MAX = 1_000
 
 # state -> (status in the SDK, state in HTTP, reason)
 PUBLIC: Final[dict[State, tuple[str, str, str]]] = {
@@ -41,9 +39,8 @@ PUBLIC: Final[dict[State, tuple[str, str, str]]] = {
 class TaskRoutes:
     """See the module."""
 
-    def __init__(self, records: Records, readmodel: ReadModel) -> None:
+    def __init__(self, records: Records) -> None:
         self._records = records
-        self._readmodel = readmodel
 
     def routes(self) -> tuple[Route, ...]:
         """Return this area's routes."""
@@ -61,13 +58,6 @@ class TaskRoutes:
                 action="task.cancel",
                 summary="Cancel a task that has not ended.",
                 on_request=self.on_cancel,
-            ),
-            Route(
-                method="GET",
-                path="/api/v1/tasks",
-                action="task.list",
-                summary="List the newest invocations and what became of them.",
-                on_request=self.on_list,
             ),
             Route(
                 method="GET",
@@ -106,28 +96,6 @@ class TaskRoutes:
         """Cancel a record."""
         record = await self._records.cancel(exchange.workspace, exchange.path["task"])
         return answers.json(task_value(record))
-
-    async def on_list(self, exchange: Exchange) -> web.StreamResponse:
-        """List what the read model knows; it lags by a fraction of a second."""
-        limit = int(exchange.number("limit", 50, 1, LIST_MAX))
-        facts = await self._readmodel.calls(exchange.workspace, limit)
-        tasks = [
-            {
-                "task_id": fact.invocation_id,
-                "deployment_id": fact.deployment_id,
-                "status": PUBLIC[fact.state][0],
-                "state": PUBLIC[fact.state][1],
-                "reason": PUBLIC[fact.state][2],
-                "attempt": fact.attempt,
-                "at": fact.at,
-                "run_ms": fact.run_ms,
-                "inputs": fact.inputs,
-                "container_id": fact.container_id,
-                "error_type": fact.error_type,
-            }
-            for fact in facts
-        ]
-        return answers.json({"tasks": tasks})
 
 
 def task_value(record: InvocationRecord) -> dict[str, object]:
