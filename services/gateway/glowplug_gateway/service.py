@@ -18,6 +18,7 @@ from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.deployments import Deployer
 from glowplug_gateway.http.blobs import BlobRoutes
 from glowplug_gateway.http.calls import CallRoutes
+from glowplug_gateway.http.dead_letters import DeadLetterRoutes
 from glowplug_gateway.http.deployments import DeploymentRoutes
 from glowplug_gateway.http.door import Door, open_door
 from glowplug_gateway.http.endpoints import EndpointRoutes
@@ -29,6 +30,7 @@ from glowplug_gateway.http.sandboxes import SandboxRoutes
 from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
+from glowplug_gateway.letters import Letters
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
 from glowplug_gateway.readmodel import Bounds, ReadModel
@@ -95,6 +97,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             ),
             TaskRoutes(records),
             TaskViewRoutes(catalog, records, feed, readmodel),
+            DeadLetterRoutes(catalog, Letters(process, catalog, records, feed, readmodel)),
             DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
             SandboxRoutes(Sandboxes(process, images, blobs)),

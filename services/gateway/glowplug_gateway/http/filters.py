@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 import msgspec
 from glowplug_contracts.errors import InvalidRequestError
@@ -84,7 +85,7 @@ def letters_wanted(exchange: Exchange, catalog: Catalog) -> CallFilter:
     )
 
 
-def cursor_after(rows: list[CallRow], limit: int) -> str | None:
+def cursor_after(rows: Sequence[CallRow], limit: int) -> str | None:
     """Return where the next page begins, None if this one was the last."""
     if len(rows) < limit:
         return None

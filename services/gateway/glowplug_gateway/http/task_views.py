@@ -80,7 +80,7 @@ class TaskViewRoutes:
         limit = limit_of(exchange)
         wanted = calls_wanted(exchange, self._catalog)
         lag = await self._feed.caught_up()
-        rows = list(await self._readmodel.calls(exchange.workspace, wanted, limit))
+        rows = await self._readmodel.calls(exchange.workspace, wanted, limit)
         return answers.json(
             {
                 "tasks": [row_value(row) for row in rows],
