@@ -1,7 +1,8 @@
 """The objects that decorators make: call them here or there, one at a time or by the thousand.
 
 Each keeps the user's function (`__glowplug_fn__`, `__wrapped__`) and what was asked for. In a container
-they are inert: called, they are the function; everything that would reach the platform is refused.
+they are inert: called, they are the function. There `remote`, `spawn` and `put` go through the runner's
+door; `map` and `deploy` are refused.
 """
 
 from __future__ import annotations
@@ -203,7 +204,6 @@ class Remote(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it there; wait for its result, or get an iterator of a generator's items."""
-        refuse_inside(self._wrapper, "remote")
         from glowplug.client import calling  # noqa: PLC0415 - what needs the network, when needed
 
         if self._wrapper.is_generator:
@@ -215,7 +215,6 @@ class Remote(Generic[P, R]):
 
     def aio(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         """Run it there; await its result. A generator's items: `async for item in f.remote.aio()`."""
-        refuse_inside(self._wrapper, "remote")
         from glowplug.client import calling  # noqa: PLC0415
 
         if self._wrapper.is_generator:
@@ -247,9 +246,8 @@ class Spawn(Generic[P, T]):
         return background().wait(self._accept(args, kwargs))
 
     async def _accept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        name = "put" if self._wait_when_full else "spawn"
-        refuse_inside(self._wrapper, name)
         if self._wrapper.is_generator:
+            name = "put" if self._wait_when_full else "spawn"
             raise NotYetSupportedError(
                 f"{self._wrapper.name} is a generator; {name} of generators is not yet supported; "
                 "use remote(), or return a list"

@@ -35,6 +35,7 @@ from glowplug_runtime.bus import Bus
 from glowplug_runtime.clock import Clock
 from glowplug_worker import frames
 from glowplug_worker.capacity import Offer
+from glowplug_worker.door import Gateways, NoGateways
 from glowplug_worker.images.kit import BuildKit
 from glowplug_worker.ports import Bind, Exit, Interpreter, LocalImage, StartPlan
 from glowplug_worker.service import WorkerService
@@ -367,7 +368,12 @@ async def echo(peer: Peer) -> Exit | None:
 
 @contextlib.asynccontextmanager
 async def _open_worker(
-    bus: Bus, directory: Path, backend: Any, *, offer: Offer | None = None
+    bus: Bus,
+    directory: Path,
+    backend: Any,
+    *,
+    offer: Offer | None = None,
+    gateways: Gateways | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
@@ -389,6 +395,7 @@ async def _open_worker(
             sdk=ensure_sdk(directory),
             changes=Changes(),
             facts=deque(),
+            gateways=gateways or NoGateways(),
         )
         service = WorkerService(
             workshop,
@@ -409,14 +416,19 @@ async def _open_worker(
 
 @contextlib.asynccontextmanager
 async def open_worker(
-    bus: Bus, directory: Path, backend: Any, *, offer: Offer | None = None
+    bus: Bus,
+    directory: Path,
+    backend: Any,
+    *,
+    offer: Offer | None = None,
+    gateways: Gateways | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker in a task of its own, so that fixtures may hold it over their yield."""
     opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
 
     async def live() -> None:
-        async with _open_worker(bus, directory, backend, offer=offer) as service:
+        async with _open_worker(bus, directory, backend, offer=offer, gateways=gateways) as service:
             opened.set_result(service)
             await stop.wait()
 

@@ -161,6 +161,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "The token is unknown or revoked; take the one of the current profile.",
     ),
     "auth.forbidden": ("user", "Ask the workspace's owner for the right."),
+    "container.too_many_requests": (
+        "user",
+        "Wait for some of the answers before asking for more from inside one container.",
+    ),
     "deployment.not_found": ("user", "`glowplug deployment list` names what is deployed."),
     "deployment.conflict": ("user", "Another deploy of the same name won; deploy again."),
     "deployment.python_mismatch": ("user", "Deploy with the Python version that the image runs."),

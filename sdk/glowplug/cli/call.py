@@ -109,7 +109,7 @@ async def _stream(http: Http, deployment_id: str, body: bytes, *, as_json: bool)
 
 
 def _value(ended: Ended) -> Any:
-    if ended.state is State.SUCCEEDED:
+    if ended.state == State.SUCCEEDED:
         return json.loads(ended.data)
     raise failure_of(ended)
 
@@ -117,7 +117,7 @@ def _value(ended: Ended) -> Any:
 def failure_of(ended: Ended) -> GlowplugError:
     """Return the exception for a call that failed, without unpickling anything."""
     if ended.error is None:
-        return error_for("function.failed", f"the call ended as {ended.state.value}")
+        return error_for("function.failed", f"the call ended as {ended.state}")
     return typed_error(ended.error)
 
 

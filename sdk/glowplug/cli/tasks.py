@@ -46,7 +46,7 @@ def result(ctx: click.Context, task_id: str, timeout: float | None, *, as_json: 
     ended = background().run(task_result(task_id, timeout, POLL_S))
     if ended is None:
         raise GlowplugError(f"{task_id} has not ended after {timeout} s")
-    if ended.state is not State.SUCCEEDED:
+    if ended.state != State.SUCCEEDED:
         raise failure_of(ended)
     read = json.loads if ended.format == Format.JSON.value else load_plain
     value = read(ended.data)

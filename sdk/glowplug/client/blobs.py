@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from blake3 import blake3
-
-from glowplug.client.http import Http
 from glowplug.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from glowplug.client.http import Http
 
 NOT_FOUND = 404
 
 
 async def put_blob(http: Http, data: bytes, *, look_first: bool) -> str:
     """Store some bytes and return their digest; `look_first` where they are likely there already."""
+    from blake3 import blake3  # noqa: PLC0415 - not in containers
+
     digest = blake3(data).hexdigest()
     path = f"/api/v1/blobs/{digest}"
     if look_first:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Generator, Iterator
-from typing import Any
-
-from glowplug_contracts.messages.invocation import Payload, RemoteError
+from typing import TYPE_CHECKING, Any, cast
 
 from glowplug.client import calls, wire
-from glowplug.client.batching import BatchSizer
-from glowplug.client.deploying import Deployed
-from glowplug.client.direct import NotHereError
+from glowplug.client.here import current_session
 from glowplug.client.loop import background
-from glowplug.client.mapping import Course, Flight, map_inputs, map_inputs_aio
 from glowplug.client.outcomes import Ended, read_value, remote_exception, settle, value_of
-from glowplug.client.session import Session, current_session
+from glowplug.remote import is_remote
 from glowplug.schema import checked_inputs
 from glowplug.wrappers import Wrapper
+
+if TYPE_CHECKING:
+    from glowplug_contracts.messages.invocation import Payload, RemoteError
+
+    from glowplug.client.deploying import Deployed
+    from glowplug.client.session import Session
 
 Any_ = Wrapper[Any, Any]
 Arguments = tuple[Any, ...]
@@ -42,6 +43,12 @@ def call_blocking(
 
 def _call(session: Session, deployment_id: str, data: bytes) -> Ended:
     invocation_id = calls.new_invocation_id()
+    if is_remote():
+        return background().run(
+            calls.call(session.http, deployment_id, data, invocation_id=invocation_id)
+        )
+    from glowplug.client.direct import NotHereError  # noqa: PLC0415 - not in containers
+
     try:
         return calls.call_directly(session.http, deployment_id, data, invocation_id)
     except NotHereError:
@@ -118,6 +125,9 @@ def map_blocking(
     wrapper: Any_, values: Iterator[Arguments], *, ordered: bool, return_exceptions: bool
 ) -> Generator[Any, None, None]:
     """Yield the results of many calls."""
+    from glowplug.client.batching import BatchSizer  # noqa: PLC0415 - not in containers
+    from glowplug.client.mapping import Course, Flight, map_inputs  # noqa: PLC0415
+
     session = current_session()
     deployed = _deployed_blocking(session, wrapper)
     sizer = BatchSizer(wrapper.measured)
@@ -143,6 +153,9 @@ async def map_aio(
     return_exceptions: bool,
 ) -> AsyncIterator[Any]:
     """Yield the results of many calls, asynchronously."""
+    from glowplug.client.batching import BatchSizer  # noqa: PLC0415 - not in containers
+    from glowplug.client.mapping import Course, Flight, map_inputs_aio  # noqa: PLC0415
+
     session = current_session()
     deployed = await background().wait(session.deployment_of(wrapper))
     sizer = BatchSizer(wrapper.measured)
@@ -195,13 +208,21 @@ def _deployed_blocking(session: Session, wrapper: Any_) -> Deployed:
 
 
 def _item(found: Payload | RemoteError, data: bytes, deployed: Deployed) -> Any:
-    if isinstance(found, RemoteError):
-        raise remote_exception(found)
-    return read_value(found.format.value, data, deployed.python_there)
+    error = _error_in(found)
+    if error is not None:
+        raise remote_exception(error)
+    return read_value(str(cast("Payload", found).format), data, deployed.python_there)
 
 
 async def _bytes(session: Session, found: Payload | RemoteError) -> bytes:
-    return b"" if isinstance(found, RemoteError) else await calls.payload_bytes(session.http, found)
+    if _error_in(found) is not None:
+        return b""
+    return await calls.payload_bytes(session.http, cast("Payload", found))
+
+
+def _error_in(found: Payload | RemoteError) -> RemoteError | None:
+    """Return the error in which a stream has ended; known by its fields, the same everywhere."""
+    return cast("RemoteError", found) if hasattr(found, "traceback") else None
 
 
 async def _next(items: AsyncIterator[Payload | RemoteError]) -> Payload | RemoteError | None:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from glowplug_contracts.codec import decode
-from glowplug_contracts.ids import ENTROPY_BYTES, make_id
-from glowplug_contracts.messages.http import (
+from glowplug.client.answers import Answer, BrokenAnswerError, BusyError, refusal_of
+from glowplug.client.names import (
     HEADER_BLOB,
     HEADER_FORMAT,
     HEADER_INVOCATION,
@@ -24,29 +21,22 @@ from glowplug_contracts.messages.http import (
     HEADER_STATE,
     HEADER_STREAM,
     HEADER_TRACE,
-    StreamItem,
-)
-from glowplug_contracts.messages.invocation import (
     INLINE_BYTES_MAX,
-    Format,
-    Payload,
-    RemoteError,
-    State,
-)
-
-from glowplug.client.blobs import get_blob, put_blob
-from glowplug.client.direct import NotHereError, post
-from glowplug.client.http import (
-    TRANSPORT_ERRORS,
-    Answer,
-    BrokenAnswerError,
-    BusyError,
-    Http,
-    refusal_of,
+    PICKLE,
+    SUCCEEDED,
+    new_invocation_id,
+    new_trace,
+    state_named,
 )
 from glowplug.client.outcomes import Ended
-from glowplug.client.wire import frames
 from glowplug.errors import GlowplugError, QueueFullError, UnavailableError
+
+if TYPE_CHECKING:
+    from glowplug_contracts.messages.invocation import Payload, RemoteError
+
+    from glowplug.client.http import Http
+
+__all__ = ["new_invocation_id", "new_trace"]
 
 CANCEL_S = 2.0
 PUT_WAIT_S = 30.0
@@ -54,22 +44,12 @@ FULL_PAUSE_S = 0.5
 LOST_PATIENCE_S = 30.0
 
 
-def new_invocation_id() -> str:
-    """Return a fresh invocation id."""
-    return make_id("invocation", time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-
-
-def new_trace() -> str:
-    """Return a W3C traceparent that begins a trace."""
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
-
-
 async def call(
     http: Http,
     deployment_id: str,
     data: bytes,
     *,
-    form: str = Format.PICKLE.value,
+    form: str = PICKLE,
     invocation_id: str = "",
 ) -> Ended:
     """Run one invocation and wait for its end. Cancelled here, it is cancelled there."""
@@ -95,12 +75,14 @@ def call_directly(
     data: bytes,
     invocation_id: str,
     *,
-    form: str = Format.PICKLE.value,
+    form: str = PICKLE,
 ) -> Ended:
     """Run one small invocation on the calling thread's own connection and wait for its end.
 
     Raises: NotHereError where only `call`, with the same id, will do.
     """
+    from glowplug.client.direct import NotHereError, post  # noqa: PLC0415 - not in containers
+
     if len(data) > INLINE_BYTES_MAX:
         raise NotHereError("large arguments travel as blobs")
     answer = post(
@@ -119,7 +101,7 @@ def call_directly(
 
 
 async def stream(
-    http: Http, deployment_id: str, data: bytes, *, form: str = Format.PICKLE.value
+    http: Http, deployment_id: str, data: bytes, *, form: str = PICKLE
 ) -> AsyncIterator[Payload | RemoteError]:
     """Run a generator; yield its items' payloads as they come, or last the error it ended in.
 
@@ -144,18 +126,17 @@ async def stream(
                 )
 
             response = await http.retrying(once)
-            async for items in frames(response, StreamItem):
-                for item in items:
-                    ended = item.kind in {"end", "error"}
-                    found = item.error if item.kind == "error" else item.item
-                    if found is not None:
-                        yield found
-                    if ended:
-                        return
+            async for item in http.items(response):
+                ended = item.kind in {"end", "error"}
+                found = item.error if item.kind == "error" else item.item
+                if found is not None:
+                    yield found
+                if ended:
+                    return
         raise BrokenAnswerError("the stream ended without an end")
     except GlowplugError:
         raise
-    except TRANSPORT_ERRORS as err:
+    except http.transport_errors as err:
         raise UnavailableError(
             f"the stream of {invocation_id} broke ({err}); items that came can't be taken back, so "
             "it is not tried again"
@@ -171,7 +152,7 @@ async def spawn(
     data: bytes,
     *,
     wait_when_full: bool,
-    form: str = Format.PICKLE.value,
+    form: str = PICKLE,
 ) -> str:
     """Accept durable work; return its id once it is stored for good.
 
@@ -209,24 +190,38 @@ async def read_answer(http: Http, answer: Answer, invocation_id: str) -> Ended:
     """Return how a call ended, from the gateway's answer to it."""
     data = answer.body
     if answer.headers.get(HEADER_BLOB):
+        from glowplug.client.blobs import get_blob  # noqa: PLC0415 - only large results
+
         data = await get_blob(http, answer.headers[HEADER_BLOB])
     return _ended(answer, data, invocation_id)
 
 
 def _ended(answer: Answer, data: bytes, invocation_id: str) -> Ended:
     headers = answer.headers
-    state = State(headers.get(HEADER_STATE, State.SUCCEEDED.value))
+    state = state_named(headers.get(HEADER_STATE) or SUCCEEDED)
     run_ms = float(headers.get(HEADER_RUN_MS, "0") or 0)
-    if state is not State.SUCCEEDED:
-        error = decode(answer.body, RemoteError, "msgpack") if answer.body else None
+    if state != SUCCEEDED:
+        error = _error_in(answer) if answer.body else None
         return Ended(state=state, error=error, run_ms=run_ms, invocation_id=invocation_id)
     return Ended(
         state=state,
-        format=headers.get(HEADER_FORMAT, Format.PICKLE.value),
+        format=headers.get(HEADER_FORMAT) or PICKLE,
         data=data,
         run_ms=run_ms,
         invocation_id=invocation_id,
     )
+
+
+def _error_in(answer: Answer) -> RemoteError | None:
+    if answer.headers.get("Content-Type", "").startswith("application/json"):
+        from glowplug.inside.values import remote_error  # noqa: PLC0415 - only inside containers
+
+        found: RemoteError | None = remote_error(answer.json())
+        return found
+    from glowplug_contracts.codec import decode  # noqa: PLC0415 - not in containers
+    from glowplug_contracts.messages.invocation import RemoteError  # noqa: PLC0415
+
+    return decode(answer.body, RemoteError, "msgpack")
 
 
 async def payload_bytes(http: Http, payload: Payload | None) -> bytes:
@@ -234,6 +229,8 @@ async def payload_bytes(http: Http, payload: Payload | None) -> bytes:
     if payload is None:
         return b""
     if payload.blob is not None:
+        from glowplug.client.blobs import get_blob  # noqa: PLC0415 - only large results
+
         return await get_blob(http, payload.blob)
     return payload.data or b""
 
@@ -247,8 +244,12 @@ async def _prepared(
         HEADER_TRACE: new_trace(),
         "Content-Type": "application/octet-stream",
     }
-    if len(data) <= INLINE_BYTES_MAX:
+    if http.reads:
+        headers["Accept"] = http.reads
+    if len(data) <= INLINE_BYTES_MAX or not http.has_blobs:
         return headers, data
+    from glowplug.client.blobs import put_blob  # noqa: PLC0415 - only large arguments
+
     headers[HEADER_BLOB] = await put_blob(http, data, look_first=False)
     headers[HEADER_SIZE] = str(len(data))
     return headers, b""

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from glowplug_contracts.messages.deployment import (
-    AutoscalerSpec,
     DeploymentSpec,
-    FieldSpec,
-    FunctionKind,
     ImageSpec,
     ImageStep,
     Resources,
     SourceRef,
 )
-from glowplug_contracts.messages.invocation import RemoteError, RetryPolicy
+from glowplug_contracts.messages.invocation import RemoteError
 
 from glowplug.asked import Asked
 from glowplug.client import wire
@@ -27,9 +24,9 @@ from glowplug.client.loop import in_thread
 from glowplug.client.outcomes import typed_error
 from glowplug.client.packing import pack
 from glowplug.client.source import START_MODULE, Origin, Project, find_origin, start_module
+from glowplug.description import describe_asked
 from glowplug.errors import GlowplugError, PythonVersionMismatchError, error_for
 from glowplug.image import Image
-from glowplug.schema import Field
 from glowplug.units import GpuNeed, MemoryNeed
 
 if TYPE_CHECKING:
@@ -135,39 +132,13 @@ async def describe(packer: Packer, wrapper: Wrapper[Any, Any]) -> DeploymentSpec
             f"between equal versions: this is Python {wire.python_here()}, the image asks for "
             f"{there}. Move it to the top level of a module, or use Python {there} here"
         )
-    return DeploymentSpec(
-        name=asked.name,
-        kind=FunctionKind(asked.kind),
-        source=source,
-        app=asked.app,
-        image=await packer.image_of(asked.image),
-        resources=resources_of(asked.cpu_millis, asked.memory, asked.gpu),
-        autoscaler=AutoscalerSpec(
-            min_containers=asked.autoscaler.min_containers,
-            max_containers=asked.autoscaler.max_containers,
-            tasks_per_container=asked.autoscaler.tasks_per_container,
-            keep_warm_s=asked.keep_warm_s,
-        ),
-        env=asked.env,
-        workers=asked.workers,
-        concurrent_requests=asked.concurrent_requests,
-        timeout_s=asked.timeout_s,
-        retry=RetryPolicy(
-            max_retries=asked.retry.max_retries,
-            delay_s=asked.retry.delay_s,
-            backoff=asked.retry.backoff,
-            max_delay_s=asked.retry.max_delay_s,
-            retry_for=asked.retry.retry_for,
-        ),
-        max_pending=asked.max_pending,
-        expires_s=asked.expires_s,
-        authorized=asked.authorized,
-        inputs=_specs(asked.inputs),
-        outputs=_specs(asked.outputs),
-        python_version=wire.python_here(),
+    spec = describe_asked(
+        asked,
+        source=msgspec.to_builtins(source),
+        image=msgspec.to_builtins(await packer.image_of(asked.image)),
         is_generator=wrapper.is_generator,
-        priority=asked.priority,
     )
+    return msgspec.convert(spec, DeploymentSpec)
 
 
 def resources_of(cpu_millis: int, memory: MemoryNeed, gpu: GpuNeed) -> Resources:
@@ -304,9 +275,3 @@ def _event_error(error: dict[str, Any], told: Told) -> GlowplugError:
 def _python_there(event: dict[str, Any], spec: DeploymentSpec) -> str:
     there = event["deployment"].get("base_python") or spec.image.python_version
     return ".".join(str(there).split(".")[:2]) if there else ""
-
-
-def _specs(fields: dict[str, Field] | None) -> dict[str, FieldSpec] | None:
-    if fields is None:
-        return None
-    return {name: msgspec.convert(field.spec(), FieldSpec) for name, field in fields.items()}

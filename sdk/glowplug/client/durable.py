@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from glowplug.client.calls import read_answer
+from glowplug.client.here import current_session
 from glowplug.client.outcomes import Ended
-from glowplug.client.session import current_session
 
 ACCEPTED = 202
 
@@ -33,7 +33,10 @@ async def task_result(task_id: str, timeout_s: float | None, poll_s: float) -> E
     while True:
         wait = poll_s if until is None else max(0.0, min(poll_s, until - clock()))
         answer = await http.request(
-            "GET", f"/api/v1/tasks/{task_id}/result", params={"wait_s": f"{wait:.3f}"}
+            "GET",
+            f"/api/v1/tasks/{task_id}/result",
+            params={"wait_s": f"{wait:.3f}"},
+            headers={"Accept": http.reads} if http.reads else None,
         )
         if answer.status != ACCEPTED:
             return await read_answer(http, answer, task_id)

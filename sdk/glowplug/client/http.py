@@ -11,13 +11,18 @@ import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 
+from glowplug.client.answers import Answer, BrokenAnswerError, BusyError, json_lines, refusal_of
 from glowplug.client.profile import LOCAL, Profile
-from glowplug.errors import GlowplugError, UnavailableError, error_for
+from glowplug.errors import GlowplugError, UnavailableError
+
+if TYPE_CHECKING:
+    from glowplug_contracts.messages.http import StreamItem
+
+__all__ = ["Answer", "BrokenAnswerError", "BusyError", "Http", "json_lines", "refusal_of"]
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
@@ -28,7 +33,6 @@ PAUSE_S = 0.05
 PAUSE_MAX_S = 1.0
 KEEPALIVE_S = 50.0
 WHOLE_BYTES_MAX = 512 * 1024
-LINE_BYTES_MAX = 16 * 1024 * 1024
 
 TRANSPORT_ERRORS = (
     aiohttp.ClientConnectionError,
@@ -39,33 +43,17 @@ TRANSPORT_ERRORS = (
 _UNSENT = (aiohttp.ClientConnectorError,)
 
 
-class BrokenAnswerError(ConnectionError):
-    """An answer ended before it was complete: the same as a lost connection."""
-
-
-class BusyError(Exception):
-    """The gateway can't just now (503); trying again makes sense."""
-
-    def __init__(self, error: GlowplugError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """Return the body as JSON."""
-        return json.loads(self.body)
-
-
 class Http:
-    """The pool. Belongs to the background loop; every coroutine runs there."""
+    """The pool. Belongs to the background loop; every coroutine runs there.
+
+    Attributes:
+        reads: what errors and streams are asked for as, "" for msgpack.
+        has_blobs: whether large bytes go as blobs, or the gateway makes blobs of them.
+    """
+
+    reads = ""
+    has_blobs = True
+    transport_errors = TRANSPORT_ERRORS
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -184,6 +172,16 @@ class Http:
             await asyncio.sleep(wait)
             pause = min(pause * 2, PAUSE_MAX_S)
 
+    async def items(self, response: aiohttp.ClientResponse) -> AsyncIterator[StreamItem]:
+        """Yield the items of a streamed call's answer."""
+        from glowplug_contracts.messages.http import StreamItem  # noqa: PLC0415 - only for streams
+
+        from glowplug.client.wire import frames  # noqa: PLC0415
+
+        async for found in frames(response, StreamItem):
+            for item in found:
+                yield item
+
     def session(self) -> aiohttp.ClientSession:
         """Return the pool, made at the first use."""
         if self._session is None:
@@ -202,46 +200,9 @@ class Http:
         return self._session
 
 
-async def json_lines(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """Yield the objects of a body of JSON lines as they arrive.
-
-    Raises: BrokenAnswerError for a line beyond LINE_BYTES_MAX.
-    """
-    rest = b""
-    async for piece in response.content.iter_any():
-        *lines, rest = (rest + piece).split(b"\n")
-        if len(rest) > LINE_BYTES_MAX:
-            raise BrokenAnswerError(f"a line is longer than {LINE_BYTES_MAX} bytes")
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
-    if rest.strip():
-        yield json.loads(rest)
-
-
 def _sendable(body: bytes) -> bytes | io.BytesIO | None:
     # Large bytes are sent in pieces, so that other calls of the program go on meanwhile.
     return io.BytesIO(body) if len(body) > WHOLE_BYTES_MAX else body or None
-
-
-def refusal_of(answer: Answer) -> Exception:
-    """Return the exception for an answer of 400 or more."""
-    try:
-        error = answer.json()["error"]
-        code, message = str(error["code"]), str(error["message"])
-        details, after = error.get("details") or {}, error.get("retry_after_s")
-    except (ValueError, KeyError, TypeError):
-        code, details, after = "", {}, None
-        text = answer.body[:200].decode("utf-8", "replace")
-        message = f"the gateway answered {answer.status}: {text}"
-    if after is None and answer.headers.get("Retry-After", "").isdigit():
-        after = float(answer.headers["Retry-After"])
-    error_found = error_for(
-        code, message, status=answer.status, details=details, retry_after_s=after
-    )
-    if answer.status == 503:  # noqa: PLR2004
-        return BusyError(error_found)
-    return error_found
 
 
 def _unavailable(problem: Exception, profile: Profile) -> GlowplugError:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from glowplug_contracts.messages.invocation import Format, InputOutcome, Payload, RemoteError, State
-
+from glowplug.client.names import JSON, PICKLE, SUCCEEDED
 from glowplug.client.wire import load
 from glowplug.errors import GlowplugError, error_for
 
-_STATES: dict[State, str] = {
-    State.TIMED_OUT: "function.timeout",
-    State.CANCELLED: "invocation.cancelled",
-    State.EXPIRED: "invocation.cancelled",
-    State.DEAD: "invocation.lost",
+if TYPE_CHECKING:
+    from glowplug_contracts.messages.invocation import InputOutcome, RemoteError
+
+_STATES: dict[str, str] = {
+    "timed_out": "function.timeout",
+    "cancelled": "invocation.cancelled",
+    "expired": "invocation.cancelled",
+    "dead": "invocation.lost",
 }
 
 
@@ -26,8 +29,8 @@ _STATES: dict[State, str] = {
 class Ended:
     """How a call ended, with the result's bytes at hand."""
 
-    state: State
-    format: str = Format.PICKLE.value
+    state: str
+    format: str = PICKLE
     data: bytes = b""
     error: RemoteError | None = None
     run_ms: float = 0.0
@@ -44,14 +47,14 @@ def value_of(ended: Ended, python_there: str = "") -> object:
 
 def settle(ended: Ended, python_there: str = "") -> tuple[BaseException | None, object]:
     """Return what the call ended in: an exception to raise, or None and the result."""
-    if ended.state is not State.SUCCEEDED:
+    if ended.state != SUCCEEDED:
         return exception_of(ended), None
     return None, read_value(ended.format, ended.data, python_there)
 
 
 def read_value(form: str, data: bytes, python_there: str = "") -> object:
     """Return the value in a result's bytes."""
-    if form == Format.JSON.value:
+    if form == JSON:
         import json  # noqa: PLC0415
 
         return json.loads(data)
@@ -62,7 +65,7 @@ def exception_of(ended: Ended) -> BaseException:
     """Return the exception for a call that did not succeed."""
     if ended.error is None:
         code = _STATES.get(ended.state, "function.failed")
-        return _with_id(error_for(code, f"the call ended as {ended.state.value}"), ended)
+        return _with_id(error_for(code, f"the call ended as {ended.state}"), ended)
     return _with_id(remote_exception(ended.error), ended)
 
 
@@ -110,10 +113,9 @@ def typed_error(error: RemoteError) -> GlowplugError:
 
 def input_ended(outcome: InputOutcome, data: bytes, invocation_id: str) -> Ended:
     """Return one input's end in the form of a call's."""
-    result = outcome.result or Payload(format=Format.PICKLE)
     return Ended(
         state=outcome.state,
-        format=result.format.value,
+        format=outcome.result.format.value if outcome.result is not None else PICKLE,
         data=data,
         error=outcome.error,
         run_ms=outcome.run_ms,

@@ -13,14 +13,14 @@ import struct
 import sys
 from collections.abc import AsyncIterator
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import aiohttp
-from glowplug_contracts.codec import decode
-
-from glowplug.client.http import BrokenAnswerError
+from glowplug.client.answers import BrokenAnswerError
 from glowplug.errors import PythonVersionMismatchError
 from glowplug.remote import load_attribute
+
+if TYPE_CHECKING:
+    import aiohttp
 
 M = TypeVar("M")
 PROTOCOL = 5
@@ -99,6 +99,8 @@ async def frames(response: aiohttp.ClientResponse, message: type[M]) -> AsyncIte
 
     Raises: BrokenAnswerError if the body ends inside a frame.
     """
+    from glowplug_contracts.codec import decode  # noqa: PLC0415 - not in containers
+
     rest = bytearray()
     async for piece in response.content.iter_any():
         rest += piece

@@ -17,6 +17,8 @@ worker → runner
     credit      id, index (default 0), until: items numbered below `until` may be sent (at first 64)
     exec        exec_id, mode "code" | "command", context, argv, env, cwd, timeout_s, more; body = code
     kill_exec   exec_id
+    answer      ask_id, status, headers {} (both in the first frame of an answer only), more; body = the
+                next piece of the answer. "failed" (a sentence) instead of the rest that will not come
     stop        grace_s: finish what runs, at most so long, then `bye` and exit 0
 runner → worker
     hello       pid, python "3.11.7": first frame, before anything of the user's is loaded
@@ -29,6 +31,10 @@ runner → worker
                 dropped (lines lost before this frame, absent = 0); body = whole or partial lines.
                 All of an invocation's output precedes its `result`
     exec_event  exec_id, kind "stdout" | "stderr" | "result" | "ended", exit_code, error; body
+    ask         ask_id (from 1, never used again), method, path (with its query), headers {}, id (of the
+                invocation whose code asks, "" = none), more; body = at most ASK_BYTES_MAX
+    ask_credit  ask_id, until: bytes of the answer's body that may be sent (at first ANSWER_CREDIT)
+    ask_drop    ask_id: nobody waits for the answer any more
     bye         last frame of an orderly end
 An `error` is a RemoteError as JSON: code, type, message, traceback, pickled (base64 or null), details
 (`mro`: names of the exception's classes, most derived first).
@@ -42,6 +48,8 @@ HEADER_BYTES_MAX = 1 << 20
 BODY_BYTES_MAX = 1 << 20
 PREFIX_BYTES = 8
 CREDIT_AT_FIRST = 64
+ASK_BYTES_MAX = 16 * 1024 * 1024
+ANSWER_CREDIT = 512 * 1024
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import _thread
 import os
 import time
 
-from glowplug.runner import failures, loading, signature
+from glowplug.runner import door, failures, loading, signature
 from glowplug.runner.call import Caller
 from glowplug.runner.capture import WAIT_S, Capture
 from glowplug.runner.invocation import Invocation
@@ -32,6 +32,7 @@ def serve_function(channel: Channel, init: Header) -> int:
     """Run a function's process from `init` to `bye`; return its exit code."""
     blobs = receive_blobs(channel, init)
     desk = Desk(channel)
+    door.open_door(channel, current_invocation, str(init.get("deployment_id") or ""))
     capture = Capture(desk.emit_log, desk.owner, channel.busy)
     capture.start()
     os.register_at_fork(after_in_child=channel.close)
@@ -62,6 +63,12 @@ def serve_function(channel: Channel, init: Header) -> int:
     capture.finish(NOBODY)
     channel.send({"type": "bye"})
     return 0
+
+
+def current_invocation() -> str:
+    """Return the invocation whose code runs here, "" where it is none's."""
+    current = CURRENT.get()
+    return current.id if current is not None else ""
 
 
 def receive_blobs(channel: Channel, init: Header) -> dict[str, bytes]:
@@ -96,6 +103,7 @@ def load(
             str(init.get("on_start") or ""), blobs.get("on_start_pickled", b"")
         )
     imported = time.perf_counter()
+    door.imported()
     loop = None
     if signature.is_async(function) or (on_start and signature.is_async(on_start)):
         import asyncio  # noqa: PLC0415 - 30 to 75 ms, only for async functions
@@ -178,6 +186,8 @@ class Desk:
             for invocation in self._with_id(str(header["id"])):
                 if invocation.index == header.get("index", 0):
                     invocation.grant(int(header["until"]))
+        elif kind == "answer":
+            door.take_answer(header, body)
         elif kind == "stop":
             self._stop(float(header.get("grace_s", 0)))
         else:

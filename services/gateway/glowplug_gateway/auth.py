@@ -8,8 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 
+import msgspec
 from glowplug_contracts.errors import UnauthenticatedError
+from glowplug_contracts.ids import WorkspaceId, check_id, check_token
+from glowplug_contracts.inside import (
+    INSIDE_CONTAINER,
+    INSIDE_DEPLOYMENT,
+    INSIDE_PARENT,
+    INSIDE_WORKSPACE,
+)
 from glowplug_contracts.messages.deployment import Principal
 
 TOKEN_CHARS_MAX = 512
@@ -57,6 +66,44 @@ class TokenTable:
         if principal is None or not hmac.compare_digest(digest, kept):
             raise UnauthenticatedError("auth.bad_token", "the token is unknown or revoked")
         return principal
+
+
+class Inside(msgspec.Struct, frozen=True, kw_only=True):
+    """A container that asks through its worker; the worker vouches for every word.
+
+    Attributes:
+        parent: the invocation whose code asked, "" where none did.
+    """
+
+    workspace: WorkspaceId
+    container_id: str
+    deployment_id: str
+    parent: str = ""
+
+
+def shows_internal(header: str, internal_token: str) -> bool:
+    """Return whether an Authorization header holds the services' own token ("" is nobody's)."""
+    expected = f"Bearer {internal_token}".encode()
+    return bool(internal_token) and hmac.compare_digest(
+        header.encode("utf-8", "surrogateescape"), expected
+    )
+
+
+def inside_of(headers: Mapping[str, str]) -> Inside:
+    """Return who asks, from headers beside the internal token.
+
+    Raises: UnauthenticatedError if they name no container; InvalidRequestError for what no id is.
+    """
+    workspace = headers.get(INSIDE_WORKSPACE, "")
+    if not workspace:
+        raise UnauthenticatedError("auth.bad_token", "the internal token asks for a container only")
+    parent = headers.get(INSIDE_PARENT, "")
+    return Inside(
+        workspace=WorkspaceId(check_token(workspace)),
+        container_id=check_token(headers.get(INSIDE_CONTAINER, "")),
+        deployment_id=check_token(headers.get(INSIDE_DEPLOYMENT, "")),
+        parent=check_id("invocation", parent) if parent else "",
+    )
 
 
 _NOBODY: tuple[str, None] = ("", None)

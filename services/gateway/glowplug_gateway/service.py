@@ -106,7 +106,9 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
         routes += OpenApiRoutes(version(), lambda: routes).routes()
-        door = Door(Router(tuple(routes)), tokens, shell.clock)
+        door = Door(
+            Router(tuple(routes)), tokens, shell.clock, internal_token=shell.internal_token()
+        )
         port = await stack.enter_async_context(
             open_door(
                 door,

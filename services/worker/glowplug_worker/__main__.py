@@ -18,6 +18,7 @@ from glowplug_runtime.service import Shell, run
 
 from glowplug_worker import janitor
 from glowplug_worker.blobs import CachedBlobs
+from glowplug_worker.door import open_gateways
 from glowplug_worker.images import open_images
 from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.runtime.choose import choose_backend
@@ -46,7 +47,11 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         images = await stack.enter_async_context(
             open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
         )
+        gateways = await stack.enter_async_context(
+            open_gateways(shell.internal_token(), lambda: shell.peers.urls("gateway"))
+        )
         workshop = Workshop(
+            gateways=gateways,
             worker_id=worker_id,
             bus=shell.bus,
             clock=shell.clock,

@@ -112,6 +112,19 @@ class KillExec(_Header, tag="kill_exec", frozen=True, kw_only=True):
     exec_id: str
 
 
+class Answer(_Header, tag="answer", frozen=True, kw_only=True):
+    """A piece of the answer to an ask; the first one has status and headers, the last no `more`.
+
+    `failed` says that the rest will not come.
+    """
+
+    ask_id: int
+    status: int = 0
+    headers: dict[str, str] = {}
+    more: bool = False
+    failed: str = ""
+
+
 class Stop(_Header, tag="stop", frozen=True, kw_only=True):
     """Finish what runs, say `bye` and exit; after `grace_s` the worker kills."""
 
@@ -186,12 +199,38 @@ class ExecEvent(_Header, tag="exec_event", frozen=True, kw_only=True):
     more: bool = False
 
 
+class Ask(_Header, tag="ask", frozen=True, kw_only=True):
+    """A request to a gateway, by the invocation `id` ("" = none): the worker decides whether it may go."""
+
+    ask_id: int
+    method: str
+    path: str
+    headers: dict[str, str] = {}
+    id: str = ""
+    more: bool = False
+
+
+class AskCredit(_Header, tag="ask_credit", frozen=True, kw_only=True):
+    """The answer's body may be sent up to `until` bytes."""
+
+    ask_id: int
+    until: int
+
+
+class AskDrop(_Header, tag="ask_drop", frozen=True, kw_only=True):
+    """Nobody waits for this answer any more."""
+
+    ask_id: int
+
+
 class Bye(_Header, tag="bye", frozen=True, kw_only=True):
     """The runner ends by itself, as asked."""
 
 
-ToRunner = Init | Blob | Run | Cancel | Credit | Exec | KillExec | Stop
-FromRunner = Hello | Ready | StartFailed | Result | Item | Log | ExecEvent | Bye
+ToRunner = Init | Blob | Run | Cancel | Credit | Exec | KillExec | Answer | Stop
+FromRunner = (
+    Hello | Ready | StartFailed | Result | Item | Log | ExecEvent | Ask | AskCredit | AskDrop | Bye
+)
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[FromRunner] = msgspec.json.Decoder(FromRunner)
@@ -205,7 +244,7 @@ def encode_frame(header: ToRunner | FromRunner, body: bytes | memoryview = b"") 
     return b"".join((len(head).to_bytes(4), len(body).to_bytes(4), head, body))
 
 
-def encode_frames(header: Blob | Run | Exec | Result | Item, body: bytes) -> Iterator[bytes]:
+def encode_frames(header: Blob | Run | Exec | Result | Item | Ask, body: bytes) -> Iterator[bytes]:
     """Yield the frames that carry a body of any size."""
     if len(body) <= BODY_BYTES_MAX:
         yield encode_frame(header, body)

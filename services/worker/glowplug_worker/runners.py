@@ -11,7 +11,11 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
+from glowplug_contracts.inside import ASK_BYTES_MAX
+
 from glowplug_worker.frames import (
+    Answer,
+    Ask,
     Blob,
     Exec,
     ExecEvent,
@@ -90,6 +94,8 @@ class RunnerLink(asyncio.Protocol):
         if isinstance(header, Run | Blob | Exec):
             for frame in encode_frames(header, body):
                 transport.write(frame)
+        elif isinstance(header, Answer):
+            transport.write(encode_frame(header, body))
         else:
             transport.write(encode_frame(header))
 
@@ -112,7 +118,7 @@ class RunnerLink(asyncio.Protocol):
             self._transport.abort()
 
     def _take_part(self, header: FromRunner, body: bytes) -> None:
-        if not isinstance(header, Result | Item | ExecEvent):
+        if not isinstance(header, Result | Item | ExecEvent | Ask):
             self._on_frame(self.process, header, body)
             return
         key = _key(header)
@@ -131,6 +137,8 @@ class RunnerLink(asyncio.Protocol):
         parts = self._parts.setdefault(key, bytearray())
         parts += body
         self._parts_bytes += len(body)
+        if key[0] == "ask" and len(parts) > ASK_BYTES_MAX:
+            raise FrameError(f"a request of more than {ASK_BYTES_MAX} bytes")
         if len(parts) > PAYLOAD_BYTES_MAX or self._parts_bytes > PARTS_BYTES_MAX:
             raise FrameError(f"a payload of more than {PAYLOAD_BYTES_MAX} bytes")
         if len(self._parts) > PARTS_MAX:
@@ -147,8 +155,10 @@ class RunnerLink(asyncio.Protocol):
         self._on_gone(self.process, violation)
 
 
-def _key(header: Result | Item | ExecEvent) -> _Key:
+def _key(header: Result | Item | ExecEvent | Ask) -> _Key:
     match header:
+        case Ask():
+            return ("ask", "", header.ask_id, 0)
         case Result():
             return ("result", header.id, header.index, 0)
         case Item():

@@ -30,9 +30,13 @@ from glowplug_runtime.tracing import record_span
 from glowplug_worker import container as life
 from glowplug_worker.attempts import trim_error
 from glowplug_worker.bringing import bring, remove_directory
+from glowplug_worker.door import ContainerDoor, trusted_headers
 from glowplug_worker.durable import DurableFlight
 from glowplug_worker.execs import Execs
 from glowplug_worker.frames import (
+    Ask,
+    AskCredit,
+    AskDrop,
     Bye,
     ExecEvent,
     FrameError,
@@ -89,6 +93,7 @@ class Supervisor:
         )
         self.flights: dict[str, InFlight] = {}
         self.execs = Execs(self)
+        self.door = ContainerDoor(self, workshop.gateways, workshop.spawn)
         self.directory = workshop.directory / "containers" / binding.container_id
         self.places = Places(binds=(), mounts=True, tmp="")
         self.running: RunningContainer | None = None
@@ -186,6 +191,20 @@ class Supervisor:
         """Send to a runner process, if it is there."""
         if process < len(self._links):
             self._links[process].send(header, body)
+
+    def who_asks(self, process: int, invocation_id: str) -> tuple[dict[str, str], str]:
+        """Return headers that say who asks, and the traceparent; the runner's word is checked."""
+        spec = self.binding.spec
+        flight = self.flights.get(invocation_id)
+        if flight is None or flight.process != process:
+            flight = None
+        headers = trusted_headers(
+            workspace=spec.workspace,
+            container_id=self.container_id,
+            deployment_id=spec.deployment_id,
+            parent=flight.invocation_id if flight is not None else "",
+        )
+        return headers, flight.trace if flight is not None else ""
 
     def pause(self) -> None:
         """Read nothing from the runners for a while."""
@@ -352,7 +371,7 @@ class Supervisor:
 
     # -- what runners say -----------------------------------------------------------------------
 
-    def _on_frame(self, process: int, header: FromRunner, body: bytes) -> None:
+    def _on_frame(self, process: int, header: FromRunner, body: bytes) -> None:  # noqa: C901
         if self.life.ended or self._killed:
             return
         match header:
@@ -364,6 +383,8 @@ class Supervisor:
                 self._on_log(header, body)
             case ExecEvent():
                 self.execs.on_event(header, body)
+            case Ask() | AskCredit() | AskDrop():
+                self._on_ask(process, header, body)
             case Hello():
                 self._note_phase("boot", self._began_unix, self.workshop.clock.unix())
             case Ready():
@@ -372,6 +393,17 @@ class Supervisor:
                 self.step(life.StartFailed(error=trim_error(header.error)))
             case Bye():
                 pass
+
+    def _on_ask(self, process: int, header: Ask | AskCredit | AskDrop, body: bytes) -> None:
+        if self.binding.spec.kind is not ContainerKind.FUNCTION:
+            raise FrameError("a request to a gateway, which only functions may make")
+        match header:
+            case Ask():
+                self.door.on_ask(process, header, body)
+            case AskCredit():
+                self.door.on_credit(process, header)
+            case AskDrop():
+                self.door.on_drop(process, header)
 
     def _flight(self, invocation_id: str, process: int) -> InFlight:
         flight = self.flights.get(invocation_id)
@@ -490,6 +522,7 @@ class Supervisor:
 
     async def _conclude(self, error: RemoteError | None) -> None:
         """After the end: settle what was inside, then tell the world, then clean up."""
+        self.door.close()
         try:
             await self.publish_logs()
             alone = len(self.flights) == 1

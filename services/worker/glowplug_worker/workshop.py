@@ -13,6 +13,7 @@ from glowplug_contracts.ids import WorkerId
 from glowplug_contracts.messages.invocation import InvocationFact
 from glowplug_runtime.bus import Bus
 
+from glowplug_worker.door import Gateways, NoGateways
 from glowplug_worker.ports import Backend, Blobs, ImageStore, Pythons
 
 # History is for people; when the broker is away for long, the oldest of it goes first.
@@ -52,6 +53,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         directory: the worker's own, locked.
         sdk: directory that holds the package `glowplug` and nothing else.
         facts: history lines that wait for their batch.
+        gateways: where requests of code inside containers go.
         changes: told when a container's state changed, so that a beat tells soon.
     """
 
@@ -67,3 +69,4 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     sdk: Path
     changes: Changes
     facts: deque[InvocationFact]
+    gateways: Gateways = NoGateways()

@@ -68,6 +68,13 @@ class Stream:
         body = encode(message, "msgpack")
         await self.response.write(len(body).to_bytes(4) + body)
 
+    async def item(self, message: object) -> None:
+        """Send a message as a line or a frame, as the answer's type says."""
+        if self.response.content_type == NDJSON_TYPE:
+            await self.line(message)
+        else:
+            await self.frame(message)
+
     async def event(self, data: bytes, name: str = "", event_id: str = "") -> None:
         """Send a server-sent event; `data` is one line."""
         await self.start()
@@ -90,6 +97,16 @@ class Stream:
 def frames(exchange: Exchange) -> Stream:
     """Return an answer of frames."""
     return Stream(exchange, FRAMES_TYPE)
+
+
+def wants_json(exchange: Exchange) -> bool:
+    """Return whether the asker reads JSON and lines of JSON rather than msgpack."""
+    return JSON_TYPE in exchange.request.headers.get("Accept", "")
+
+
+def items(exchange: Exchange) -> Stream:
+    """Return an answer of frames, or of lines for who asked for JSON."""
+    return Stream(exchange, NDJSON_TYPE if wants_json(exchange) else FRAMES_TYPE)
 
 
 @contextlib.asynccontextmanager

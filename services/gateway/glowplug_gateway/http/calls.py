@@ -133,14 +133,14 @@ class CallRoutes:
                 return await self._stream(exchange, held)
             while not held.done:
                 await held.changed()
-            return answer(call_id, outcome_of(held))
+            return answer(call_id, outcome_of(held), as_json=answers.wants_json(exchange))
 
     async def _stream(self, exchange: Exchange, held: HeldCall) -> web.StreamResponse:
-        stream = answers.frames(exchange)
+        stream = answers.items(exchange)
         stream.response.headers[HEADER_INVOCATION] = held.request.invocation_id
         while True:
             while held.items:
-                await stream.frame(StreamItem(kind="item", item=held.items.popleft()))
+                await stream.item(StreamItem(kind="item", item=held.items.popleft()))
                 self._calls.taken(held)
             if held.done:
                 break
@@ -151,7 +151,7 @@ class CallRoutes:
             last = StreamItem(kind="error", error=held.outcomes[0].error)
         else:
             last = StreamItem(kind="end")
-        await stream.frame(last)
+        await stream.item(last)
         return await stream.end()
 
     async def on_map(self, exchange: Exchange) -> web.StreamResponse:
@@ -232,8 +232,8 @@ def offered_durable(
     )
 
 
-def answer(call_id: InvocationId, outcome: InputOutcome) -> web.Response:
-    """Answer an outcome in the Python door's way."""
+def answer(call_id: InvocationId, outcome: InputOutcome, *, as_json: bool = False) -> web.Response:
+    """Answer an outcome in the Python door's way; an error as JSON for whom msgpack is a riddle."""
     headers = {
         HEADER_INVOCATION: call_id,
         HEADER_STATE: outcome.state.value,
@@ -241,6 +241,10 @@ def answer(call_id: InvocationId, outcome: InputOutcome) -> web.Response:
     }
     result = outcome.result
     if outcome.state is not State.SUCCEEDED or result is None:
+        if as_json:
+            response = answers.json(outcome.error)
+            response.headers.update(headers)
+            return response
         return web.Response(
             body=encode(outcome.error, "msgpack"), headers=headers, content_type=MSGPACK_TYPE
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
-from glowplug_contracts.errors import InvalidRequestError
+from glowplug_contracts.errors import ForbiddenError, InvalidRequestError
 from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec, FunctionKind
 
 from glowplug_gateway.calls import Calls
@@ -69,6 +69,9 @@ class DeploymentRoutes:
         ephemeral = exchange.flag("ephemeral")
         spec = _spec(await body(exchange.request, SPEC_BYTES_MAX))
         workspace = exchange.workspace
+        if exchange.inside is not None:
+            asker = await self._catalog.by_id(workspace, exchange.inside.deployment_id)
+            check_sibling(asker, spec, ephemeral=ephemeral)
         async with answers.lines(exchange) as stream:
             if ephemeral:
                 known = await self._deployer.known_ephemeral(workspace, spec)
@@ -123,6 +126,24 @@ class DeploymentRoutes:
             "in_flight": backlog.in_flight if backlog else 0,
             "containers": containers,
         }
+
+
+def check_sibling(asker: Deployment, spec: DeploymentSpec, *, ephemeral: bool) -> None:
+    """Refuse what code inside a container may not deploy: anything but its own source, for itself.
+
+    Raises: ForbiddenError.
+    """
+    source, own = spec.source, asker.spec.source
+    if not (ephemeral and asker.ephemeral):
+        raise ForbiddenError(
+            "auth.forbidden",
+            f"code inside a container does not deploy; deploy {spec.name} from outside, by its name",
+        )
+    if source.blob is None or source.blob != own.blob or source.pickled or source.on_start_pickled:
+        raise ForbiddenError(
+            "auth.forbidden",
+            f"{spec.name} is not of the source that {asker.spec.name} was started from",
+        )
 
 
 def deployment_value(deployment: Deployment) -> dict[str, object]:

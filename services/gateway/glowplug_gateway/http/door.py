@@ -13,18 +13,21 @@ from typing import Any
 import structlog
 from aiohttp import web
 from glowplug_contracts.errors import (
+    ForbiddenError,
     InvalidRequestError,
     InvariantError,
     NotFoundError,
     PlatformError,
     UnauthenticatedError,
 )
+from glowplug_contracts.inside import allows_route
+from glowplug_contracts.messages.deployment import Principal
 from glowplug_contracts.messages.http import HEADER_TRACE
 from glowplug_runtime.failures import PortTakenError
 from glowplug_runtime.http import error_response
 from glowplug_runtime.tracing import start_span
 
-from glowplug_gateway.auth import TokenTable
+from glowplug_gateway.auth import TokenTable, inside_of, shows_internal
 from glowplug_gateway.http.route import Exchange, Route, Router
 from glowplug_gateway.ports import Time
 
@@ -43,7 +46,10 @@ _CLIENT_GONE = 499
 class Door:
     """See the module."""
 
-    def __init__(self, router: Router, tokens: TokenTable, clock: Time) -> None:
+    def __init__(
+        self, router: Router, tokens: TokenTable, clock: Time, *, internal_token: str = ""
+    ) -> None:
+        self._internal_token = internal_token
         self._router = router
         self._tokens = tokens
         self._clock = clock
@@ -81,13 +87,26 @@ class Door:
     def _authenticate(self, route: Route, exchange: Exchange) -> None:
         if route.access == "open":
             return
+        shown = exchange.request.headers.get("Authorization", "")
+        if shows_internal(shown, self._internal_token):
+            self._take_inside(route, exchange)
+            return
         try:
-            exchange.caller = self._tokens.principal(
-                exchange.request.headers.get("Authorization", "")
-            )
+            exchange.caller = self._tokens.principal(shown)
         except UnauthenticatedError:
             if route.access == "token":
                 raise
+
+    def _take_inside(self, route: Route, exchange: Exchange) -> None:
+        """A worker asks for one of its containers: that is less than a person's token may do."""
+        inside = inside_of(exchange.request.headers)
+        if not allows_route(exchange.request.method, route.path):
+            raise ForbiddenError(
+                "auth.forbidden",
+                f"code inside a container may not ask for {route.path}; do it from outside",
+            )
+        exchange.inside = inside
+        exchange.caller = Principal(workspace=inside.workspace, name=inside.container_id)
 
     def _refused(
         self, route: Route, exchange: Exchange, error: PlatformError

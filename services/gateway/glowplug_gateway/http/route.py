@@ -17,6 +17,8 @@ from glowplug_contracts.ids import WorkspaceId
 from glowplug_contracts.messages.deployment import Principal
 from glowplug_runtime.tracing import SpanHandle
 
+from glowplug_gateway.auth import Inside
+
 # "token": a bearer token is needed. "deployment": unless the deployment says `authorized=False`.
 # "open": for everybody.
 Access = Literal["token", "deployment", "open"]
@@ -34,9 +36,10 @@ class Exchange:
         caller: who it is; None only where the route does not need a token.
         span: the server span; None on routes that are not traced.
         started: an answer of which something has gone out already.
+        inside: which container asks, where one does.
     """
 
-    __slots__ = ("caller", "path", "request", "span", "started")
+    __slots__ = ("caller", "inside", "path", "request", "span", "started")
 
     def __init__(self, request: web.BaseRequest, path: Mapping[str, str]) -> None:
         self.request = request
@@ -44,6 +47,7 @@ class Exchange:
         self.caller: Principal | None = None
         self.span: SpanHandle | None = None
         self.started: web.StreamResponse | None = None
+        self.inside: Inside | None = None
 
     @property
     def workspace(self) -> WorkspaceId:
@@ -51,6 +55,11 @@ class Exchange:
         if self.caller is None:
             raise InvariantError("platform.bug", "a route without a token asked for its caller")
         return self.caller.workspace
+
+    @property
+    def parent(self) -> str:
+        """Return the invocation whose code asks, "" where it is none."""
+        return self.inside.parent if self.inside is not None else ""
 
     @property
     def trace(self) -> str:

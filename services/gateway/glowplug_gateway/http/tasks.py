@@ -90,7 +90,7 @@ class TaskRoutes:
         outcome = record.outcome or InputOutcome(state=record.state)
         if outcome.state is not record.state:
             outcome = msgspec.structs.replace(outcome, state=record.state)
-        return answer(record.invocation_id, outcome)
+        return answer(record.invocation_id, outcome, as_json=answers.wants_json(exchange))
 
     async def on_cancel(self, exchange: Exchange) -> web.StreamResponse:
         """Cancel a record."""

@@ -1,0 +1,64 @@
+"""A function's description as plain JSON: what `DeploymentSpec` of the contracts reads.
+
+Written once for programs outside and for code in containers, where only the standard library is.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from glowplug.asked import Asked
+    from glowplug.schema import Field
+
+
+def describe_asked(
+    asked: Asked, *, source: dict[str, Any], image: dict[str, Any], is_generator: bool
+) -> dict[str, Any]:
+    """Return the description of one version; `source` and `image` say what was uploaded."""
+    return {
+        "name": asked.name,
+        "kind": asked.kind,
+        "source": source,
+        "app": asked.app,
+        "image": image,
+        "resources": {
+            "cpu_millis": asked.cpu_millis,
+            "memory_bytes": asked.memory.request_bytes,
+            "memory_limit_bytes": asked.memory.limit_bytes,
+            "gpus": list(asked.gpu.kinds),
+            "gpu_count": asked.gpu.count,
+        },
+        "autoscaler": {
+            "min_containers": asked.autoscaler.min_containers,
+            "max_containers": asked.autoscaler.max_containers,
+            "tasks_per_container": asked.autoscaler.tasks_per_container,
+            "keep_warm_s": asked.keep_warm_s,
+        },
+        "env": dict(asked.env),
+        "workers": asked.workers,
+        "concurrent_requests": asked.concurrent_requests,
+        "timeout_s": asked.timeout_s,
+        "retry": {
+            "max_retries": asked.retry.max_retries,
+            "delay_s": asked.retry.delay_s,
+            "backoff": asked.retry.backoff,
+            "max_delay_s": asked.retry.max_delay_s,
+            "retry_for": list(asked.retry.retry_for),
+        },
+        "max_pending": asked.max_pending,
+        "expires_s": asked.expires_s,
+        "authorized": asked.authorized,
+        "inputs": _specs(asked.inputs),
+        "outputs": _specs(asked.outputs),
+        "python_version": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "is_generator": is_generator,
+        "priority": asked.priority,
+    }
+
+
+def _specs(fields: Mapping[str, Field] | None) -> dict[str, Any] | None:
+    return None if fields is None else {name: field.spec() for name, field in fields.items()}

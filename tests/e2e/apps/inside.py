@@ -1,0 +1,95 @@
+"""Functions that reach the platform from inside their containers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+from glowplug import function, task_queue
+
+LIGHT = {"cpu": 0.01, "memory": 64, "keep_warm_seconds": 5}
+
+
+@function(**LIGHT)
+def double(value):
+    return 2 * value
+
+
+@function(**LIGHT)
+def refuses(value):
+    raise LookupError(f"no {value}")
+
+
+@function(**LIGHT)
+def numbers(count, size):
+    for number in range(count):
+        yield number, b"x" * size
+
+
+@task_queue(**LIGHT)
+def later(value):
+    return value + 1
+
+
+@function(**LIGHT)
+def asks_another(value):
+    return double.remote(value) + 1
+
+
+@function(**LIGHT)
+async def asks_others_at_once(values):
+    return await asyncio.gather(*(double.remote.aio(value) for value in values))
+
+
+@function(**LIGHT)
+def asks_from_threads(values):
+    found = {}
+
+    def ask(value):
+        found[value] = double.remote(value)
+
+    threads = [threading.Thread(target=ask, args=(value,)) for value in values]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@function(**LIGHT)
+def hears_an_exception(value):
+    try:
+        refuses.remote(value)
+    except LookupError as error:
+        return str(error)
+    return ""
+
+
+@function(**LIGHT)
+def sums_a_stream(count, size):
+    return sum(number + len(data) for number, data in numbers.remote(count, size))
+
+
+@function(**LIGHT)
+def sends_much(size):
+    return len(echo.remote(os.urandom(size)))
+
+
+@function(**LIGHT)
+def echo(value):
+    return value
+
+
+@function(**LIGHT)
+def puts_work(value):
+    task = later.put(value)
+    call = double.spawn(value)
+    return task.task_id, task.result(timeout=30), call.get(timeout=30), task.status()
+
+
+@function(**LIGHT)
+def what_is_seen():
+    descriptors = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    return dict(os.environ), descriptors
