@@ -63,6 +63,8 @@ def test_messages_survive_the_wire() -> None:
 
 def test_a_field_from_the_future_is_no_obstacle() -> None:
     for name, kind, wire, _, value in samples():
+        if wire == "raw":
+            continue  # strangers' bytes have no fields
         pack = msgspec.json if wire == "json" else msgspec.msgpack
         raw = pack.decode(encode(value, wire)) | {"from_the_future": [1]}  # type: ignore[arg-type]
         assert decode(pack.encode(raw), kind, wire) == value, name  # type: ignore[arg-type]

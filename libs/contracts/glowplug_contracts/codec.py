@@ -1,7 +1,8 @@
 """Bytes ⇄ message, with one encoder and one decoder per type.
 
 Control facts travel as JSON, so that a person can read the bus; what carries users' bytes or is hot
-travels as msgpack. The registry says which, per subject.
+travels as msgpack. The registry says which, per subject. "raw" is what strangers wrote: bytes that are
+not looked at here, as the `data` of their message.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 
 from glowplug_contracts.errors import ContractError
 
-Wire = Literal["json", "msgpack"]
+Wire = Literal["json", "msgpack", "raw"]
 M = TypeVar("M")
 
 _JSON = msgspec.json.Encoder()
@@ -22,6 +23,8 @@ _MSGPACK = msgspec.msgpack.Encoder()
 
 def encode(message: object, wire: Wire) -> bytes:
     """Return the message's bytes."""
+    if wire == "raw":
+        return cast("bytes", cast("Any", message).data)
     return _JSON.encode(message) if wire == "json" else _MSGPACK.encode(message)
 
 
@@ -30,6 +33,8 @@ def decode(data: bytes, payload: type[M], wire: Wire) -> M:
 
     Raises: ContractError (platform.contract) if the bytes are no such message.
     """
+    if wire == "raw":
+        return cast("Any", payload)(data=data)  # type: ignore[no-any-return]
     try:
         message: M = _decoder(cast("Any", payload), wire).decode(data)
     except msgspec.MsgspecError as err:

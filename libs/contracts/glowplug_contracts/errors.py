@@ -207,6 +207,13 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "user",
         "The result can't be sent; return something that pickles, or JSON over HTTP.",
     ),
+    "function.items_failed": (
+        "user",
+        "Some items of a batch failed; they come back alone, or are its dead letter.",
+    ),
+    "event.invalid": ("user", "Correct the attribute that the answer names, and send it again."),
+    "event.bad_pattern": ("user", "Correct the pattern, filter, batch or window of the trigger."),
+    "event.not_found": ("user", "No such event is kept; `glowplug event tail` lists what is."),
     "blob.not_found": ("user", "The blob was never stored, or its time is over; send it again."),
     "image.build_failed": (
         "user",

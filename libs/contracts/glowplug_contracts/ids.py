@@ -19,6 +19,7 @@ DeploymentId = NewType("DeploymentId", str)
 ContainerId = NewType("ContainerId", str)
 WorkerId = NewType("WorkerId", str)
 SandboxId = NewType("SandboxId", str)
+EventId = NewType("EventId", str)
 ImageDigest = NewType("ImageDigest", str)
 Digest = NewType("Digest", str)
 WorkspaceId = NewType("WorkspaceId", str)
@@ -32,6 +33,7 @@ PREFIXES: dict[str, str] = {
     "build": "bld",
     "instance": "ins",
     "exec": "exe",
+    "event": "evt",
 }
 
 DEFAULT_WORKSPACE = WorkspaceId("default")

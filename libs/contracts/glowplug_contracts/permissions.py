@@ -12,6 +12,8 @@ from glowplug_contracts.streams import BUCKETS, Stream
 from glowplug_contracts.subjects import SUBJECTS
 
 SERVICES = ("gateway", "scheduler", "autoscaler", "imagecache", "worker", "sandbox")
+# The broker user of users' own programs, which publish events and hear nothing but acknowledgements.
+APP = "app"
 
 
 class Permissions(msgspec.Struct, frozen=True):
@@ -24,8 +26,12 @@ class Permissions(msgspec.Struct, frozen=True):
 def permissions(service: str) -> Permissions:
     """Return what a service's broker user is allowed.
 
-    Its inboxes are `_INBOX_<service>.>`; nobody else can read them.
+    Its inboxes are `_INBOX_<service>.>`; nobody else can read them. `APP` has the ordinary `_INBOX.>`,
+    because users' programs come with clients that know no other.
     """
+    if service == APP:
+        names = tuple(s.pattern().subject for s in SUBJECTS if APP in s.publishers)
+        return Permissions(names, ("_INBOX.>",))
     publish: set[str] = {"$JS.FC.>"}
     subscribe: set[str] = {f"_INBOX_{service}.>"}
     streams: set[str] = set()

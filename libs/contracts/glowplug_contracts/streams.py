@@ -11,6 +11,7 @@ import msgspec
 
 from glowplug_contracts.messages.container import ContainerWanted
 from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Principal
+from glowplug_contracts.messages.event import RouterPosition, TriggerCursor
 from glowplug_contracts.messages.image import CachedStep
 from glowplug_contracts.messages.sandbox import SandboxRecord
 from glowplug_contracts.messages.schedule import ScheduleState
@@ -37,6 +38,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
         ttl: messages may carry their own time to live.
         timers: messages may wait for a time, then land on another subject of the stream.
         batches: several messages may be stored in one atomic batch (synced streams only).
+        message_bytes_max: larger messages are refused; 0 = as large as the broker takes.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     ttl: bool = False
     timers: bool = False
     batches: bool = False
+    message_bytes_max: int = 0
 
     @property
     def sharded(self) -> bool:
@@ -122,6 +125,30 @@ SCHEDULES = Stream(
     timers=True,
     max_bytes=256 * MIB,
 )
+# How long an event can be replayed, and the same source and id mean the same event.
+EVENTS_KEPT_S = 7 * 86_400.0
+EVENTS = Stream(
+    name="EVENTS",
+    subjects=("v1.event.>",),
+    why="Events as they were accepted: synced before the sender hears of it, read by the routers in "
+    "order, kept for replays. One message per source and id, so that a repeat is refused.",
+    storage="file",
+    per_subject=1,
+    max_age_s=EVENTS_KEPT_S,
+    max_bytes=16 * 1024 * MIB,
+    refuse_when_full=True,
+)
+EVENT_INGRESS = Stream(
+    name="EVENT_INGRESS",
+    subjects=("v1.ingress.>",),
+    why="What applications publish straight to the broker, as they wrote it: on disk before the broker "
+    "acknowledges, until the scheduler has checked it and made events of it.",
+    storage="file",
+    work=True,
+    max_bytes=1024 * MIB,
+    message_bytes_max=512 * 1024,
+    refuse_when_full=True,
+)
 INVOCATION_EVENTS = Stream(
     name="INVOCATION_EVENTS",
     subjects=("v1.fact.>",),
@@ -173,6 +200,8 @@ STREAMS: tuple[Stream, ...] = (
     OUTCOMES,
     RECORDS,
     SCHEDULES,
+    EVENTS,
+    EVENT_INGRESS,
     INVOCATION_EVENTS,
     CONTAINER_EVENTS,
     SCALE_DECISIONS,
@@ -192,7 +221,7 @@ FUNCTIONS = Bucket(
     value=FunctionIndex,
     why="Names and their versions; compare-and-set gives out version numbers. Key: workspace.name.",
     writers=("gateway",),
-    readers=("gateway",),
+    readers=("gateway", "scheduler"),
 )
 TOKENS = Bucket(
     name="tokens",
@@ -229,6 +258,21 @@ BUILD_STEPS = Bucket(
     writers=("imagecache",),
     readers=("imagecache",),
 )
+ROUTERS = Bucket(
+    name="routers",
+    value=RouterPosition,
+    why="How far each shard's event router has come. Key: shard-N.",
+    writers=("scheduler",),
+    readers=("scheduler", "gateway"),
+)
+TRIGGERS = Bucket(
+    name="triggers",
+    value=TriggerCursor,
+    why="The last batch that a trigger's events were put into, so that no other owner cuts them "
+    "differently. Key: workspace.name.",
+    writers=("scheduler",),
+    readers=("scheduler",),
+)
 LEASE_TTL_S = 2.0
 LEASE_RENEW_S = 0.5
 LEASES = Bucket(
@@ -263,6 +307,8 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     SANDBOXES,
     SCHEDULE_STATES,
     BUILD_STEPS,
+    ROUTERS,
+    TRIGGERS,
     LEASES,
     GENERATIONS,
     PLATFORM,

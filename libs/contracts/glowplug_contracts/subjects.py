@@ -18,6 +18,7 @@ from glowplug_contracts.codec import Wire
 from glowplug_contracts.ids import WorkspaceId, check_token
 from glowplug_contracts.messages import (
     container,
+    event,
     image,
     invocation,
     sandbox,
@@ -29,6 +30,8 @@ from glowplug_contracts.messages import (
 from glowplug_contracts.streams import (
     CALLS,
     CONTAINER_EVENTS,
+    EVENT_INGRESS,
+    EVENTS,
     INVOCATION_EVENTS,
     LOGS,
     OUTCOMES,
@@ -235,6 +238,26 @@ DUE = Subject(
     note="the broker itself publishes it, when a TIMER's time has come",
 )
 
+# -- Events -------------------------------------------------------------------------------------
+
+EVENT = Subject(
+    template="v1.event.{shard}.{workspace}.{event_id}",
+    payload=event.StoredEvent,
+    publishers=("gateway", "scheduler"),
+    subscribers=("scheduler", "gateway"),
+    stream=EVENTS,
+    wire="msgpack",
+)
+INGRESS = Subject(
+    template="v1.ingress.{workspace}",
+    payload=event.RawEvent,
+    publishers=("app",),
+    subscribers=("scheduler",),
+    stream=EVENT_INGRESS,
+    wire="raw",
+    note="users' own programs publish here, as the broker user `app`: hostile until checked",
+)
+
 # -- Scale and placement ------------------------------------------------------------------------
 
 SCALE = Subject(
@@ -370,6 +393,7 @@ SUBJECTS: tuple[Subject[Any], ...] = tuple(
 PLACEHOLDERS: dict[str, str] = {
     "build_id": "one build of an image, named by who asked for it",
     "container_id": "a container",
+    "event_id": "an event, by its source and id",
     "deployment_id": "a deployment; '-' where a container belongs to none",
     "exec_id": "one command inside a container",
     "instance": "one replica of a service, the only one that listens there",

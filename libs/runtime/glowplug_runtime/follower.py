@@ -162,7 +162,9 @@ class Follower:
 
     async def _on_raw(self, message: Msg) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        if message.headers and message.headers.get("Status") == "100":
+        # A stored message has an ack subject, whatever strangers wrote into its headers.
+        stored = message.reply.startswith("$JS.ACK.")
+        if not stored and message.headers and message.headers.get("Status") == "100":
             # A heartbeat, or flow control asking to be answered.
             stalled = message.headers.get("Nats-Consumer-Stalled")
             for reply in (message.reply, stalled):

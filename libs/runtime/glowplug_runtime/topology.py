@@ -44,6 +44,7 @@ def stream_config(stream: Stream, shard: int, replicas: int) -> dict[str, Any]:
         "max_age": int(stream.max_age_s * NS),
         "max_bytes": stream.max_bytes or -1,
         "max_msgs": stream.max_msgs or -1,
+        "max_msg_size": stream.message_bytes_max or -1,
         "discard": "new" if stream.refuse_when_full else "old",
         "allow_direct": True,
         "duplicate_window": int(min(120.0, stream.max_age_s or 120.0) * NS),

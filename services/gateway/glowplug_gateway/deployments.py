@@ -13,17 +13,20 @@ import msgspec
 from blake3 import blake3
 from glowplug_contracts.codec import encode
 from glowplug_contracts.errors import ConflictError, InvalidRequestError
+from glowplug_contracts.eventmatch import check_trigger
 from glowplug_contracts.ids import DeploymentId, WorkspaceId, check_name, derive_id
 from glowplug_contracts.messages.deployment import (
     Deployment,
     DeploymentSpec,
     DeploymentState,
     FunctionIndex,
+    FunctionKind,
 )
 from glowplug_contracts.messages.image import BuildProgress
 
 from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.catalog import Catalog
+from glowplug_gateway.events import tell_deployment
 from glowplug_gateway.images import PLATFORM_PYTHON, ImageReady, Images
 from glowplug_gateway.inputs import check_specs, invalid
 from glowplug_gateway.ports import Platform
@@ -98,6 +101,8 @@ class Deployer:
         for deployment_id in doomed:
             await self._change(workspace, deployment_id, state=DeploymentState.DELETED)
         await self._mend(workspace, found.spec.name)
+        if found.spec.kind is FunctionKind.ON_EVENT and not found.ephemeral:
+            await tell_deployment(self._platform, found, deleted=True)
         return doomed
 
     async def mend_flags(self) -> None:
@@ -159,6 +164,8 @@ class Deployer:
                 )
                 continue
             await self._mend(workspace, spec.name)
+            if FunctionKind.ON_EVENT in (spec.kind, index.kind):
+                await tell_deployment(self._platform, deployment, deleted=False)
             return msgspec.structs.replace(deployment, latest=True)
         raise ConflictError(
             "deployment.conflict",
@@ -267,10 +274,25 @@ def check_spec(spec: DeploymentSpec) -> None:
     for number, step in enumerate(spec.image.steps):
         if step.kind not in ("pip", "run", "file"):
             wrong[f"image.steps[{number}].kind"] = f"{step.kind!r} is no kind of step"
+    wrong |= _check_kind(spec)
     wrong |= check_specs(spec.inputs or {}, "inputs")
     wrong |= check_specs(spec.outputs or {}, "outputs")
     if wrong:
         raise invalid(wrong)
+
+
+def _check_kind(spec: DeploymentSpec) -> dict[str, str]:
+    """Return what does not go together with the kind. Raises: InvalidRequestError (the trigger's)."""
+    wrong: dict[str, str] = {}
+    if (spec.trigger is not None) != (spec.kind is FunctionKind.ON_EVENT):
+        wrong["trigger"] = "belongs to on_event, which needs one"
+    elif spec.trigger is not None:
+        check_trigger(spec.trigger)
+        if spec.is_generator:
+            wrong["is_generator"] = "nobody takes the items of an event trigger: return a list"
+    if spec.takes not in ("", "request") or (spec.takes and spec.kind is not FunctionKind.ENDPOINT):
+        wrong["takes"] = f"{spec.takes!r}: an endpoint takes '' (arguments) or 'request'"
+    return wrong
 
 
 def check_python(spec: DeploymentSpec, base_python: str) -> None:

@@ -16,12 +16,14 @@ from glowplug_gateway.blobs import open_blobs
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.deployments import Deployer
+from glowplug_gateway.events import Events
 from glowplug_gateway.http.blobs import BlobRoutes
 from glowplug_gateway.http.calls import CallRoutes
 from glowplug_gateway.http.dead_letters import DeadLetterRoutes
 from glowplug_gateway.http.deployments import DeploymentRoutes
 from glowplug_gateway.http.door import Door, open_door
 from glowplug_gateway.http.endpoints import EndpointRoutes
+from glowplug_gateway.http.events import EventRoutes
 from glowplug_gateway.http.health import HealthRoutes
 from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
@@ -83,6 +85,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         images = Images(process)
         deployer = Deployer(process, catalog, images, blobs)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
+        events = Events(process, catalog)
         bytes_max = settings.body_bytes_max
         areas = (
             CallRoutes(process, catalog, calls, records, blobs, body_bytes_max=bytes_max),
@@ -98,6 +101,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             TaskRoutes(records),
             TaskViewRoutes(catalog, records, feed, readmodel),
             DeadLetterRoutes(catalog, Letters(process, catalog, records, feed, readmodel)),
+            EventRoutes(events, body_bytes_max=bytes_max),
             DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
             SandboxRoutes(Sandboxes(process, images, blobs)),
@@ -118,6 +122,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 drain_s=settings.drain_s,
             )
         )
+        stack.callback(events.end_readers)
         stack.callback(logs.end_followers)  # before the door waits for its requests to end
         shell.url = f"http://{settings.host}:{port}"
         shell.ready_note(url=shell.url)

@@ -21,8 +21,10 @@ from glowplug_runtime.topology import PLATFORM_KEY, ensure_topology
 from glowplug_scheduler.dispatch import Dispatcher
 from glowplug_scheduler.dispatching import ShardOwner
 from glowplug_scheduler.hearing import Hearing
+from glowplug_scheduler.ingress import Ingress
 from glowplug_scheduler.placing import PlacementShell
 from glowplug_scheduler.records import BusRecords
+from glowplug_scheduler.routing import EventRouting
 from glowplug_scheduler.settings import SchedulerSettings
 from glowplug_scheduler.workers import BusWorkers
 
@@ -48,6 +50,7 @@ async def open_service(shell: Shell[SchedulerSettings]) -> AsyncIterator[None]:
         shell.every(WISHES_S, scheduler.placement.read_wishes, "read wishes")
         placing = shell.tasks.create_task(scheduler.keep_placing(), name="keep placing")
         shell.hold("placement", scheduler.placement.lead)
+        shell.hold("ingress", Ingress(shell.bus, shell.clock, shell.shards).own)
         for shard in range(shell.shards):
             shell.hold(f"shard-{shard}", scheduler.own(shard))
         try:
@@ -119,7 +122,8 @@ class Scheduler:
             )
             self.owners[shard] = owner
             try:
-                async with owner.open(lease.generation):
+                routing = EventRouting(shell.bus, shell.clock, shard, shell.shards)
+                async with owner.open(lease.generation), routing.open():
                     yield
             finally:
                 del self.owners[shard]

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from glowplug_contracts.ids import DeploymentId, Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.messages import Message
+from glowplug_contracts.messages.event import TriggerSpec
 from glowplug_contracts.messages.invocation import (
     DEAD_LETTER_KEEP_S,
     KEEP_RESULT_S,
@@ -22,6 +23,7 @@ class FunctionKind(StrEnum):
     FUNCTION = "function"
     TASK_QUEUE = "task_queue"
     SCHEDULE = "schedule"
+    ON_EVENT = "on_event"
 
 
 class ImageSpec(Message, frozen=True, kw_only=True):
@@ -131,6 +133,9 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
         dead_letter_keep_s: how long durable invocations that ended unsuccessfully are kept as dead
             letters; 0 = none are made.
         schedule: when it is due; of kind SCHEDULE only, and always there.
+        trigger: which events call it (kind ON_EVENT).
+        takes: what an endpoint's function is called with: "" keyword arguments, "request" the whole
+            request as one value, as `lambda_handler(event, context)` does.
     """
 
     name: str
@@ -158,6 +163,8 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     callback_url: str = ""
     dead_letter_keep_s: float = DEAD_LETTER_KEEP_S
     schedule: ScheduleSpec | None = None
+    trigger: TriggerSpec | None = None
+    takes: str = ""
 
 
 class DeploymentState(StrEnum):

@@ -336,6 +336,8 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
         name, app: of its function, for lists and for replays after the deployment is gone.
         attempts: the last tries that ended, at most ATTEMPTS_KEPT, oldest first.
         callback: how far the telling of `callback_url` is.
+        events: its one argument is a list of so many events, of which some may fail (then only these
+            stay in the input); 0 = its input is one thing.
     """
 
     invocation_id: InvocationId
@@ -383,6 +385,7 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
     app: str = ""
     attempts: tuple[AttemptLine, ...] = ()
     callback: CallbackState | None = None
+    events: int = 0
 
 
 # Ends that make a dead letter of a record that is to be kept as one.

@@ -170,6 +170,8 @@ def deployment_url(exchange: Exchange, deployment: Deployment) -> str:
     origin = f"{exchange.request.scheme}://{exchange.request.host}"
     if deployment.ephemeral:
         return f"{origin}/api/v1/deployments/{deployment.deployment_id}/call"
+    if deployment.spec.kind is FunctionKind.ON_EVENT:
+        return f"{origin}/events"
     door = {
         FunctionKind.ENDPOINT: "endpoint",
         FunctionKind.FUNCTION: "function",

@@ -143,6 +143,10 @@ class EndpointRoutes:
         self, workspace: WorkspaceId, name: str, kind: FunctionKind, version: str = LATEST
     ) -> Deployment:
         deployment = await self._catalog.by_name(workspace, name, version)
+        if deployment.spec.kind is FunctionKind.ON_EVENT:
+            raise NotFoundError(
+                "deployment.not_found", f"{name} is called by events: POST one to /events"
+            )
         if deployment.spec.kind is not kind:
             raise NotFoundError(
                 "deployment.not_found",
