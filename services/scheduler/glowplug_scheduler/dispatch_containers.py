@@ -15,7 +15,7 @@ from glowplug_contracts.ids import (
     WorkspaceId,
 )
 from glowplug_contracts.messages.container import ContainerChanged, ContainerKind, ContainerState
-from glowplug_contracts.messages.invocation import RemoteError
+from glowplug_contracts.messages.invocation import PLATFORM_RETRIES_MAX, RemoteError
 from glowplug_contracts.messages.worker import ContainerView
 from glowplug_contracts.subjects import shard_of
 
@@ -145,16 +145,31 @@ def _end(state: ShardState, change: ContainerChanged, now: float, out: list[Deci
     could_not_start = change.reason == "start_failed" or (
         not was_ready and change.error is not None
     )
-    if failed and could_not_start and not queue.has_ready():
+    if failed and could_not_start:
+        queue.start_failures += 1
         error = change.error or RemoteError(
             code="function.start_failed",
             type="StartFailedError",
             message="The container could not start, and its worker gave no reason.",
         )
-        for item in queue.everyone():
-            state.fail(item, error, now, out)
+        for item in () if queue.has_ready() else queue.everyone():
+            if _is_hopeless(error, queue.start_failures, durable=item.durable):
+                state.fail(item, error, now, out)
     state.fill(queue, now, out)
     state.touch(queue, now, out)
+
+
+def _is_hopeless(error: RemoteError, failures: int, *, durable: bool) -> bool:
+    """Return whether another container would fail to start as well, after so many in a row.
+
+    User code that raises does so each time. A process that was killed may have been in a machine's way,
+    and a platform that could not bring the image will be well again: accepted work outlives that.
+    """
+    if error.code.startswith("platform."):
+        return not durable and failures > PLATFORM_RETRIES_MAX
+    if error.details.get("signal") is not None:
+        return failures > PLATFORM_RETRIES_MAX
+    return True
 
 
 def lose_container(
@@ -215,6 +230,8 @@ def _advance(container: Container, reached: ContainerState, slots: int) -> bool:
     before = (container.state, container.slots)
     if _ORDER[reached] > _ORDER[container.state]:
         container.state = reached
+        if reached is ContainerState.READY:
+            container.queue.start_failures = 0
     container.slots = max(container.slots, slots)
     return before != (container.state, container.slots)
 

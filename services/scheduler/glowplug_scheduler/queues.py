@@ -118,6 +118,7 @@ class DeploymentQueue:
         self.active_at = float("-inf")
         self.dirty = False
         self.deleted = False
+        self.start_failures = 0  # containers in a row that ended before they were ready
         self._heap: list[tuple[int, int, int, Item]] = []
         self._ages: deque[Item] = deque()
         self._free: list[tuple[int, ContainerId, int, Container]] = []

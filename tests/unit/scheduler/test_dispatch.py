@@ -335,6 +335,42 @@ def test_a_start_failure_beside_a_ready_container_fails_nobody(machine):
     assert machine.hands(ended("c1", "inv_1")) == [("inv_2", "c1")]
 
 
+def failed_to_start(number, **details):
+    code = details.pop("code", "function.start_failed")
+    error = RemoteError(code=code, type="StartupError", message="it ended", details=details)
+    return moved(ContainerState.FAILED, f"c{number}", reason="start_failed", error=error)
+
+
+def test_containers_killed_as_they_start_fail_nobody_until_that_is_the_rule(machine):
+    machine(arrived("inv_1", 1))
+    machine(a_record("inv_2", 1))
+    for number in range(PLATFORM_RETRIES_MAX):
+        decisions = machine(failed_to_start(number, signal=9))
+        assert not of_type(decisions, d.SendLost) + of_type(decisions, d.WriteRecord)
+    decisions = machine(failed_to_start("last", signal=9))
+    assert len(of_type(decisions, d.SendLost)) == len(of_type(decisions, d.WriteRecord)) == 1
+
+
+def test_a_ready_container_ends_a_row_of_failed_starts(machine):
+    machine(a_record("inv_1", 1))
+    for number in range(PLATFORM_RETRIES_MAX):
+        machine(failed_to_start(number, signal=9))
+    machine(ready("c8", slots=0))
+    machine(moved(ContainerState.FAILED, "c8", reason="crashed"))
+    assert not of_type(machine(failed_to_start(9, signal=9)), d.WriteRecord)
+
+
+def test_accepted_work_outlives_a_platform_that_can_start_nothing(machine):
+    machine(arrived("inv_1", 1))
+    machine(a_record("inv_2", 1))
+    heard = []
+    for number in range(PLATFORM_RETRIES_MAX + 5):
+        heard += machine(failed_to_start(number, code="platform.unavailable"))
+    assert [lost.invocation_id for lost in of_type(heard, d.SendLost)] == ["inv_1"]
+    assert not of_type(heard, d.WriteRecord)
+    assert machine.hands(ready("c_at_last")) == [("inv_2", "c_at_last")]
+
+
 # -- Cancelling, probing, deadlines -------------------------------------------------------------
 
 
