@@ -15,6 +15,9 @@ from glowplug_contracts.permissions import permissions
 
 VERSION_MIN = (2, 14)
 MEMORY_STORE_BYTES = 1024 * 1024 * 1024
+IN_MEMORY_STORE_BYTES = (
+    8 * 1024 * 1024 * 1024
+)  # bounds of streams add up to less; it is no reservation
 FILE_STORE_BYTES = 64 * 1024 * 1024 * 1024
 PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 GO_MEMORY_LIMIT = "512MiB"  # the file store's caches would otherwise grow with the machine
@@ -67,7 +70,9 @@ def _version_of(path: str) -> str:
     return match.group(1) if match else ""
 
 
-def server_config(port: int, store: Path, secrets: Mapping[str, str]) -> str:
+def server_config(
+    port: int, store: Path, secrets: Mapping[str, str], *, in_memory: bool = False
+) -> str:
     """Return the configuration of the embedded broker.
 
     Loopback only, no monitoring port, a user with its own permissions per service, and fsync before
@@ -80,7 +85,7 @@ def server_config(port: int, store: Path, secrets: Mapping[str, str]) -> str:
         f"max_control_line: 32KB\n"
         f"jetstream {{\n"
         f"  store_dir: {json.dumps(str(store))}\n"
-        f"  max_mem: {MEMORY_STORE_BYTES}\n"
+        f"  max_mem: {IN_MEMORY_STORE_BYTES if in_memory else MEMORY_STORE_BYTES}\n"
         f"  max_file: {FILE_STORE_BYTES}\n"
         f"  sync_interval: always\n"
         f"}}\n" + accounts_config(secrets)

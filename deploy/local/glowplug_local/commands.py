@@ -23,15 +23,21 @@ DATA_HELP = "Directory for everything the platform keeps (default: the user's da
 @click.option(
     "--detach", is_flag=True, help="Go to the background once ready; `glowplug down` ends it."
 )
+@click.option(
+    "--in-memory",
+    is_flag=True,
+    help="Keep nothing on disk: quicker, and accepted work is lost when the broker ends.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--profile/--no-profile", default=True, help="Write the user's profile `local`.")
-def up(
+def up(  # noqa: PLR0913, PLR0917
     data: Path | None,
     port: int,
     workers: int,
     gpus: str,
     nats_server: str,
     detach: bool,  # noqa: FBT001
+    in_memory: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     profile: bool,  # noqa: FBT001
 ) -> None:
@@ -47,6 +53,7 @@ def up(
         gpus=gpus,
         nats_server=nats_server,
         profile=profile,
+        in_memory=in_memory,
     )
     raise SystemExit(module.detach(options, as_json) if detach else module.run(options, as_json))
 

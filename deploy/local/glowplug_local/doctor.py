@@ -15,7 +15,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from glowplug.client.profile import load_profile
@@ -149,10 +149,22 @@ def check_platform() -> Finding:
         except (OSError, ValueError):
             continue
         if health.get("status") == "ok":
-            return Finding("platform", "ok", f"all parts are well at {url}")
+            lost = durability_of(health)
+            if lost:
+                mend = "start it without --in-memory to keep what is accepted"
+                return Finding("platform", "note", f"all parts are well at {url}; {lost}", mend)
+            return Finding(
+                "platform", "ok", f"all parts are well at {url}; accepted work is fsynced"
+            )
         return Finding("platform", "bad", f"{health.get('status')} at {url}", "glowplug status")
     where = ", ".join(profile.urls)
     return Finding("platform", "note", f"none answers at {where}; `glowplug up` starts one here")
+
+
+def durability_of(health: dict[str, Any]) -> str:
+    """Return what the running platform gives up, in its scheduler's words; "" if it keeps everything."""
+    instances = health.get("parts", {}).get("scheduler", {}).get("instances", [])
+    return next((str(n) for one in instances if (n := one.get("notes", {}).get("durability"))), "")
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (

@@ -54,7 +54,8 @@ class NotReadyError(Exception):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What `glowplug up` was asked for.
 
-    `port` 0 takes a free one; `gpus` are simulated ("A10G:2"); `profile`: tell the user's programs.
+    `port` 0 takes a free one; `gpus` are simulated ("A10G:2"); `profile`: tell the user's programs;
+    `in_memory`: no fsync and nothing kept, for trying things out.
     """
 
     data: Path
@@ -64,6 +65,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     gpus: str = ""
     nats_server: str = ""
     profile: bool = True
+    in_memory: bool = False
 
 
 class Platform:
@@ -203,9 +205,12 @@ def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[s
     config = layout.broker / "nats.conf"
     secrets = {s: layout.secret(f"broker-{s}").partition(":")[2] for s in SERVICES}
     config.touch(mode=0o600)
-    config.write_text(server_config(nats_port, layout.broker / "store", secrets))
+    store = layout.broker / ("memory" if options.in_memory else "store")
+    config.write_text(server_config(nats_port, store, secrets, in_memory=options.in_memory))
     broker = find_broker(options.nats_server)
     tell("broker", version=broker.version, origin=broker.origin, port=nats_port)
+    if options.in_memory:
+        tell("in_memory")
 
     def child(name: str, argv: list[str], env: dict[str, str]) -> Child:
         log = layout.logs / f"{name}.log"
@@ -231,6 +236,8 @@ def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[s
                 "HOST": options.host,
                 "TOKEN_FILE": str(layout.secret_file("token")),
             }
+        if service == "scheduler" and options.in_memory:
+            env["DURABILITY"] = "memory"
         if service == "worker":
             env |= _share_of_machine(options)
         prefix = f"GLOWPLUG_{service.upper()}_"

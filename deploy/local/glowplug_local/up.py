@@ -46,6 +46,10 @@ class Teller:
 WORDS: dict[str, str] = {
     "starting": "Glowplug {version} starts on {data}",
     "broker": "  nats-server {version} ({origin}), loopback only",
+    "in_memory": (
+        "  in memory: accepted tasks, deployments, schedules and results are lost when the broker ends;\n"
+        "  what was kept on disk before is neither used nor touched"
+    ),
     "restarted": "  {part} ended ({ended}); starting it again",
     "ready": (
         "  containers: {backend}\n"
@@ -142,6 +146,7 @@ def detach(options: Options, as_json: bool) -> int:  # noqa: FBT001
     command += ["--gpus", options.gpus] if options.gpus else []
     command += ["--nats-server", options.nats_server] if options.nats_server else []
     command += [] if options.profile else ["--no-profile"]
+    command += ["--in-memory"] if options.in_memory else []
     with log.open("wb") as out:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True

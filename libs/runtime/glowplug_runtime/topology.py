@@ -6,7 +6,7 @@ again after every reconnect because a restarted broker has forgotten its memory 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from glowplug_contracts.errors import ConflictError, ContractError
@@ -32,13 +32,22 @@ MUTABLE = (
 )
 
 
-def stream_config(stream: Stream, shard: int, replicas: int) -> dict[str, Any]:
+# "synced": what is accepted is on disk before the answer. "memory": nothing outlives the broker.
+Durability = Literal["synced", "memory"]
+# A stream that is kept in memory only may take so much of it; on disk its own bound counts.
+MEMORY_STREAM_BYTES = 512 * 1024 * 1024
+
+
+def stream_config(
+    stream: Stream, shard: int, replicas: int, durability: Durability = "synced"
+) -> dict[str, Any]:
     """Return the broker's configuration of one stream (of one shard)."""
+    storage = "memory" if durability == "memory" else stream.storage
     config: dict[str, Any] = {
         "name": stream.name.format(shard=shard),
         "subjects": [subject.format(shard=shard) for subject in stream.subjects],
         "retention": "workqueue" if stream.work else "limits",
-        "storage": stream.storage,
+        "storage": storage,
         "num_replicas": replicas if stream.synced else 1,
         "max_msgs_per_subject": stream.per_subject or -1,
         "max_age": int(stream.max_age_s * NS),
@@ -50,24 +59,29 @@ def stream_config(stream: Stream, shard: int, replicas: int) -> dict[str, Any]:
         "duplicate_window": int(min(120.0, stream.max_age_s or 120.0) * NS),
         "metadata": {"glowplug-contract": str(CONTRACT_VERSION)},
     }
+    if durability == "memory":
+        bound = stream.max_bytes or MEMORY_STREAM_BYTES
+        config["max_bytes"] = min(bound, MEMORY_STREAM_BYTES)
     if stream.ttl:
         config["allow_msg_ttl"] = True
     if stream.timers:
         config["allow_msg_schedules"] = True
     if stream.batches:
         config["allow_atomic"] = True
-    if not stream.synced and stream.storage == "file":
+    if not stream.synced and storage == "file":
         config["persist_mode"] = "async"
     return config
 
 
-def bucket_config(bucket: Bucket[Any], replicas: int) -> dict[str, Any]:
+def bucket_config(
+    bucket: Bucket[Any], replicas: int, durability: Durability = "synced"
+) -> dict[str, Any]:
     """Return the broker's configuration of one bucket's stream."""
     return {
         "name": f"KV_{bucket.name}",
         "subjects": [f"$KV.{bucket.name}.>"],
         "retention": "limits",
-        "storage": bucket.storage,
+        "storage": "memory" if durability == "memory" else bucket.storage,
         "num_replicas": replicas,
         "max_msgs_per_subject": 1,
         "max_age": int(bucket.ttl_s * NS),
@@ -80,13 +94,15 @@ def bucket_config(bucket: Bucket[Any], replicas: int) -> dict[str, Any]:
     }
 
 
-async def ensure_topology(bus: NatsBus, *, shards: int, replicas: int = 1) -> None:
+async def ensure_topology(
+    bus: NatsBus, *, shards: int, replicas: int = 1, durability: Durability = "synced"
+) -> None:
     """Make streams and buckets be as declared, then say so under the key `platform`.
 
     Raises: ContractError if a newer platform, or another number of shards, is written there.
     """
     have = await _existing(bus)
-    for config in _wanted(shards, replicas):
+    for config in _wanted(shards, replicas, durability):
         old = have.get(config["name"])
         if old is None:
             await bus.api(f"STREAM.CREATE.{config['name']}", config)
@@ -97,13 +113,13 @@ async def ensure_topology(bus: NatsBus, *, shards: int, replicas: int = 1) -> No
     await _say_so(bus, shards)
 
 
-def _wanted(shards: int, replicas: int) -> list[dict[str, Any]]:
+def _wanted(shards: int, replicas: int, durability: Durability) -> list[dict[str, Any]]:
     streams = [
-        stream_config(stream, shard, replicas)
+        stream_config(stream, shard, replicas, durability)
         for stream in STREAMS
         for shard in range(shards if stream.sharded else 1)
     ]
-    return streams + [bucket_config(bucket, replicas) for bucket in BUCKETS]
+    return streams + [bucket_config(bucket, replicas, durability) for bucket in BUCKETS]
 
 
 async def _existing(bus: NatsBus) -> dict[str, dict[str, Any]]:

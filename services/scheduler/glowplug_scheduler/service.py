@@ -36,6 +36,8 @@ WISHES_S = 10.0
 TOPOLOGY_S = 1.0
 TOPOLOGY_AGAIN_S = 0.1
 
+IN_MEMORY = "in memory: accepted work, deployments and results are lost when the broker ends"
+
 OnHeld = Callable[[Lease], AbstractAsyncContextManager[None]]
 
 
@@ -43,6 +45,8 @@ OnHeld = Callable[[Lease], AbstractAsyncContextManager[None]]
 async def open_service(shell: Shell[SchedulerSettings]) -> AsyncIterator[None]:
     """Serve as long as the context is entered."""
     await make_topology(shell)
+    if shell.settings.durability == "memory":
+        shell.ready_note(durability=IN_MEMORY)
     scheduler = Scheduler(shell)
     async with scheduler.hearing.open(), scheduler.placement.open():
         shell.every(TOPOLOGY_S, scheduler.keep_topology, "keep topology")
@@ -70,12 +74,23 @@ async def make_topology(shell: Shell[SchedulerSettings]) -> None:
     while True:
         try:
             await _adopt_shards(shell)
-            await ensure_topology(shell.bus, shards=shell.shards, replicas=shell.settings.replicas)
+            await ensure(shell)
         except TransientError as error:
             log.warning("topology.delayed", error=str(error))
             await asyncio.sleep(TOPOLOGY_AGAIN_S)
         else:
             return
+
+
+async def ensure(shell: Shell[SchedulerSettings]) -> None:
+    """Make the broker match once."""
+    settings = shell.settings
+    await ensure_topology(
+        shell.bus,
+        shards=shell.shards,
+        replicas=settings.replicas,
+        durability=settings.durability,
+    )
 
 
 async def _adopt_shards(shell: Shell[SchedulerSettings]) -> None:
@@ -144,7 +159,7 @@ class Scheduler:
         """A broker that restarts has forgotten its memory streams."""
         shell = self._shell
         if shell.bus.connected:
-            await ensure_topology(shell.bus, shards=shell.shards, replicas=shell.settings.replicas)
+            await ensure(shell)
 
     def _spawn(self, work: Awaitable[None], name: str) -> None:
         spawn(self._shell, work, name)  # type: ignore[arg-type]
