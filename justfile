@@ -60,6 +60,11 @@ golden update="":
 bench which="t":
     for file in benchmarks/{{ which }}[0-9]*.py; do name=$(basename "$file" .py); echo "== $name"; {{ python }} -m "benchmarks.$name" || exit 1; done
 
+# The campaign of faults against real processes: `just faults --slices 10 --minutes 60` adds up in faults-results.jsonl.
+[group('check')]
+faults *args:
+    {{ python }} -m faults {{ args }}
+
 # The largest files and functions, to look at; nobody is blocked by a number.
 [group('measure')]
 sizes:

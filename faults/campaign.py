@@ -1,0 +1,244 @@
+"""One slice of the campaign: a fresh platform, load and faults side by side, rest, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import aiohttp
+import msgspec
+
+from faults.act import Actor
+from faults.checker import Evidence, Verdict, check
+from faults.disk import a_disk
+from faults.fleet import TOKEN, Fleet
+from faults.leftovers import Census
+from faults.load import Load
+from faults.nats import Broker
+from faults.plan import CUTS, Fault
+from faults.watch import Watcher, read_records
+
+READY_S = 90.0
+REST_S = 150.0
+CENSUS_S = 0.5
+CALLERS = 3
+SUBMITTERS = 24
+OUTSTANDING_MAX = 1500
+FULL_MIB = 96
+
+
+class Slice(msgspec.Struct, kw_only=True):
+    """What one slice is asked for."""
+
+    seed: int
+    tasks: int
+    plan: list[Fault]
+    brokers: int = 1
+    limit_s: float = 420.0
+    link_ms: float = 0.0
+
+
+async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
+    """Run one slice in `directory`; return its result line."""
+    directory.mkdir(parents=True, exist_ok=True)
+    census = Census(directory)
+    started = time.monotonic()
+    kinds = {fault.kind for fault in asked.plan}
+    async with contextlib.AsyncExitStack() as stack:
+        store = None
+        if "full" in kinds:
+            store = stack.enter_context(a_disk(directory, FULL_MIB)).mount
+        fleet = Fleet(directory, brokers=asked.brokers, store=store, clocks="clock" in kinds)
+        links: list[tuple[int, IO[bytes]]] = []
+        if asked.link_ms or kinds & set(CUTS):
+            links = [stack.enter_context(a_link(url)) for url in fleet.direct.split(",")]
+            fleet.tell_broker(",".join(f"nats://127.0.0.1:{port}" for port, _ in links))
+        port = await stack.enter_async_context(open_recorder(directory / "effects.jsonl"))
+        stack.callback(fleet.kill)
+        fleet.start()
+        broker = await stack.enter_async_context(Broker(fleet.direct, *fleet.tap).open())
+        watcher = Watcher(broker, directory)
+        await await_healthy(fleet)
+        counting = asyncio.create_task(_keep_counting(census, fleet))
+        watching = asyncio.create_task(watcher.keep())
+        load = Load(fleet.gateways, TOKEN, directory, asked.seed, port)
+        header = {"seed": asked.seed, "tasks": asked.tasks, "brokers": asked.brokers}
+        actor = Actor(fleet, broker, watcher, load, directory / "log.jsonl", asked.seed, header)
+        actor.links = [orders for _, orders in links]
+        actor.link_s = asked.link_ms / 1000
+        actor.disk = store
+        for _, orders in links:
+            orders.write(f"delay {actor.link_s}\n".encode())
+            orders.flush()
+        load.epoch = lambda: actor.kills["broker"]
+        async with load.open():
+            await load.deploy()
+            faults = await _load_and_faults(asked, load, actor, watcher)
+            resting = time.monotonic()
+            rested = await _rest(load, watcher)
+            rest_s = time.monotonic() - resting
+        for task in (counting, watching):
+            watcher.flush()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        records = await read_records(broker, note=actor.note)
+        census.mark = fleet.mark
+        census.count([part.pid for part in fleet.parts.values() if part.pid])
+        await asyncio.to_thread(fleet.stop)
+        actor.close()
+    seconds = time.monotonic() - started
+    verdict = check(_evidence(directory, records, census.left()))
+    return _result(asked, verdict, actor, load, watcher, faults, seconds, rest_s, rested)
+
+
+async def _load_and_faults(asked: Slice, load: Load, actor: Actor, watcher: Watcher) -> int:
+    """Run both until all tasks are accepted and all faults done, or the time is over."""
+    deadline = time.monotonic() + asked.limit_s
+    done = 0
+
+    async def faults() -> None:
+        nonlocal done
+        for fault in asked.plan:
+            if time.monotonic() > deadline:
+                return
+            await actor.do(fault)
+            done += 1
+
+    def room() -> bool:
+        # The tasks are to last as long as the faults, and never to pile up.
+        share = (done + 1) / (len(asked.plan) + 1)
+        return (
+            load.asked <= asked.tasks * share
+            and load.accepted - len(watcher.ended) < OUTSTANDING_MAX
+        )
+
+    async with asyncio.TaskGroup() as group:
+        callers = [group.create_task(load.call()) for _ in range(CALLERS)]
+        faulting = group.create_task(faults())
+        submitting = [group.create_task(load.submit(room, asked.tasks)) for _ in range(SUBMITTERS)]
+        await faulting
+        await asyncio.gather(*submitting)
+        load.stopping = True
+        await asyncio.gather(*callers)
+    return done
+
+
+async def _rest(load: Load, watcher: Watcher) -> bool:
+    """Wait until every accepted task has ended; False if some have not in time."""
+    deadline = time.monotonic() + REST_S
+    while time.monotonic() < deadline:
+        if len(watcher.ended) >= load.accepted:
+            return True
+        await asyncio.sleep(0.2)
+    return False
+
+
+def _evidence(directory: Path, records: dict[str, dict[str, Any]], left: list[str]) -> Evidence:
+    def lines(name: str) -> list[Any]:
+        file = directory / name
+        return [json.loads(line) for line in file.open()] if file.exists() else []
+
+    return Evidence(
+        accepted=lines("accepted.jsonl"),
+        answers=lines("answers.jsonl"),
+        effects=lines("effects.jsonl"),
+        history=lines("history.jsonl"),
+        records=records,
+        beats=lines("beats.jsonl"),
+        left=left,
+    )
+
+
+def _result(
+    asked: Slice,
+    verdict: Verdict,
+    actor: Actor,
+    load: Load,
+    watcher: Watcher,
+    faults: int,
+    seconds: float,
+    rest_s: float,
+    rested: bool,  # noqa: FBT001
+) -> dict[str, Any]:
+    back = sorted(actor.back_s)
+    return {
+        "seed": asked.seed,
+        "brokers": asked.brokers,
+        "seconds": round(seconds, 1),
+        "faults": faults,
+        "kills": dict(actor.kills),
+        "kills_total": sum(actor.kills.values()),
+        "kinds": dict(actor.done),
+        "moments": watcher.moments_hit,
+        "asked_again": dict(load.again),
+        "rest_s": round(rest_s, 1),
+        "rested": rested,
+        "works_again_p50_s": round(back[len(back) // 2][0], 2) if back else None,
+        "works_again_max_s": round(back[-1][0], 2) if back else None,
+        "works_again_slowest": [[round(s, 1), what] for s, what in back[-3:]],
+        **verdict.figures,
+        "violations": verdict.violations[:50],
+        "violations_total": len(verdict.violations),
+    }
+
+
+@contextlib.asynccontextmanager
+async def open_recorder(file: Path) -> AsyncIterator[int]:
+    """Run the recorder; yield its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faults.recorder", str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def a_link(url: str) -> Iterator[tuple[int, IO[bytes]]]:
+    """Run a proxy before a broker; yield its port and where it takes orders."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faults.proxy", url.rpartition("/")[2]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline()), process.stdin
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def await_healthy(fleet: Fleet) -> None:
+    """Wait until every gateway says that every part is well."""
+    async with asyncio.timeout(READY_S), aiohttp.ClientSession() as http:
+        for url in fleet.gateways:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, OSError, ValueError):
+                    async with http.get(f"{url}/health") as answer:
+                        if (await answer.json())["status"] == "ok":
+                            break
+                await asyncio.sleep(0.05)
+
+
+async def _keep_counting(census: Census, fleet: Fleet) -> None:
+    while True:
+        pids: Sequence[int] = [part.pid for part in fleet.parts.values() if part.pid]
+        await asyncio.to_thread(census.count, list(pids))
+        await asyncio.sleep(CENSUS_S)
