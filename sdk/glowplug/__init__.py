@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 __all__ = [
+    "DeadLetters",
     "FunctionCall",
     "GlowplugError",
     "Image",
@@ -26,6 +27,7 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from glowplug import errors, schema
+    from glowplug.dead_letters import DeadLetters
     from glowplug.decorators import endpoint, function, task_queue
     from glowplug.errors import GlowplugError
     from glowplug.image import Image
@@ -37,6 +39,7 @@ else:
     # No submodule may be called like one of these names, but for the two that are meant: importing a
     # submodule binds its name here.
     _HOMES = {
+        "DeadLetters": "dead_letters",
         "FunctionCall": "tasks",
         "GlowplugError": "errors",
         "Image": "image",

@@ -152,7 +152,6 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     },
     "Task": {
         "progress": "print from the function; the lines appear live",
-        "subscribe": "poll status(), or wait with result()",
     },
     "process": {
         "list_processes": "keep what exec returns",

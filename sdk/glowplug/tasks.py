@@ -9,6 +9,8 @@ from glowplug.parameters import refuse_method
 from glowplug.twins import blocking
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
     from glowplug.client.outcomes import Ended
 
 # The platform's word -> the public one.
@@ -73,6 +75,35 @@ class FunctionCall:
 
         await cancel_task(self.task_id)
 
+    @blocking
+    async def info(self) -> dict[str, Any]:
+        """Return all that is known of it: state, times, `timeline` of attempts, error, tags and parent."""
+        from glowplug.client.durable import task_status  # noqa: PLC0415
+
+        return await task_status(self.task_id)
+
+    def subscribe(self) -> Iterator[dict[str, Any]]:
+        """Yield how it is, then every change of state, until it has ended. Survives lost connections.
+
+        What changes faster than it is told may be left out; the end never is.
+        """
+        from glowplug.client.listing import changes  # noqa: PLC0415
+        from glowplug.client.loop import background  # noqa: PLC0415
+
+        found = changes(self.task_id)
+        try:
+            while (one := background().run(_next(found))) is not None:
+                yield one
+        finally:
+            background().run(_close(found))
+
+    def children(self) -> Iterator[Self]:
+        """Yield the tasks that this one's code has put or spawned, newest first."""
+        from glowplug.client.listing import TASKS, rows_of  # noqa: PLC0415
+
+        for row in rows_of(TASKS, "tasks", {"parent": self.task_id}):
+            yield type(self)(row["task_id"])
+
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -105,6 +136,14 @@ class Task(FunctionCall):
         from glowplug.client.outcomes import value_of  # noqa: PLC0415
 
         return value_of(await self._wait(timeout))
+
+
+async def _next(found: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+    return await anext(found, None)
+
+
+async def _close(found: AsyncIterator[dict[str, Any]]) -> None:
+    await found.aclose()  # type: ignore[attr-defined]
 
 
 def public_status(answer: dict[str, Any]) -> str:

@@ -56,11 +56,20 @@ def age(seconds: float) -> str:
     """Return how long ago a Unix time was, roughly."""
     if not seconds:
         return ""
-    ago = max(0.0, time.time() - seconds)
+    return _span(time.time() - seconds)
+
+
+def ahead(seconds: float) -> str:
+    """Return how far ahead a Unix time is, roughly."""
+    return _span(seconds - time.time()) if seconds else ""
+
+
+def _span(seconds: float) -> str:
+    seconds = max(0.0, seconds)
     for size, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "m")):
-        if ago >= size:
-            return f"{ago / size:.0f}{unit}"
-    return f"{ago:.0f}s"
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def mib(size: Any) -> str:

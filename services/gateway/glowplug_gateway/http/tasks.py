@@ -18,6 +18,7 @@ from glowplug_contracts.messages.invocation import (
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.calls import answer
 from glowplug_gateway.http.route import Exchange, Route
+from glowplug_gateway.http.timeline import more_value
 from glowplug_gateway.records import Records
 
 WAIT_MAX_S = 300.0
@@ -79,7 +80,7 @@ class TaskRoutes:
     async def on_show(self, exchange: Exchange) -> web.StreamResponse:
         """Show a record."""
         record = await self._records.show(exchange.workspace, exchange.path["task"])
-        return answers.json(task_value(record))
+        return answers.json(task_value(record) | more_value(record))
 
     async def on_result(self, exchange: Exchange) -> web.StreamResponse:
         """Wait for the end and answer as a call does."""

@@ -5,7 +5,22 @@ from __future__ import annotations
 import base64
 
 import msgspec
-from glowplug_contracts.messages.invocation import Format, InvocationRecord, State
+from glowplug_contracts.messages.invocation import Format, InvocationRecord, State, is_dead_letter
+
+
+def more_value(record: InvocationRecord) -> dict[str, object]:
+    """Return what is shown of one task and not of each in a list."""
+    return {
+        "name": record.name,
+        "app": record.app,
+        "parent": record.parent or None,
+        "tags": record.tags,
+        "timeline": timeline_value(record),
+        "callback": callback_value(record),
+        "dead_letter": is_dead_letter(record),
+        "replay_of": record.replay_of or None,
+        "replayed_as": record.replayed_as or None,
+    }
 
 
 def timeline_value(record: InvocationRecord) -> list[dict[str, object]]:
