@@ -18,6 +18,7 @@ from glowplug.policies import (
     TaskPolicy,
     check_timeout,
     check_whole,
+    parse_rate,
 )
 from glowplug.schema import Field, fields_of, fields_of_signature
 from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memory
@@ -54,6 +55,8 @@ class Retry:
     backoff: float = 1.0
     max_delay_s: float = 600.0
     retry_for: tuple[str, ...] = ()
+    no_retry_for: tuple[str, ...] = ()
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Asked:
     outputs: dict[str, Field] | None
     inputs_given: bool
     priority: int
+    keep_result_s: float
+    rate: tuple[int, float]
 
 
 def ask(  # noqa: PLR0913 - the parameters are the public surface
@@ -103,6 +108,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     timeout: float | None = None,
     retries: int | None = None,
     retry_for: Sequence[type[BaseException]] | None = None,
+    no_retry_for: Sequence[type[BaseException]] | None = None,
     task_policy: TaskPolicy | None = None,
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
@@ -110,6 +116,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     inputs: object = None,
     outputs: object = None,
     priority: int = 0,
+    rate_limit: str | float | None = None,
     others: Mapping[str, Any] | None = None,
 ) -> Asked:
     """Return what was asked for, in the platform's units.
@@ -141,7 +148,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         keep_warm_s=_keep_warm(defaults.keep_warm_seconds, keep_warm_seconds),
         max_pending=_max_pending(defaults.max_pending, max_pending_tasks),
         timeout_s=_timeout(defaults.timeout, timeout, policy),
-        retry=_retry(retries, retry_for, policy),
+        retry=_retry(retries, retry_for, no_retry_for, policy),
         expires_s=policy.ttl or 0.0,
         autoscaler=scaling,
         on_start=getattr(on_start, "__glowplug_fn__", on_start),
@@ -150,6 +157,8 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         outputs=None if outputs is None else fields_of(outputs),
         inputs_given=inputs_given,
         priority=check_whole("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
+        keep_result_s=policy.keep_result_seconds,
+        rate=parse_rate(rate_limit),
     )
 
 
@@ -192,13 +201,12 @@ def _timeout(default: float, value: object, policy: TaskPolicy) -> float:
 
 
 def _retry(
-    retries: object, retry_for: Sequence[type[BaseException]] | None, policy: TaskPolicy
+    retries: object,
+    retry_for: Sequence[type[BaseException]] | None,
+    no_retry_for: Sequence[type[BaseException]] | None,
+    policy: TaskPolicy,
 ) -> Retry:
-    names: list[str] = []
-    for cls in retry_for or ():
-        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
-            raise TypeError(f"retry_for: {cls!r} is no exception class")
-        names.append(cls.__name__)
+    names = _class_names("retry_for", retry_for)
     if retries is not None:
         check_whole("retries", retries, 0, 1000)
         if policy.max_retries is not None and policy.max_retries != retries:
@@ -211,8 +219,17 @@ def _retry(
         delay_s=policy.retry_delay_seconds,
         backoff=policy.backoff,
         max_delay_s=policy.max_delay_seconds,
-        retry_for=tuple(names),
+        retry_for=names,
+        no_retry_for=_class_names("no_retry_for", no_retry_for),
+        jitter=policy.jitter,
     )
+
+
+def _class_names(what: str, classes: Sequence[type[BaseException]] | None) -> tuple[str, ...]:
+    for cls in classes or ():
+        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+            raise TypeError(f"{what}: {cls!r} is no exception class")
+    return tuple(cls.__name__ for cls in classes or ())
 
 
 def _expect(name: str, value: object, kind: type) -> None:

@@ -75,6 +75,7 @@ def endpoint(
     timeout: float | None = None,
     retries: int | None = None,
     retry_for: Sequence[type[BaseException]] | None = None,
+    no_retry_for: Sequence[type[BaseException]] | None = None,
     task_policy: TaskPolicy | None = None,
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
@@ -117,6 +118,7 @@ def function(
     timeout: float | None = None,
     retries: int | None = None,
     retry_for: Sequence[type[BaseException]] | None = None,
+    no_retry_for: Sequence[type[BaseException]] | None = None,
     task_policy: TaskPolicy | None = None,
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
@@ -157,6 +159,7 @@ def task_queue(
     timeout: float | None = None,
     retries: int | None = None,
     retry_for: Sequence[type[BaseException]] | None = None,
+    no_retry_for: Sequence[type[BaseException]] | None = None,
     task_policy: TaskPolicy | None = None,
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
@@ -164,6 +167,7 @@ def task_queue(
     inputs: Any = None,
     outputs: Any = None,
     priority: int = 0,
+    rate_limit: str | float | None = None,
     **others: Any,
 ) -> TaskQueueMaker: ...
 def task_queue(target: Callable[..., Any] | None = None, /, **given: Any) -> Any:

@@ -5,11 +5,13 @@
     ├── RequestError                    the caller must change something
     │   ├── InvalidInputError           ├── UnauthenticatedError   ├── ForbiddenError
     │   ├── NotFoundError               ├── ConflictError          ├── QueueFullError
+    │   ├── IdempotencyKeyReusedError (a ConflictError)
     │   ├── NoCapacityError             ├── SourceTooLargeError    └── PythonVersionMismatchError
     ├── UnavailableError                time will help
     │   ├── DeadlineExceededError       └── InvocationLostError
     ├── ResultTimeoutError              `get(timeout)` waited long enough; the call goes on
-    ├── CallCancelledError              somebody cancelled it
+    ├── CallCancelledError              somebody cancelled it; TaskExpiredError: its ttl was over
+    ├── PredecessorFailedError          what it waited for did not succeed
     ├── ImageBuildError                 a build step failed
     └── FunctionError                   the function's process or code
         ├── OutOfMemoryError  ├── ContainerCrashedError  ├── FunctionTimeoutError
@@ -106,6 +108,12 @@ class ConflictError(RequestError):
     default_code = "deployment.conflict"
 
 
+class IdempotencyKeyReusedError(ConflictError):
+    """The idempotency key stands for other work, whose id is in `details["task_id"]`."""
+
+    default_code = "invocation.key_reused"
+
+
 class QueueFullError(RequestError):
     """`max_pending_tasks`, or a quota, is reached."""
 
@@ -155,9 +163,21 @@ class ResultTimeoutError(GlowplugError, TimeoutError):
 
 
 class CallCancelledError(GlowplugError):
-    """The invocation was cancelled, or expired before it started."""
+    """The invocation was cancelled."""
 
     default_code = "invocation.cancelled"
+
+
+class TaskExpiredError(CallCancelledError):
+    """It did not start within its `ttl`, and never will."""
+
+    default_code = "invocation.expired"
+
+
+class PredecessorFailedError(GlowplugError):
+    """What it waited for did not succeed, so it was never run; `details["task_id"]` names that."""
+
+    default_code = "invocation.predecessor_failed"
 
 
 class ImageBuildError(GlowplugError):
@@ -284,6 +304,10 @@ CLASSES: dict[str, type[GlowplugError]] = {
     "deployment.python_mismatch": PythonVersionMismatchError,
     "invocation.not_found": NotFoundError,
     "invocation.conflict": ConflictError,
+    "invocation.expired": TaskExpiredError,
+    "invocation.key_reused": IdempotencyKeyReusedError,
+    "invocation.predecessor_failed": PredecessorFailedError,
+    "invocation.predecessor_gone": PredecessorFailedError,
     "invocation.queue_full": QueueFullError,
     "invocation.deadline": DeadlineExceededError,
     "invocation.lost": InvocationLostError,

@@ -29,6 +29,7 @@ COMMON: frozenset[str] = frozenset(
         "timeout",
         "retries",
         "retry_for",
+        "no_retry_for",
         "task_policy",
         "autoscaler",
         "on_start",
@@ -44,7 +45,7 @@ COMMON: frozenset[str] = frozenset(
 HONOURED: dict[str, frozenset[str]] = {
     "endpoint": COMMON,
     "function": COMMON,
-    "task_queue": COMMON,
+    "task_queue": COMMON | {"rate_limit"},
     "Sandbox": frozenset(
         {"image", "cpu", "memory", "gpu", "gpu_count", "env", "keep_warm_seconds"}
     ),
@@ -58,13 +59,14 @@ HONOURED: dict[str, frozenset[str]] = {
             "retry_delay_seconds",
             "backoff",
             "max_delay_seconds",
+            "jitter",
+            "keep_result_seconds",
         }
     ),
 }
 
 _DECORATORS_LATER: dict[str, str] = {
     "gpu_memory": "ask for whole devices with gpu= and gpu_count=",
-    "no_retry_for": "name what to retry with retry_for=",
     "volumes": "read files from the project, or put them into the image with add_local_file",
     "secrets": "pass values with env=, which is stored in plain text",
     "callback_url": "poll the task's status, or post from the function itself",
@@ -73,10 +75,12 @@ _DECORATORS_LATER: dict[str, str] = {
     "region": "leave it out: there is one region",
 }
 
+_OF_QUEUES: dict[str, str] = {"rate_limit": "limit a @task_queue"}
+
 # What each refuses for now, and what to do instead.
 NOT_YET: dict[str, dict[str, str]] = {
-    "endpoint": _DECORATORS_LATER,
-    "function": _DECORATORS_LATER,
+    "endpoint": _DECORATORS_LATER | _OF_QUEUES,
+    "function": _DECORATORS_LATER | _OF_QUEUES,
     "task_queue": _DECORATORS_LATER,
     "Sandbox": {
         "app": "leave it out: sandboxes are named by their id",
@@ -95,7 +99,7 @@ NOT_YET: dict[str, dict[str, str]] = {
     "QueueDepthAutoscaler": {
         "buffer_containers": "set min_containers",
     },
-    "TaskPolicy": {"jitter": "leave it out: pauses have their exact length"},
+    "TaskPolicy": {},
 }
 
 # Names of the surface that stand, and only say that they come later.
@@ -150,9 +154,7 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
         "fork": "create another sandbox",
         "fs": "read and write files with run_code",
     },
-    "Task": {
-        "progress": "print from the function; the lines appear live",
-    },
+    "Task": {},
     "process": {
         "list_processes": "keep what exec returns",
         "get_process": "keep what exec returns",

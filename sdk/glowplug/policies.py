@@ -5,12 +5,14 @@ Plain values; `settings.py` folds them into one deployment's description.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from glowplug.parameters import refuse_parameters
 
 FOREVER = -1
+KEEP_SECONDS_MAX = 366 * 86_400.0
 
 
 @dataclass(frozen=True, init=False)
@@ -54,6 +56,8 @@ class TaskPolicy:
         retry_delay_seconds: pause before the first retry.
         backoff: each later pause is so many times the one before.
         max_delay_seconds: and never longer than this.
+        jitter: the share of each pause that chance may take away: 0 none, 1 (or True) all of it.
+        keep_result_seconds: how long the result can be fetched after the end.
     """
 
     max_retries: int | None
@@ -62,6 +66,8 @@ class TaskPolicy:
     retry_delay_seconds: float
     backoff: float
     max_delay_seconds: float
+    jitter: float
+    keep_result_seconds: float
 
     def __init__(
         self,
@@ -71,6 +77,8 @@ class TaskPolicy:
         retry_delay_seconds: float = 0.0,
         backoff: float = 1.0,
         max_delay_seconds: float = 600.0,
+        jitter: float = 0.0,
+        keep_result_seconds: float = 86_400.0,
         **others: Any,
     ) -> None:
         refuse_parameters("TaskPolicy", others)
@@ -84,12 +92,46 @@ class TaskPolicy:
             raise ValueError("retry_delay_seconds and max_delay_seconds can't be negative")
         if backoff < 1:
             raise ValueError(f"backoff={backoff!r}: must be at least 1")
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"jitter={jitter!r}: give a share from 0 to 1")
+        if not 0 <= keep_result_seconds <= KEEP_SECONDS_MAX:
+            raise ValueError(f"keep_result_seconds={keep_result_seconds!r}: give 0 to 366 days")
         object.__setattr__(self, "max_retries", max_retries)
         object.__setattr__(self, "timeout", timeout)
         object.__setattr__(self, "ttl", ttl)
         object.__setattr__(self, "retry_delay_seconds", float(retry_delay_seconds))
         object.__setattr__(self, "backoff", float(backoff))
         object.__setattr__(self, "max_delay_seconds", float(max_delay_seconds))
+        object.__setattr__(self, "jitter", float(jitter))
+        object.__setattr__(self, "keep_result_seconds", float(keep_result_seconds))
+
+
+_RATE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*$")
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+RATE_COUNT_MAX = 100_000
+
+
+def parse_rate(value: object) -> tuple[int, float]:
+    """Return (starts, in so many seconds) for "10/s", "100/m", "5/h", or a number per second.
+
+    (0, 1.0) stands for no limit. "0.5" or 0.5 per second is one in two seconds.
+
+    Raises: TypeError or ValueError with a sentence.
+    """
+    if value is None:
+        return 0, 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(f'rate_limit={value!r}: give "10/s", "100/m", "5/h" or a number per second')
+    found = _RATE.match(value if isinstance(value, str) else f"{value:f}")
+    number = float(found[1]) if found else 0.0
+    if found is None or not 0 < number <= RATE_COUNT_MAX:
+        raise ValueError(
+            f'rate_limit={value!r}: give "10/s", "100/m", "5/h" or a number per second'
+        )
+    period = _PERIODS[found[2] or "s"]
+    if number == int(number):
+        return int(number), period
+    return 1, period / number
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from glowplug.errors import ResultTimeoutError
 from glowplug.parameters import refuse_method
@@ -29,6 +29,13 @@ STATUSES: dict[str, str] = {
     "expired": "EXPIRED",
 }
 POLL_S = 20.0
+
+
+class Progress(NamedTuple):
+    """How far a task is: `fraction` from 0 to 1, and what was said beside it."""
+
+    fraction: float
+    message: str
 
 
 class FunctionCall:
@@ -67,6 +74,14 @@ class FunctionCall:
         from glowplug.client.durable import task_status  # noqa: PLC0415
 
         return public_status(await task_status(self.task_id))
+
+    @blocking
+    async def progress(self) -> Progress:
+        """Return how far it is: what its code said last with `context.progress`."""
+        from glowplug.client.durable import task_status  # noqa: PLC0415
+
+        answer = await task_status(self.task_id)
+        return Progress(float(answer.get("progress", 0)) / 100, str(answer.get("message", "")))
 
     @blocking
     async def cancel(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Mapping,
 )
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
@@ -22,10 +23,13 @@ from glowplug.parameters import refuse_method
 from glowplug.remote import is_remote, load_attribute
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from glowplug.asked import Asked
     from glowplug.client.batching import Measured
     from glowplug.client.deploying import Deployed
     from glowplug.client.session import Session
+    from glowplug.options import PutOptions
     from glowplug.tasks import FunctionCall, Task
 
 P = ParamSpec("P")
@@ -117,6 +121,15 @@ class Function(Wrapper[P, R]):
 
         return Spawn(self, FunctionCall, wait_when_full=False)
 
+    def options(self, **options: Unpack[PutOptions]) -> Optioned[P, FunctionCall]:
+        """Say something about durable work: `f.options(delay=60).spawn(…)`. See `PutOptions`."""
+        from glowplug.options import put_options  # noqa: PLC0415
+        from glowplug.tasks import FunctionCall  # noqa: PLC0415
+
+        return Optioned(
+            Spawn(self, FunctionCall, wait_when_full=False, said=put_options(**options))
+        )
+
     @property
     def map(self) -> Map[R]:
         """Run it once for each input (or each tuple of inputs, for several iterables)."""
@@ -167,6 +180,33 @@ class TaskQueue(Wrapper[P, R]):
         from glowplug.tasks import Task  # noqa: PLC0415 - only for durable work
 
         return Spawn(self, Task, wait_when_full=True)
+
+    def options(self, **options: Unpack[PutOptions]) -> Optioned[P, Task]:
+        """Say something about one piece of work: `q.options(delay=60).put(…)`. See `PutOptions`."""
+        from glowplug.options import put_options  # noqa: PLC0415
+        from glowplug.tasks import Task  # noqa: PLC0415
+
+        return Optioned(Spawn(self, Task, wait_when_full=True, said=put_options(**options)))
+
+    @property
+    def delay(self) -> Spawn[P, Task]:
+        """Queue work; the name that Celery's users know for `put`."""
+        return self.put
+
+    def apply_async(
+        self,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Task:
+        """Queue work as Celery's users write it: `countdown`, `eta`, `expires`, `priority` and ours."""
+        from glowplug.options import celery_options  # noqa: PLC0415
+        from glowplug.tasks import Task  # noqa: PLC0415
+
+        put: Spawn[Any, Task] = Spawn(
+            self, Task, wait_when_full=True, said=celery_options(**options)
+        )
+        return put(*args, **dict(kwargs or {}))
 
 
 class Local(Generic[P, R]):
@@ -228,10 +268,18 @@ T = TypeVar("T")
 class Spawn(Generic[P, T]):
     """Durable work: accepted, and done sooner or later."""
 
-    def __init__(self, wrapper: Wrapper[P, Any], result: type[T], *, wait_when_full: bool) -> None:
+    def __init__(
+        self,
+        wrapper: Wrapper[P, Any],
+        result: type[T],
+        *,
+        wait_when_full: bool,
+        said: Mapping[str, Any] | None = None,
+    ) -> None:
         self._wrapper = wrapper
         self._result = result
         self._wait_when_full = wait_when_full
+        self._said = said or {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Have it accepted; return what stands for it."""
@@ -255,9 +303,26 @@ class Spawn(Generic[P, T]):
         from glowplug.client import calling  # noqa: PLC0415
 
         task_id = await calling.spawn(
-            self._wrapper, args, kwargs, wait_when_full=self._wait_when_full
+            self._wrapper, args, kwargs, wait_when_full=self._wait_when_full, options=self._said
         )
         return self._result(task_id)  # type: ignore[call-arg]
+
+
+class Optioned(Generic[P, T]):
+    """A function with something said about its next work; it can be used again and again."""
+
+    def __init__(self, spawn: Spawn[P, T]) -> None:
+        self._spawn = spawn
+
+    @property
+    def put(self) -> Spawn[P, T]:
+        """Queue work; returns what stands for it once it is stored for good."""
+        return self._spawn
+
+    @property
+    def spawn(self) -> Spawn[P, T]:
+        """Have it run durably; the same as `put`."""
+        return self._spawn
 
 
 class Map(Generic[R]):

@@ -170,6 +170,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
     "deployment.python_mismatch": ("user", "Deploy with the Python version that the image runs."),
     "invocation.not_found": ("user", "The id is unknown, or its record has expired."),
     "invocation.conflict": ("user", "The same id was used with other arguments; use a new id."),
+    "invocation.expired": (
+        "user",
+        "It did not start within its ttl; give it longer, or let more containers work.",
+    ),
     "invocation.key_reused": (
         "user",
         "The idempotency key stands for other work; use a new key, or the same arguments.",

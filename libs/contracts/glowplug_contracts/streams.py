@@ -13,6 +13,7 @@ from glowplug_contracts.messages.container import ContainerWanted
 from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Principal
 from glowplug_contracts.messages.event import RouterPosition, TriggerCursor
 from glowplug_contracts.messages.image import CachedStep
+from glowplug_contracts.messages.invocation import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
 from glowplug_contracts.messages.sandbox import SandboxRecord
 from glowplug_contracts.messages.schedule import ScheduleState
 from glowplug_contracts.messages.worker import LeaseHeld, Platform
@@ -81,6 +82,7 @@ class Bucket(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
 # A shard's dispatcher keeps this many invocations in order; accepting more answers 429.
 SHARD_BACKLOG_MAX = 500_000
 OUTCOME_KEPT_S = 300.0
+PROGRESS_KEPT_S = 86_400.0
 MIB = 1024 * 1024
 
 CALLS = Stream(
@@ -149,6 +151,17 @@ EVENT_INGRESS = Stream(
     message_bytes_max=512 * 1024,
     refuse_when_full=True,
 )
+PROGRESSES = Stream(
+    name="PROGRESSES_{shard}",
+    subjects=("v1.progress.{shard}.>",),
+    why="How far durable attempts say they are, the last word of each. Not synced: what a crash loses, "
+    "running code says again; the record has the last word of what has ended.",
+    storage="file",
+    synced=False,
+    per_subject=1,
+    max_age_s=PROGRESS_KEPT_S,
+    max_bytes=64 * MIB,
+)
 INVOCATION_EVENTS = Stream(
     name="INVOCATION_EVENTS",
     subjects=("v1.fact.>",),
@@ -202,6 +215,7 @@ STREAMS: tuple[Stream, ...] = (
     SCHEDULES,
     EVENTS,
     EVENT_INGRESS,
+    PROGRESSES,
     INVOCATION_EVENTS,
     CONTAINER_EVENTS,
     SCALE_DECISIONS,
@@ -236,6 +250,15 @@ WANTED = Bucket(
     why="Containers asked for by name (sandboxes, builds); placement makes it so. Key: container id.",
     writers=("sandbox", "imagecache"),
     readers=("scheduler", "sandbox", "imagecache"),
+)
+IDEMPOTENCY = Bucket(
+    name="idempotency",
+    value=IdempotentPut,
+    why="Which invocation a caller's idempotency key stands for, and until when. Key: workspace.hash of "
+    "function and key. Windows are shorter than the entries live.",
+    ttl_s=IDEMPOTENCY_WINDOW_S_MAX + 3600.0,
+    writers=("gateway",),
+    readers=("gateway",),
 )
 SANDBOXES = Bucket(
     name="sandboxes",
@@ -303,6 +326,7 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     DEPLOYMENTS,
     FUNCTIONS,
     TOKENS,
+    IDEMPOTENCY,
     WANTED,
     SANDBOXES,
     SCHEDULE_STATES,

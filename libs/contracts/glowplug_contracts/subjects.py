@@ -35,6 +35,7 @@ from glowplug_contracts.streams import (
     INVOCATION_EVENTS,
     LOGS,
     OUTCOMES,
+    PROGRESSES,
     RECORDS,
     SCALE_DECISIONS,
     SCHEDULES,
@@ -137,6 +138,13 @@ RECORD = Subject(
     subscribers=("gateway", "scheduler", "worker"),
     stream=RECORDS,
     wire="msgpack",
+)
+PROGRESS = Subject(
+    template="v1.progress.{shard}.{workspace}.{invocation_id}",
+    payload=invocation.ProgressMade,
+    publishers=("worker",),
+    subscribers=("gateway",),
+    stream=PROGRESSES,
 )
 OUTCOME = Subject(
     template="v1.outcome.{shard}.{workspace}.{invocation_id}",

@@ -7,7 +7,7 @@ they hold up nobody else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from glowplug.client import calls, wire
@@ -110,14 +110,25 @@ class Stream:
 
 
 async def spawn(
-    wrapper: Any_, args: Arguments, kwargs: dict[str, Any], *, wait_when_full: bool
+    wrapper: Any_,
+    args: Arguments,
+    kwargs: dict[str, Any],
+    *,
+    wait_when_full: bool,
+    options: Mapping[str, Any],
 ) -> str:
     """Have durable work accepted; return its id. Runs in the background loop."""
     session = current_session()
     deployed = await session.deployment_of(wrapper)
     data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
+    if "idempotency_key" in options:
+        options = {**options, "fingerprint": wire.fingerprint((args, kwargs), data)}
     return await calls.spawn(
-        session.http, deployed.deployment_id, data, wait_when_full=wait_when_full
+        session.http,
+        deployed.deployment_id,
+        data,
+        wait_when_full=wait_when_full,
+        options=options,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from glowplug.client.answers import Answer, BrokenAnswerError, BusyError, refusal_of
@@ -16,6 +16,7 @@ from glowplug.client.names import (
     HEADER_BLOB,
     HEADER_FORMAT,
     HEADER_INVOCATION,
+    HEADER_OPTIONS,
     HEADER_RUN_MS,
     HEADER_SIZE,
     HEADER_STATE,
@@ -30,6 +31,7 @@ from glowplug.client.names import (
 )
 from glowplug.client.outcomes import Ended
 from glowplug.errors import GlowplugError, QueueFullError, UnavailableError
+from glowplug.options import header_value
 
 if TYPE_CHECKING:
     from glowplug_contracts.messages.invocation import Payload, RemoteError
@@ -152,14 +154,18 @@ async def spawn(
     data: bytes,
     *,
     wait_when_full: bool,
+    options: Mapping[str, Any] | None = None,
     form: str = PICKLE,
 ) -> str:
     """Accept durable work; return its id once it is stored for good.
 
+    `options`: what is said about it (`glowplug.options`).
     Raises: QueueFullError if the queue is full (for PUT_WAIT_S, where asked to wait).
     """
     invocation_id = new_invocation_id()
     headers, body = await _prepared(http, invocation_id, data, form)
+    if options:
+        headers[HEADER_OPTIONS] = header_value(options)
     clock = asyncio.get_running_loop().time
     until = clock() + (PUT_WAIT_S if wait_when_full else 0.0)
     while True:

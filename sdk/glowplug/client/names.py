@@ -18,6 +18,7 @@ HEADER_BLOB = "Glowplug-Blob"
 HEADER_SIZE = "Glowplug-Size"
 HEADER_STREAM = "Glowplug-Stream"
 HEADER_RUN_MS = "Glowplug-Run-Ms"
+HEADER_OPTIONS = "Glowplug-Options"
 HEADER_TRACE = "traceparent"
 
 PICKLE = "pickle"

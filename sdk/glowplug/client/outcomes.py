@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _STATES: dict[str, str] = {
     "timed_out": "function.timeout",
     "cancelled": "invocation.cancelled",
-    "expired": "invocation.cancelled",
+    "expired": "invocation.expired",
     "dead": "invocation.lost",
 }
 

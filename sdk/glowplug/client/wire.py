@@ -7,7 +7,10 @@ name in the container), is done by the vendored cloudpickle.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
+import json
 import pickle
 import struct
 import sys
@@ -64,6 +67,25 @@ def dump(value: Any, python_there: str = "") -> bytes:
             f'Image(python_version="{python_here()}"), or pass plain data'
         )
     return dump_code(value)
+
+
+def fingerprint(value: Any, data: bytes) -> str:
+    """Return what a value is, in a word: equal arguments give equal words in any process.
+
+    A pickle alone would not: it depends on which equal parts are one object. `data`, the value's
+    pickle, is the last resort for what neither JSON nor a pickle without memory can write.
+    """
+    written = data
+    try:
+        written = json.dumps(value, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        buffer = io.BytesIO()
+        pickler = pickle.Pickler(buffer, PROTOCOL)
+        pickler.fast = True  # no memory: equal parts are written out each time
+        with contextlib.suppress(Exception):
+            pickler.dump(value)
+            written = buffer.getvalue()
+    return hashlib.blake2b(written, digest_size=16).hexdigest()
 
 
 def dump_code(value: Any) -> bytes:

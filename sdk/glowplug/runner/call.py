@@ -46,7 +46,7 @@ class Caller:
         invocation.body = b""  # large arguments need not be held twice
         at = self._context_at
         if at is not None and "context" not in kwargs and len(args) <= at:
-            kwargs["context"] = self._context(invocation)
+            invocation.context = kwargs["context"] = self._context(invocation)
         return self.function(*args, **kwargs)
 
     def send_item(self, invocation: Invocation, number: int, item: object) -> None:
@@ -73,16 +73,33 @@ class Caller:
             self.fail(invocation, error, started)
             return
         invocation.reported = True
-        self.capture.finish(invocation.key)
+        self._last_words(invocation)
         self.channel.send(self._ended(invocation, "succeeded", started, items), body)
 
     def fail(self, invocation: Invocation, error: BaseException, started: float) -> None:
         """Report what the function raised."""
         invocation.reported = True
-        self.capture.finish(invocation.key)
+        self._last_words(invocation)
         header = self._ended(invocation, "failed", started, 0)
         header["error"] = self._error(invocation, error)
         self.channel.send(header)
+
+    def _last_words(self, invocation: Invocation) -> None:
+        """What was printed or said of progress must be out before the result."""
+        self.capture.finish(invocation.key)
+        if invocation.context is not None:
+            invocation.context.flush()
+
+    def _say_progress(self, invocation: Invocation, fraction: float, message: str) -> None:
+        self.channel.send(
+            {
+                "type": "progress",
+                "id": invocation.id,
+                "index": invocation.index,
+                "fraction": fraction,
+                "message": message,
+            }
+        )
 
     def _error(self, invocation: Invocation, error: BaseException) -> dict[str, object]:
         if invocation.cancelled and isinstance(error, CancelledError):
@@ -110,7 +127,7 @@ class Caller:
         }
 
     def _context(self, invocation: Invocation) -> Context:
-        timeout = float(self._init.get("timeout_s") or 0)
+        timeout = invocation.timeout_s or float(self._init.get("timeout_s") or 0)
         return Context(
             container_id=str(self._init.get("container_id", "")),
             stub_id=str(self._init.get("deployment_id", "")),
@@ -118,4 +135,5 @@ class Caller:
             attempt=invocation.attempt,
             timeout=timeout if timeout > 0 else None,
             on_start_value=self._on_start_value,
+            say=lambda fraction, message: self._say_progress(invocation, fraction, message),
         )

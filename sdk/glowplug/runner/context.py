@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MESSAGE_CHARS_MAX = 1_000
+PROGRESS_EVERY_S = 0.1
 
 LATER = {
-    "progress": "context.progress is not yet available; print or log the progress meanwhile",
     "bind_port": "context.bind_port is not yet available; it comes with web servers",
 }
 
@@ -32,6 +39,7 @@ class Context:
         attempt: int,
         timeout: float | None,
         on_start_value: object,
+        say: Callable[[float, str], object] | None = None,
     ) -> None:
         self.container_id = container_id
         self.stub_id = stub_id
@@ -39,7 +47,35 @@ class Context:
         self.attempt = attempt
         self.timeout = timeout
         self.on_start_value = on_start_value
+        self._say = say
+        self._unsaid: tuple[float, str] | None = None
+        self._said_at = 0.0
         self.python_version = sys.version.partition(" ")[0]
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far it is; whoever asks for the task's progress sees it.
+
+        Call it as often as you like: it is sent on some times a second, and the last word always.
+
+        Args:
+            fraction: from 0 to 1.
+            message: shown beside it; the first 1,000 characters.
+        """
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+            raise TypeError(f"progress({fraction!r}): give a number from 0 to 1")
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"progress({fraction!r}): give a number from 0 to 1")
+        self._unsaid = (float(fraction), str(message)[:MESSAGE_CHARS_MAX])
+        now = time.monotonic()
+        if now - self._said_at >= PROGRESS_EVERY_S:
+            self._said_at = now
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was said and not sent yet."""
+        unsaid, self._unsaid = self._unsaid, None
+        if unsaid is not None and self._say is not None:
+            self._say(*unsaid)
 
     def __getattr__(self, name: str) -> object:
         raise AttributeError(LATER.get(name, f"context has no attribute {name!r}"))

@@ -30,6 +30,7 @@ runner → worker
     log         stream "stdout" | "stderr", id (of the invocation, "" = none), index, at (Unix s),
                 dropped (lines lost before this frame, absent = 0); body = whole or partial lines.
                 All of an invocation's output precedes its `result`
+    progress    id, index, fraction, message
     exec_event  exec_id, kind "stdout" | "stderr" | "result" | "ended", exit_code, error; body
     ask         ask_id (from 1, never used again), method, path (with its query), headers {}, id (of the
                 invocation whose code asks, "" = none), more; body = at most ASK_BYTES_MAX

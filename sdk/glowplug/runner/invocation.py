@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from glowplug.runner.context import Context
     from glowplug.runner.frames import Header
 
 
@@ -25,6 +26,7 @@ class Invocation:
         stoppable: user code runs that `interrupt` may stop; set by the lane.
         reported: its result frame is out, or about to be.
         interrupt: stops the user's code; set by the lane that runs it.
+        context: what its function was given, if it asked for one.
         on_credit: called when credit grows (async lane).
     """
 
@@ -35,6 +37,8 @@ class Invocation:
         self.format = str(header["format"])
         self.attempt = int(header.get("attempt", 1))
         self.stream = bool(header.get("stream"))
+        self.timeout_s = float(header.get("timeout_s", 0.0))
+        self.context: Context | None = None
         self.method = str(header.get("method", ""))
         self.body = body
         self.cancelled = False

@@ -17,6 +17,7 @@ from glowplug_contracts.ids import Digest, InvocationId, WorkspaceId, check_id
 from glowplug_contracts.messages.invocation import (
     InputOutcome,
     InvocationRecord,
+    Progress,
     RemoteError,
     State,
     attempts_after,
@@ -25,7 +26,7 @@ from glowplug_contracts.messages.invocation import (
     ordered_by,
     record_headers,
 )
-from glowplug_contracts.subjects import RECORD, Address, shard_of
+from glowplug_contracts.subjects import PROGRESS, RECORD, Address, shard_of
 from glowplug_runtime.bus import Write
 
 from glowplug_gateway.blobs import Blobs, not_stored
@@ -110,12 +111,29 @@ class Records:
             return _conflict(record, "was removed")
         except PlatformError as error:
             return error
-        same = known.deployment_id == record.deployment_id and known.input == record.input
+        # An idempotency key has said already that it is the same work.
+        by_key = record.idempotency_key and record.idempotency_key == known.idempotency_key
+        same = by_key or (
+            known.deployment_id == record.deployment_id and known.input == record.input
+        )
         return known if same else _conflict(record, "was used for another call")
 
     async def show(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
         """Return a record. Raises: NotFoundError, InvalidRequestError (no such id)."""
         return (await self.read(workspace, invocation_id))[0]
+
+    async def progress(self, record: InvocationRecord) -> Progress | None:
+        """Return what the attempt that runs said of its progress last, or the one that ended."""
+        if record.state is not State.RUNNING:
+            return record.progress
+        shard = shard_of(record.workspace, self._platform.shards)
+        at = PROGRESS.at(
+            shard=shard, workspace=record.workspace, invocation_id=record.invocation_id
+        )
+        found = await self._platform.bus.last(at)
+        if found is None or found.message is None or found.message.attempt != record.attempt:
+            return None
+        return found.message.progress
 
     async def wait(
         self, workspace: WorkspaceId, invocation_id: str, wait_s: float

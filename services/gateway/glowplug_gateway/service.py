@@ -32,6 +32,7 @@ from glowplug_gateway.http.sandboxes import SandboxRoutes
 from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
+from glowplug_gateway.intake import Intake
 from glowplug_gateway.letters import Letters
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
@@ -82,18 +83,19 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         records = Records(process, calls, blobs, feed)
         for part in (catalog, live, logs, calls, feed):
             await stack.enter_async_context(part.open())
+        intake = Intake(process, calls, records)
         images = Images(process)
         deployer = Deployer(process, catalog, images, blobs)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
         events = Events(process, catalog)
         bytes_max = settings.body_bytes_max
         areas = (
-            CallRoutes(process, catalog, calls, records, blobs, body_bytes_max=bytes_max),
+            CallRoutes(process, catalog, calls, intake, blobs, body_bytes_max=bytes_max),
             EndpointRoutes(
                 process,
                 catalog,
                 calls,
-                records,
+                intake,
                 blobs,
                 body_bytes_max=bytes_max,
                 errors_shown=settings.errors_shown,

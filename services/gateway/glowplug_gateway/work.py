@@ -22,7 +22,6 @@ from glowplug_contracts.messages.invocation import (
     InputOutcome,
     InvocationRecord,
     InvocationRequested,
-    Payload,
     RemoteError,
 )
 
@@ -60,44 +59,6 @@ def interactive(
         trace=trace,
         retry=spec.retry,
     )
-
-
-def durable(
-    platform: Platform,
-    deployment: Deployment,
-    invocation_id: InvocationId,
-    args: Payload,
-    trace: str,
-) -> InvocationRecord:
-    """Return the record for work that is kept until it has ended. Raises: InvalidRequestError."""
-    spec, now = deployment.spec, platform.clock.unix()
-    if spec.is_generator:
-        raise InvalidRequestError(
-            "request.invalid", f"{spec.name} is a generator: its items need a caller that waits"
-        )
-    return InvocationRecord(
-        invocation_id=invocation_id,
-        workspace=deployment.workspace,
-        deployment_id=deployment.deployment_id,
-        input=Input(args=args),
-        priority=spec.priority,
-        timeout_s=spec.timeout_s,
-        retry=spec.retry,
-        accepted_at=now,
-        expires_at=now + wait_s if (wait_s := _wait_s(deployment, args)) > 0 else 0.0,
-        trace=trace,
-    )
-
-
-def _wait_s(deployment: Deployment, args: Payload) -> float:
-    """Return how long a durable call may wait for its first start, 0 for ever.
-
-    Large arguments are leased, never kept for ever: a call that has some expires at last.
-    """
-    wait_s = deployment.spec.expires_s
-    if args.blob is None:
-        return wait_s
-    return min(wait_s, BLOB_WAIT_S_MAX) if wait_s > 0 else BLOB_WAIT_S_MAX
 
 
 def arguments_needed_s(record: InvocationRecord) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from glowplug_contracts.errors import ConflictError
 from glowplug_contracts.messages.invocation import (
+    EXPIRED_ERROR,
     InputOutcome,
     InvocationRecord,
     RemoteError,
@@ -65,7 +66,8 @@ def changed(record: InvocationRecord, write: WriteRecord, unix: float) -> Invoca
             attempts=attempts_after(record, State.RETRY_WAIT, write.error or LOST, unix),
         )
     if write.state is State.EXPIRED:
-        return msgspec.structs.replace(record, state=State.EXPIRED, ended_at=unix)
+        expired = InputOutcome(index=record.input.index, state=State.EXPIRED, error=EXPIRED_ERROR)
+        return msgspec.structs.replace(record, state=State.EXPIRED, ended_at=unix, outcome=expired)
     lost = record.lost_attempts + (write.state is State.DEAD)
     error = write.error or RemoteError(
         code="invocation.lost",

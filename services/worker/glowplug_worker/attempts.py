@@ -10,6 +10,7 @@ A3 an outcome is handed out for writing once. Durations are monotonic seconds.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
@@ -142,7 +143,8 @@ class Attempt:
             outcome = msgspec.structs.replace(outcome, state=State.CANCELLED)
         if outcome.state is State.FAILED and self.retry is not None:
             tries = self._tries.get(outcome.index, 0) + 1
-            delay_s = decide_retry(self.retry, tries, outcome.error)
+            seed = f"{self.invocation_id}/{outcome.index}"
+            delay_s = decide_retry(self.retry, tries, outcome.error, seed)
             if delay_s is not None:
                 self._tries[outcome.index] = tries
                 self._due.append((now + delay_s, sent.input))
@@ -227,21 +229,39 @@ class Attempt:
             return
 
 
-def decide_retry(policy: RetryPolicy, tries: int, error: RemoteError | None) -> float | None:
+def decide_retry(
+    policy: RetryPolicy, tries: int, error: RemoteError | None, seed: str = ""
+) -> float | None:
     """Return after how many seconds a failed try is made again, or None: not at all.
 
     Args:
         policy: of the invocation.
         tries: made so far that ended by the user's code, this one included (≥ 1).
-        error: of this try. `retry_for` names match its type or one of its base classes, which the
-            runner lists in `details["mro"]`.
+        error: of this try. The names in `retry_for` and `no_retry_for` match its type or one of its base
+            classes, which the runner lists in `details["mro"]`.
+        seed: names the invocation: what chance takes away from the pause derives from it and `tries`.
     """
     if tries > policy.max_retries or error is None or error.code not in RETRYABLE:
         return None
-    if policy.retry_for and not _names(error) & set(policy.retry_for):
+    names = _names(error)
+    if policy.retry_for and names.isdisjoint(policy.retry_for):
         return None
+    if not names.isdisjoint(policy.no_retry_for):
+        return None
+    return pause_s(policy, tries, seed)
+
+
+def pause_s(policy: RetryPolicy, tries: int, seed: str) -> float:
+    """Return how long to pause after so many failed tries.
+
+    Exponential up to the cap; then chance takes away at most the share `jitter`, so that what failed
+    together does not come back together. The same seed and tries always give the same pause.
+    """
     exponent = min(tries - 1, 64)  # beyond, every backoff > 1 has reached max_delay_s
-    return min(policy.delay_s * policy.backoff**exponent, policy.max_delay_s)
+    whole_s = min(policy.delay_s * policy.backoff**exponent, policy.max_delay_s)
+    hashed = hashlib.blake2b(f"{seed}/{tries}".encode(), digest_size=8).digest()
+    chance = int.from_bytes(hashed) / 2**64
+    return whole_s * (1.0 - min(max(policy.jitter, 0.0), 1.0) * chance)
 
 
 def trim_error(error: RemoteError) -> RemoteError:

@@ -20,6 +20,8 @@ from glowplug_contracts.errors import (
 from glowplug_contracts.messages.invocation import (
     InputOutcome,
     InvocationRecord,
+    Progress,
+    ProgressMade,
     RemoteError,
     RunInvocation,
     State,
@@ -27,10 +29,12 @@ from glowplug_contracts.messages.invocation import (
     ordered_by,
     record_headers,
 )
-from glowplug_contracts.subjects import RECORD, Address
+from glowplug_contracts.subjects import PROGRESS, RECORD, Address
 
+from glowplug_worker import frames
 from glowplug_worker.attempts import Attempt, trim_error
 from glowplug_worker.inflight import InFlight
+from glowplug_worker.progress import PROGRESS_EVERY_S, Throttled, spoken
 from glowplug_worker.records import CLAIMABLE, claim, expire, finish, lose
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ class DurableFlight(InFlight):
         self._token = run.record_sequence
         self._record: InvocationRecord | None = None
         self._lost = False
+        self._progress = Throttled(PROGRESS_EVERY_S)
 
     def start(self) -> None:
         """Claim the record, then run it."""
@@ -109,11 +114,36 @@ class DurableFlight(InFlight):
         self.inputs = 1
         return True
 
+    def on_progress(self, progress: frames.Progress) -> None:
+        """Tell how far it is, some times a second at most; the last word is kept with the record."""
+        workshop = self.supervisor.workshop
+        said = spoken(progress.fraction, progress.message, workshop.clock.unix())
+        wait_s = self._progress.say(said, workshop.clock.now())
+        if wait_s == 0.0:
+            self._tell_progress()
+        elif wait_s is not None:
+            asyncio.get_running_loop().call_later(wait_s, self._tell_progress)
+
+    def _tell_progress(self) -> None:
+        said = self._progress.take(self.supervisor.workshop.clock.now())
+        if said is not None and not self._ended:
+            self.supervisor.workshop.spawn(self._send_progress(said), "tell progress")
+
+    async def _send_progress(self, said: Progress) -> None:
+        told = ProgressMade(
+            invocation_id=self.invocation_id, attempt=self.attempt.attempt, progress=said
+        )
+        at = PROGRESS.at(
+            shard=self.shard, workspace=self.workspace, invocation_id=self.invocation_id
+        )
+        await self.supervisor.workshop.bus.send(at, told)
+
     async def write_outcomes(self, outcomes: tuple[InputOutcome, ...]) -> None:
         """Finish the record with its one outcome."""
         record, workshop = self._record, self.supervisor.workshop
         assert record is not None  # noqa: S101
-        await self._change(finish(record, outcomes[0], workshop.clock.unix()))
+        finished = finish(record, outcomes[0], workshop.clock.unix())
+        await self._change(msgspec.structs.replace(finished, progress=self._progress.last))
 
     async def lose(self, error: RemoteError | None, *, alone: bool) -> None:
         """Put the record back for another try, or to its end when these are used up."""

@@ -65,7 +65,7 @@ class Blob(_Header, tag="blob", frozen=True, kw_only=True):
 
 
 class Run(_Header, tag="run", frozen=True, kw_only=True):
-    """Run one input. The body holds the arguments in `format`.
+    """Run one input. The body holds the arguments in `format`. `timeout_s`: its own, if it has one.
 
     Several inputs of one invocation may be sent ahead; a runner with concurrency 1 runs them in order.
     """
@@ -76,6 +76,7 @@ class Run(_Header, tag="run", frozen=True, kw_only=True):
     attempt: int
     method: str = ""
     stream: bool = False
+    timeout_s: float = 0.0
     more: bool = False
 
 
@@ -189,6 +190,15 @@ class Log(_Header, tag="log", frozen=True, kw_only=True):
     dropped: int = 0
 
 
+class Progress(_Header, tag="progress", frozen=True, kw_only=True):
+    """How far an input is, in its own words: `fraction` 0 … 1."""
+
+    id: str
+    index: int = 0
+    fraction: float
+    message: str = ""
+
+
 class ExecEvent(_Header, tag="exec_event", frozen=True, kw_only=True):
     """What an exec did: "stdout", "stderr", "result" (body), or "ended" (exit_code, error)."""
 
@@ -229,7 +239,18 @@ class Bye(_Header, tag="bye", frozen=True, kw_only=True):
 
 ToRunner = Init | Blob | Run | Cancel | Credit | Exec | KillExec | Answer | Stop
 FromRunner = (
-    Hello | Ready | StartFailed | Result | Item | Log | ExecEvent | Ask | AskCredit | AskDrop | Bye
+    Hello
+    | Ready
+    | StartFailed
+    | Result
+    | Item
+    | Log
+    | Progress
+    | ExecEvent
+    | Ask
+    | AskCredit
+    | AskDrop
+    | Bye
 )
 
 _ENCODER = msgspec.json.Encoder()

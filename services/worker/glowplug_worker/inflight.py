@@ -30,6 +30,7 @@ from glowplug_contracts.messages.invocation import (
 from glowplug_contracts.subjects import ENDED, Address
 from glowplug_runtime.tracing import record_span
 
+from glowplug_worker import frames
 from glowplug_worker.attempts import COALESCE_S, Attempt, timed_out, trim_error
 from glowplug_worker.frames import Cancel, FrameError, Item, Result, Run
 
@@ -123,6 +124,7 @@ class InFlight:
                 attempt=attempt.attempt,
                 method=self.method,
                 stream=self.stream,
+                timeout_s=attempt.timeout_s,
             ),
             data,
         )
@@ -172,6 +174,9 @@ class InFlight:
     def on_item(self, item: Item, body: bytes) -> None:
         """Take a generator's item. Raises: FrameError out of order or beyond the credit."""
         raise FrameError(f"an item of {item.id[:64]!r} ({len(body)} bytes), which is no stream")
+
+    def on_progress(self, progress: frames.Progress) -> None:
+        """Take what user code says of its progress; nobody waits for an interactive call's."""
 
     async def _store_result(self, index: int, form: Format, body: bytes, run_ms: float) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 from glowplug_contracts.ids import ContainerId, WorkerId
 from glowplug_contracts.messages.invocation import (
+    EXPIRED_ERROR,
     PLATFORM_RETRIES_MAX,
     InputOutcome,
     InvocationRecord,
@@ -37,6 +38,8 @@ def claim(
         attempt=record.attempt + 1,
         started_at=unix,
         due_at=0.0,
+        progress=None,
+        reason="",
         worker_id=worker_id,
         container_id=container_id,
         outcome=None,
@@ -45,7 +48,12 @@ def claim(
 
 def expire(record: InvocationRecord, unix: float) -> InvocationRecord:
     """Return the record of an invocation that came too late to its start."""
-    return msgspec.structs.replace(record, state=State.EXPIRED, ended_at=unix)
+    return msgspec.structs.replace(
+        record,
+        state=State.EXPIRED,
+        ended_at=unix,
+        outcome=InputOutcome(index=record.input.index, state=State.EXPIRED, error=EXPIRED_ERROR),
+    )
 
 
 def finish(record: InvocationRecord, outcome: InputOutcome, unix: float) -> InvocationRecord:
@@ -54,7 +62,7 @@ def finish(record: InvocationRecord, outcome: InputOutcome, unix: float) -> Invo
     tries = record.user_attempts + (outcome.state is not State.SUCCEEDED)
     delay_s = None
     if outcome.state in (State.FAILED, State.TIMED_OUT):
-        delay_s = decide_retry(record.retry, tries, outcome.error)
+        delay_s = decide_retry(record.retry, tries, outcome.error, record.invocation_id)
     if delay_s is None:
         return msgspec.structs.replace(
             record,

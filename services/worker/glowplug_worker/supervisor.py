@@ -37,13 +37,13 @@ from glowplug_worker.frames import (
     Ask,
     AskCredit,
     AskDrop,
-    Bye,
     ExecEvent,
     FrameError,
     FromRunner,
     Hello,
     Item,
     Log,
+    Progress,
     Ready,
     Result,
     StartFailed,
@@ -381,6 +381,8 @@ class Supervisor:
                 self._flight(header.id, process).on_item(header, body)
             case Log():
                 self._on_log(header, body)
+            case Progress():
+                self._on_progress(process, header)
             case ExecEvent():
                 self.execs.on_event(header, body)
             case Ask() | AskCredit() | AskDrop():
@@ -391,8 +393,6 @@ class Supervisor:
                 self._on_ready(process, header)
             case StartFailed():
                 self.step(life.StartFailed(error=trim_error(header.error)))
-            case Bye():
-                pass
 
     def _on_ask(self, process: int, header: Ask | AskCredit | AskDrop, body: bytes) -> None:
         if self.binding.spec.kind is not ContainerKind.FUNCTION:
@@ -410,6 +410,12 @@ class Supervisor:
         if flight is None or flight.process != process:
             raise FrameError(f"news of {invocation_id[:64]!r}, which it does not run")
         return flight
+
+    def _on_progress(self, process: int, header: Progress) -> None:
+        # A thread that the user's code left behind may still talk of what has ended: no harm.
+        flight = self.flights.get(header.id)
+        if flight is not None and flight.process == process:
+            flight.on_progress(header)
 
     def _on_log(self, header: Log, body: bytes) -> None:
         clock = self.workshop.clock

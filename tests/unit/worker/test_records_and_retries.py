@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from glowplug_contracts.ids import ContainerId, WorkerId
 from glowplug_contracts.messages.invocation import (
@@ -15,8 +16,11 @@ from glowplug_contracts.messages.invocation import (
     RetryPolicy,
     State,
 )
-from glowplug_worker.attempts import decide_retry, timed_out, trim_error
+from glowplug_worker.attempts import decide_retry, pause_s, timed_out, trim_error
+from glowplug_worker.progress import Throttled, spoken
 from glowplug_worker.records import claim, expire, finish, lose
+from hypothesis import given
+from hypothesis import strategies as st
 
 FAILED = RemoteError(
     code="function.failed",
@@ -63,6 +67,9 @@ def test_expires_what_came_too_late() -> None:
         (RetryPolicy(max_retries=1, retry_for=("ValueError",)), 1, 0.0),
         (RetryPolicy(max_retries=1, retry_for=("MyError",)), 1, 0.0),
         (RetryPolicy(max_retries=1, retry_for=("KeyError",)), 1, None),
+        (RetryPolicy(max_retries=1, no_retry_for=("ValueError",)), 1, None),
+        (RetryPolicy(max_retries=1, no_retry_for=("KeyError",)), 1, 0.0),
+        (RetryPolicy(max_retries=1, retry_for=("Exception",), no_retry_for=("MyError",)), 1, None),
         (RetryPolicy(max_retries=10**6, delay_s=1.0, backoff=10.0), 10**5, 600.0),
     ],
 )
@@ -124,3 +131,50 @@ def test_errors_fit_into_a_message_whatever_a_runner_sends() -> None:
     assert small.pickled is None
     assert small.details == {"trimmed": True}
     assert trim_error(FAILED) == FAILED
+
+
+@given(
+    delay_s=st.floats(0, 1e4),
+    backoff=st.floats(1, 50),
+    cap=st.floats(0, 1e4),
+    jitter=st.floats(0, 1),
+    tries=st.integers(1, 10**6),
+    seed=st.text(),
+)
+def test_a_pause_is_within_its_bounds_and_always_the_same(
+    delay_s: float, backoff: float, cap: float, jitter: float, tries: int, seed: str
+) -> None:
+    policy = RetryPolicy(
+        max_retries=1, delay_s=delay_s, backoff=backoff, max_delay_s=cap, jitter=jitter
+    )
+    whole_s = pause_s(msgspec.structs.replace(policy, jitter=0.0), tries, seed)
+    pause = pause_s(policy, tries, seed)
+    assert whole_s * (1 - jitter) - 1e-9 <= pause <= whole_s <= cap
+    assert pause == pause_s(policy, tries, seed)
+
+
+def test_jitter_spreads_what_failed_together() -> None:
+    policy = RetryPolicy(max_retries=3, delay_s=10.0, jitter=1.0)
+    pauses = [pause_s(policy, 1, f"inv_{n}") for n in range(1000)]
+    assert min(pauses) < 0.2
+    assert max(pauses) > 9.8
+    assert 4.5 < sum(pauses) / len(pauses) < 5.5
+
+
+class TestProgress:
+    def test_the_first_word_goes_at_once_and_the_last_one_always(self) -> None:
+        told = Throttled(1.0)
+        first, second, last = (spoken(n / 10, "", 0.0) for n in (1, 2, 3))
+        assert told.say(first, 10.0) == 0.0
+        assert told.take(10.0) == first
+        assert told.say(second, 10.25) == 0.75
+        assert told.say(last, 10.5) is None
+        assert told.take(11.0) == last
+        assert told.take(11.0) is None
+        assert told.last == last
+
+    @given(st.floats(), st.text())
+    def test_whatever_user_code_says_is_bounded(self, fraction: float, message: str) -> None:
+        said = spoken(fraction, message * 100, 1.0)
+        assert said.fraction == -1.0 or 0.0 <= said.fraction <= 1.0
+        assert len(said.message) <= 1_000

@@ -302,6 +302,25 @@ class RecordAbout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     fraction: float = -1.0
 
 
+IDEMPOTENCY_WINDOW_S_MAX = 7 * 86_400.0
+
+
+class IdempotentPut(Message, frozen=True, kw_only=True):
+    """What a caller's idempotency key stands for, until a Unix time; `fingerprint` of what was asked."""
+
+    invocation_id: InvocationId
+    fingerprint: str
+    until: float
+
+
+class ProgressMade(Message, frozen=True, kw_only=True):
+    """An attempt of a durable invocation says how far it is; the last word per invocation is kept."""
+
+    invocation_id: InvocationId
+    attempt: int
+    progress: Progress
+
+
 class InvocationRecord(Message, frozen=True, kw_only=True):
     """A durable invocation: this *is* the truth about it.
 
@@ -388,6 +407,11 @@ class InvocationRecord(Message, frozen=True, kw_only=True):
     events: int = 0
 
 
+EXPIRED_ERROR = RemoteError(
+    code="invocation.expired",
+    type="TaskExpiredError",
+    message="the task expired: it had not started within its ttl",
+)
 # Ends that make a dead letter of a record that is to be kept as one.
 DEAD_LETTER_STATES = frozenset({State.FAILED, State.TIMED_OUT, State.EXPIRED, State.DEAD})
 

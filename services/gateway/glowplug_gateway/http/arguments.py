@@ -8,14 +8,18 @@ from glowplug_contracts.ids import InvocationId, check_digest, check_id
 from glowplug_contracts.messages.http import (
     HEADER_BLOB,
     HEADER_FORMAT,
+    HEADER_IDEMPOTENCY,
     HEADER_INVOCATION,
+    HEADER_OPTIONS,
     HEADER_SIZE,
+    PutOptions,
 )
 from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, Format, Payload
 
 from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.http.door import too_large
 from glowplug_gateway.ports import Time
+from glowplug_gateway.put_options import read_options
 
 DEADLINE_MAX_S = 7 * 86_400.0
 HEADER_DEADLINE = "Glowplug-Deadline-S"
@@ -39,6 +43,12 @@ def deadline_s(request: web.BaseRequest) -> float:
     if not 0.0 <= seconds <= DEADLINE_MAX_S:
         raise _bad_header(HEADER_DEADLINE, f"a number of seconds from 0 to {DEADLINE_MAX_S:g}")
     return seconds
+
+
+def put_options(request: web.BaseRequest) -> PutOptions:
+    """Return what the caller says about its durable work. Raises: InvalidRequestError."""
+    headers = request.headers
+    return read_options(headers.get(HEADER_OPTIONS), headers.get(HEADER_IDEMPOTENCY))
 
 
 async def body(request: web.BaseRequest, bytes_max: int) -> bytes:

@@ -30,20 +30,19 @@ from glowplug_contracts.messages.invocation import (
     INLINE_BYTES_MAX,
     Input,
     InputOutcome,
+    InvocationRecord,
     State,
 )
-from glowplug_contracts.subjects import shard_of
 
-from glowplug_gateway.admission import CallOffered
 from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.calls import Calls, HeldCall
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.http import answers
-from glowplug_gateway.http.arguments import arguments, body, deadline_s, invocation_id
+from glowplug_gateway.http.arguments import arguments, body, deadline_s, invocation_id, put_options
 from glowplug_gateway.http.route import Exchange, Route
+from glowplug_gateway.intake import Intake
 from glowplug_gateway.ports import Platform
-from glowplug_gateway.records import Records
-from glowplug_gateway.work import durable, given_up, interactive, outcome_of
+from glowplug_gateway.work import given_up, interactive, outcome_of
 
 BYTES_TYPE = "application/octet-stream"
 
@@ -58,7 +57,7 @@ class CallRoutes:
         platform: Platform,
         catalog: Catalog,
         calls: Calls,
-        records: Records,
+        intake: Intake,
         blobs: Blobs,
         *,
         body_bytes_max: int,
@@ -66,7 +65,7 @@ class CallRoutes:
         self._platform = platform
         self._catalog = catalog
         self._calls = calls
-        self._records = records
+        self._intake = intake
         self._blobs = blobs
         self._body_bytes_max = body_bytes_max
 
@@ -203,13 +202,10 @@ class CallRoutes:
         call_id = invocation_id(request, self._platform.clock)
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
+        options = put_options(request)
         args = await arguments(request, self._blobs, self._body_bytes_max)
-        record = durable(self._platform, deployment, call_id, args, exchange.trace)
-        self._calls.admit(offered_durable(self._platform, deployment, call_id))
-        await self._records.accept(record)
-        response = answers.json({"task_id": call_id}, status=202)
-        response.headers[HEADER_INVOCATION] = call_id
-        return response
+        record = await self._intake.accept(deployment, call_id, args, options, exchange.trace)
+        return accepted(record)
 
     async def on_cancel(self, exchange: Exchange) -> web.StreamResponse:
         """Stop a call."""
@@ -218,18 +214,11 @@ class CallRoutes:
         return answers.json({"invocation_id": call_id, "state": State.CANCELLED})
 
 
-def offered_durable(
-    platform: Platform, deployment: Deployment, call_id: InvocationId
-) -> CallOffered:
-    """Return durable work as admission is asked about it."""
-    return CallOffered(
-        invocation_id=call_id,
-        workspace=deployment.workspace,
-        deployment_id=deployment.deployment_id,
-        shard=shard_of(deployment.workspace, platform.shards),
-        max_pending=deployment.spec.max_pending,
-        held=False,
-    )
+def accepted(record: InvocationRecord) -> web.Response:
+    """Answer that durable work is stored; the id is of the work that the same key made, if it did."""
+    response = answers.json({"task_id": record.invocation_id}, status=202)
+    response.headers[HEADER_INVOCATION] = record.invocation_id
+    return response
 
 
 def answer(call_id: InvocationId, outcome: InputOutcome, *, as_json: bool = False) -> web.Response:
@@ -246,7 +235,9 @@ def answer(call_id: InvocationId, outcome: InputOutcome, *, as_json: bool = Fals
             response.headers.update(headers)
             return response
         return web.Response(
-            body=encode(outcome.error, "msgpack"), headers=headers, content_type=MSGPACK_TYPE
+            body=b"" if outcome.error is None else encode(outcome.error, "msgpack"),
+            headers=headers,
+            content_type=MSGPACK_TYPE,
         )
     headers[HEADER_FORMAT] = result.format.value
     if result.blob is not None:

@@ -25,13 +25,13 @@ from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.calls import Calls, HeldCall
 from glowplug_gateway.catalog import LATEST, Catalog
 from glowplug_gateway.http import answers
-from glowplug_gateway.http.arguments import body, deadline_s, invocation_id
-from glowplug_gateway.http.calls import offered_durable
+from glowplug_gateway.http.arguments import body, deadline_s, invocation_id, put_options
+from glowplug_gateway.http.calls import accepted
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.inputs import check_inputs, parse_object
+from glowplug_gateway.intake import Intake
 from glowplug_gateway.ports import Platform
-from glowplug_gateway.records import Records
-from glowplug_gateway.work import durable, given_up, interactive, outcome_of
+from glowplug_gateway.work import given_up, interactive, outcome_of
 
 _TIMED_OUT = 504
 _FAILED = 500
@@ -45,7 +45,7 @@ class EndpointRoutes:
         platform: Platform,
         catalog: Catalog,
         calls: Calls,
-        records: Records,
+        intake: Intake,
         blobs: Blobs,
         *,
         body_bytes_max: int,
@@ -54,7 +54,7 @@ class EndpointRoutes:
         self._platform = platform
         self._catalog = catalog
         self._calls = calls
-        self._records = records
+        self._intake = intake
         self._blobs = blobs
         self._body_bytes_max = body_bytes_max
         self._errors_shown = errors_shown
@@ -262,13 +262,11 @@ class EndpointRoutes:
         call_id = invocation_id(exchange.request, self._platform.clock)
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
+        options = put_options(exchange.request)
         args = await self._arguments(exchange, deployment)
-        record = durable(self._platform, deployment, call_id, args, exchange.trace)
-        self._calls.admit(offered_durable(self._platform, deployment, call_id))
-        await self._records.accept(record)
-        response = answers.json({"task_id": call_id}, status=202)
-        response.headers[HEADER_INVOCATION] = call_id
-        return response
+        return accepted(
+            await self._intake.accept(deployment, call_id, args, options, exchange.trace)
+        )
 
 
 _DOORS = {

@@ -11,6 +11,7 @@ from glowplug_contracts.messages.invocation import (
     Format,
     InputOutcome,
     InvocationRecord,
+    Progress,
     State,
     is_terminal,
 )
@@ -80,7 +81,8 @@ class TaskRoutes:
     async def on_show(self, exchange: Exchange) -> web.StreamResponse:
         """Show a record."""
         record = await self._records.show(exchange.workspace, exchange.path["task"])
-        return answers.json(task_value(record) | more_value(record))
+        progress = await self._records.progress(record)
+        return answers.json(task_value(record, progress) | more_value(record))
 
     async def on_result(self, exchange: Exchange) -> web.StreamResponse:
         """Wait for the end and answer as a call does."""
@@ -99,17 +101,24 @@ class TaskRoutes:
         return answers.json(task_value(record))
 
 
-def task_value(record: InvocationRecord) -> dict[str, object]:
+def task_value(record: InvocationRecord, progress: Progress | None = None) -> dict[str, object]:
     """Return a record under the names that users know."""
     status, state, reason = PUBLIC[record.state]
+    said = progress or record.progress
     value: dict[str, object] = {
         "task_id": record.invocation_id,
         "deployment_id": record.deployment_id,
         "status": status,
         "state": state,
         "reason": reason,
-        "progress": 100 if record.state is State.SUCCEEDED else 0,
+        "progress": _percentage(record, said),
+        "message": said.message if said is not None else "",
         "attempt": record.attempt,
+        "priority": record.priority,
+        "due_at": record.due_at or None,
+        "expires_at": record.expires_at or None,
+        "parent": record.parent or None,
+        "tags": record.tags,
         "accepted_at": record.accepted_at,
         "started_at": record.started_at or None,
         "ended_at": record.ended_at or None,
@@ -134,3 +143,10 @@ def task_value(record: InvocationRecord) -> dict[str, object]:
         if result.format is Format.JSON and result.data and len(result.data) <= INLINE_BYTES_MAX:
             value["result"] = msgspec.Raw(result.data)
     return value
+
+
+def _percentage(record: InvocationRecord, said: Progress | None) -> float:
+    """Return 0 … 100: what the code said, and 100 only once it has succeeded."""
+    if record.state is State.SUCCEEDED:
+        return 100.0
+    return round(100 * said.fraction, 2) if said is not None and said.fraction > 0 else 0.0
