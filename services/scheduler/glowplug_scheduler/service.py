@@ -25,6 +25,7 @@ from glowplug_scheduler.ingress import Ingress
 from glowplug_scheduler.placing import PlacementShell
 from glowplug_scheduler.records import BusRecords
 from glowplug_scheduler.routing import EventRouting
+from glowplug_scheduler.scheduling import ScheduleOwner
 from glowplug_scheduler.settings import SchedulerSettings
 from glowplug_scheduler.workers import BusWorkers
 
@@ -136,9 +137,16 @@ class Scheduler:
                 shell.instance,
             )
             self.owners[shard] = owner
+            schedules = ScheduleOwner(
+                shell.bus,
+                shell.clock,
+                shard,
+                shell.shards,
+                late_s=shell.settings.schedule_late_s,
+            )
             try:
                 routing = EventRouting(shell.bus, shell.clock, shard, shell.shards)
-                async with owner.open(lease.generation), routing.open():
+                async with owner.open(lease.generation), routing.open(), schedules.open():
                     yield
             finally:
                 del self.owners[shard]

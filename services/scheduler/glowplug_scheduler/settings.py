@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from glowplug_contracts.messages.schedule import LATE_S
 from glowplug_runtime.settings import Settings
 
 from glowplug_scheduler.dispatch_state import CACHE_BYTES_MAX
@@ -19,8 +20,10 @@ class SchedulerSettings(Settings, frozen=True, kw_only=True):
             buckets in the broker's memory: quick, and everything is gone when the broker ends.
         cache_bytes: of waiting interactive calls kept in memory, per shard; beyond it a call is read
             again from its stream when its turn comes.
+        schedule_late_s: a schedule's due time that comes late by no more fires whatever its `catch_up` says.
     """
 
     replicas: int = 1
     durability: Literal["synced", "memory"] = "synced"
     cache_bytes: int = CACHE_BYTES_MAX
+    schedule_late_s: float = LATE_S
