@@ -20,6 +20,7 @@ __all__ = [
     "errors",
     "function",
     "is_remote",
+    "schedule",
     "schema",
     "task_queue",
 ]
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
     from glowplug.remote import is_remote
     from glowplug.sandbox import Sandbox
+    from glowplug.schedules import schedule
     from glowplug.tasks import FunctionCall, Task
 else:
     # No submodule may be called like one of these names, but for the two that are meant: importing a
@@ -51,6 +53,7 @@ else:
         "errors": "",
         "function": "decorators",
         "is_remote": "remote",
+        "schedule": "schedules",
         "schema": "",
         "task_queue": "decorators",
     }

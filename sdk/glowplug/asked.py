@@ -43,7 +43,17 @@ DEFAULTS: dict[str, Defaults] = {
     "endpoint": Defaults(1.0, 180.0, 180.0, 100, 1),
     "function": Defaults(0.125, 3600.0, 10.0, 0, 100),
     "task_queue": Defaults(0.125, 3600.0, 10.0, 0, 1),
+    "schedule": Defaults(0.125, 3600.0, 10.0, 0, 1),
 }
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a schedule is due, as it was written; the platform reads it."""
+
+    when: str
+    timezone: str
+    catch_up: str
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Asked:
     priority: int
     keep_result_s: float
     rate: tuple[int, float]
+    schedule: Times | None = None
 
 
 def ask(  # noqa: PLR0913 - the parameters are the public surface

@@ -46,6 +46,7 @@ HONOURED: dict[str, frozenset[str]] = {
     "endpoint": COMMON,
     "function": COMMON,
     "task_queue": COMMON | {"rate_limit"},
+    "schedule": (COMMON - {"inputs"}) | {"when", "timezone", "catch_up"},
     "Sandbox": frozenset(
         {"image", "cpu", "memory", "gpu", "gpu_count", "env", "keep_warm_seconds"}
     ),
@@ -82,6 +83,9 @@ NOT_YET: dict[str, dict[str, str]] = {
     "endpoint": _DECORATORS_LATER | _OF_QUEUES,
     "function": _DECORATORS_LATER | _OF_QUEUES,
     "task_queue": _DECORATORS_LATER,
+    "schedule": _DECORATORS_LATER
+    | _OF_QUEUES
+    | {"inputs": "leave it out: a schedule's function is called without arguments"},
     "Sandbox": {
         "app": "leave it out: sandboxes are named by their id",
         "name": "leave it out: sandboxes are named by their id",
@@ -108,8 +112,7 @@ NAMES_NOT_YET: dict[str, str] = {
     "wsgi": "use @endpoint for one handler",
     "web_server": "use @endpoint for one handler",
     "realtime": "use a generator under @endpoint, which streams",
-    "schedule": "start the function from your own timer",
-    "hourly": "start the function from your own timer",
+    "hourly": 'use @schedule("@hourly")',
     "on_event": "put work into a @task_queue yourself",
     "cls": "use @function with on_start",
     "enter": "use on_start",
@@ -138,6 +141,7 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     },
     "endpoint": {"serve": "run the program, or deploy it again after a change"},
     "task_queue": {"serve": "run the program, or deploy it again after a change"},
+    "schedule": {"serve": "run the program, or deploy it again after a change"},
     "Image": {
         "apt_install": "install what you need with pip_install; OCI bases come later",
         "with_secrets": "use env(), which the image keeps in plain text",

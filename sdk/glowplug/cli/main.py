@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("glowplug.cli.trace:trace", "Show where the time of a call went."),
     "task": ("glowplug.cli.tasks:task", "Durable work: list, show, follow, result, cancel."),
     "dlq": ("glowplug.cli.dlq:dlq", "Dead letters: list, show, replay, purge."),
+    "schedule": (
+        "glowplug.cli.schedules:schedule",
+        "Schedules: list, show, next, pause, resume, run.",
+    ),
     "deployment": ("glowplug.cli.deployments:deployment", "What is deployed: list, show, delete."),
     "container": ("glowplug.cli.parts:container", "Live containers: list."),
     "worker": ("glowplug.cli.parts:worker", "Live workers: list."),
@@ -35,7 +39,6 @@ NOT_YET = {
     "serve": "run the program again after a change, or `glowplug deploy` it",
     "shell": "use `glowplug sandbox exec`",
     "event": "call functions directly",
-    "schedule": "start functions from your own timer",
     "secret": "pass values with env=",
     "volume": "put files into the image with add_local_file",
     "image": "images are built when they are deployed",

@@ -136,4 +136,5 @@ class Caller:
             timeout=timeout if timeout > 0 else None,
             on_start_value=self._on_start_value,
             say=lambda fraction, message: self._say_progress(invocation, fraction, message),
+            scheduled_for=invocation.scheduled_for,
         )

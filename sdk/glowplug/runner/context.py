@@ -8,6 +8,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
 MESSAGE_CHARS_MAX = 1_000
 PROGRESS_EVERY_S = 0.1
@@ -27,6 +28,8 @@ class Context:
         attempt: from 1; counts retries and platform failures.
         timeout: seconds after which the container is killed, or None.
         on_start_value: what `on_start` returned in this process, or None.
+        scheduled_for: the due time that a schedule's firing stands for, as an aware datetime in UTC, however
+            late it runs; None for everything else.
         python_version: of this process, "3.11.7".
     """
 
@@ -40,6 +43,7 @@ class Context:
         timeout: float | None,
         on_start_value: object,
         say: Callable[[float, str], object] | None = None,
+        scheduled_for: float = 0.0,
     ) -> None:
         self.container_id = container_id
         self.stub_id = stub_id
@@ -51,6 +55,16 @@ class Context:
         self._unsaid: tuple[float, str] | None = None
         self._said_at = 0.0
         self.python_version = sys.version.partition(" ")[0]
+        self._scheduled_for = scheduled_for
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The due time of the schedule that this run stands for."""
+        if not self._scheduled_for:
+            return None
+        from datetime import UTC, datetime  # noqa: PLC0415 - only schedules ask
+
+        return datetime.fromtimestamp(self._scheduled_for, UTC)
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far it is; whoever asks for the task's progress sees it.

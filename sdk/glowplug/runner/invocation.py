@@ -40,6 +40,7 @@ class Invocation:
         self.timeout_s = float(header.get("timeout_s", 0.0))
         self.context: Context | None = None
         self.method = str(header.get("method", ""))
+        self.scheduled_for = float(header.get("scheduled_for") or 0.0)
         self.body = body
         self.cancelled = False
         self.stoppable = False

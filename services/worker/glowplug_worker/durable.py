@@ -98,6 +98,7 @@ class DurableFlight(InFlight):
         if record.state not in CLAIMABLE:
             return False
         self.trace = record.trace
+        self.scheduled_for = record.scheduled_for
         if record.expires_at and unix > record.expires_at:
             await self._append(expire(record, unix))
             return False

@@ -77,6 +77,7 @@ class Run(_Header, tag="run", frozen=True, kw_only=True):
     method: str = ""
     stream: bool = False
     timeout_s: float = 0.0
+    scheduled_for: float = 0.0
     more: bool = False
 
 

@@ -68,6 +68,7 @@ class InFlight:
         self.trace = trace
         self.stream = stream
         self.method = method
+        self.scheduled_for = 0.0
         self.cancelled_at: float | None = None
         self.inputs = len(attempt.unfinished())
         self._started_unix = 0.0
@@ -125,6 +126,7 @@ class InFlight:
                 method=self.method,
                 stream=self.stream,
                 timeout_s=attempt.timeout_s,
+                scheduled_for=self.scheduled_for,
             ),
             data,
         )
