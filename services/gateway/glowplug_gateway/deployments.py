@@ -23,6 +23,7 @@ from glowplug_contracts.messages.deployment import (
     FunctionKind,
 )
 from glowplug_contracts.messages.image import BuildProgress
+from glowplug_contracts.streams import SCHEDULE_STATES
 
 from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.catalog import Catalog
@@ -30,6 +31,7 @@ from glowplug_gateway.events import tell_deployment
 from glowplug_gateway.images import PLATFORM_PYTHON, ImageReady, Images
 from glowplug_gateway.inputs import check_specs, invalid
 from glowplug_gateway.ports import Platform
+from glowplug_gateway.schedule_specs import check_schedule
 
 WRITES_MAX = 50
 WORKERS_MAX = 64
@@ -103,6 +105,12 @@ class Deployer:
         await self._mend(workspace, found.spec.name)
         if found.spec.kind is FunctionKind.ON_EVENT and not found.ephemeral:
             await tell_deployment(self._platform, found, deleted=True)
+        left = await self._catalog.index(workspace, found.spec.name)
+        if found.spec.kind is FunctionKind.SCHEDULE and not found.ephemeral and left is None:
+            # A schedule made anew under this name begins anew; the scheduler would forget it later.
+            await self._platform.bus.bucket(SCHEDULE_STATES).delete(
+                f"{workspace}.{found.spec.name}"
+            )
         return doomed
 
     async def mend_flags(self) -> None:
@@ -275,6 +283,7 @@ def check_spec(spec: DeploymentSpec) -> None:
         if step.kind not in ("pip", "run", "file"):
             wrong[f"image.steps[{number}].kind"] = f"{step.kind!r} is no kind of step"
     wrong |= _check_kind(spec)
+    wrong |= check_schedule(spec)
     wrong |= check_specs(spec.inputs or {}, "inputs")
     wrong |= check_specs(spec.outputs or {}, "outputs")
     if wrong:

@@ -30,6 +30,7 @@ from glowplug_gateway.http.openapi import OpenApiRoutes
 from glowplug_gateway.http.route import Route, Router
 from glowplug_gateway.http.sandboxes import SandboxRoutes
 from glowplug_gateway.http.task_views import TaskViewRoutes
+from glowplug_gateway.http.schedules import ScheduleRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
 from glowplug_gateway.intake import Intake
@@ -40,6 +41,7 @@ from glowplug_gateway.readmodel import Bounds, ReadModel
 from glowplug_gateway.recordfeed import RecordFeed
 from glowplug_gateway.records import Records
 from glowplug_gateway.sandboxes import Sandboxes
+from glowplug_gateway.schedules import Schedules
 from glowplug_gateway.settings import GatewaySettings
 from glowplug_gateway.tokens import open_tokens
 
@@ -82,6 +84,9 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         feed = RecordFeed(process, readmodel)
         records = Records(process, calls, blobs, feed)
         for part in (catalog, live, logs, calls, feed):
+        records = Records(process, calls, blobs)
+        schedules = Schedules(process, catalog, calls, records)
+        for part in (catalog, live, logs, calls, records, schedules):
             await stack.enter_async_context(part.open())
         intake = Intake(process, calls, records)
         images = Images(process)
@@ -104,6 +109,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             TaskViewRoutes(catalog, records, feed, readmodel),
             DeadLetterRoutes(catalog, Letters(process, catalog, records, feed, readmodel)),
             EventRoutes(events, body_bytes_max=bytes_max),
+            ScheduleRoutes(schedules),
             DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
             SandboxRoutes(Sandboxes(process, images, blobs)),

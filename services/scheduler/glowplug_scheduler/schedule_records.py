@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from glowplug_contracts.ids import InvocationId
 from glowplug_contracts.messages.deployment import Deployment
 from glowplug_contracts.messages.invocation import (
@@ -12,12 +10,9 @@ from glowplug_contracts.messages.invocation import (
     InvocationRecord,
     Payload,
 )
+from glowplug_contracts.messages.schedule import NO_ARGUMENTS
 
 from glowplug_scheduler.schedules import KEPT_S_MIN
-
-# The pickle of no arguments, `((), {})`. Not JSON: a result is written in the format of its arguments, and
-# what a schedule's function returns need not be JSON.
-NO_ARGUMENTS: Final = b"\x80\x05)}\x94\x86\x94."
 
 
 def firing(

@@ -89,8 +89,12 @@ async def replicas(url, *names):
         yield started
     finally:
         for process in started.values():
-            process.kill()
-            process.wait()
+            kill(process)
+
+
+def kill(process) -> None:
+    process.kill()
+    process.wait()
 
 
 async def leader_of(bus) -> str:
@@ -108,7 +112,7 @@ async def test_each_second_fires_once_while_the_leader_is_killed(bus, nats_serve
     async with firings(bus) as found, replicas(nats_server.url, "s1", "s2", "s3") as processes:
         await eventually(lambda: len(found) >= 3)
         for _ in range(2):
-            processes.pop(await leader_of(bus)).kill()
+            kill(processes.pop(await leader_of(bus)))
             before = len(found)
             await eventually(lambda enough=before + 5: len(found) >= enough)
         assert_every_second_once(found)
@@ -122,7 +126,7 @@ async def test_a_minute_of_seconds_with_a_kill_in_it(bus, nats_server) -> None:
     await deploy(bus, a_version())
     async with firings(bus) as found, replicas(nats_server.url, "s1", "s2") as processes:
         await eventually(lambda: len(found) >= 25, within_s=60)
-        processes.pop(await leader_of(bus)).kill()
+        kill(processes.pop(await leader_of(bus)))
         await eventually(lambda: len(found) >= 61, within_s=60)
     assert_every_second_once(found)
 

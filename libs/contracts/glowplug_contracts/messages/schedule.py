@@ -29,6 +29,10 @@ CATCH_UP_MAX = 100
 # A due time that comes late by no more than this fires under every policy: a leader's death is no outage.
 LATE_S = 15.0
 
+# What the function of a schedule gets: the pickle of no arguments, `((), {})`. Not JSON, because a result
+# is written in the format of its arguments, and what such a function returns need not be JSON.
+NO_ARGUMENTS = b"\x80\x05)}\x94\x86\x94."
+
 
 class ScheduleSpec(Message, frozen=True, kw_only=True):
     """When a deployment's function is due.

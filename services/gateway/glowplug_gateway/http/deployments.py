@@ -176,6 +176,7 @@ def deployment_url(exchange: Exchange, deployment: Deployment) -> str:
         FunctionKind.ENDPOINT: "endpoint",
         FunctionKind.FUNCTION: "function",
         FunctionKind.TASK_QUEUE: "taskqueue",
+        FunctionKind.SCHEDULE: "schedule",
     }[deployment.spec.kind]
     return f"{origin}/{door}/{deployment.spec.name}"
 

@@ -273,6 +273,7 @@ _DOORS = {
     FunctionKind.ENDPOINT: "/endpoint/",
     FunctionKind.FUNCTION: "/function/",
     FunctionKind.TASK_QUEUE: "/taskqueue/",
+    FunctionKind.SCHEDULE: "/schedule/",
 }
 
 
