@@ -5,6 +5,7 @@ Written once for programs outside and for code in containers, where only the sta
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def describe_asked(
         "python_version": f"{sys.version_info[0]}.{sys.version_info[1]}",
         "is_generator": is_generator,
         "priority": asked.priority,
+        "schedule": None if asked.schedule is None else dataclasses.asdict(asked.schedule),
     }
 
 

@@ -15,10 +15,8 @@ from glowplug_contracts.messages.deployment import (
     SourceRef,
 )
 from glowplug_contracts.messages.invocation import RemoteError
-from glowplug_contracts.messages.invocation import RemoteError, RetryPolicy
-from glowplug_contracts.messages.schedule import CatchUp, ScheduleSpec
 
-from glowplug.asked import Asked, Times
+from glowplug.asked import Asked
 from glowplug.client import wire
 from glowplug.client.blobs import put_blob, tar_of
 from glowplug.client.http import BrokenAnswerError, Http, json_lines
@@ -139,8 +137,6 @@ async def describe(packer: Packer, wrapper: Wrapper[Any, Any]) -> DeploymentSpec
         source=msgspec.to_builtins(source),
         image=msgspec.to_builtins(await packer.image_of(asked.image)),
         is_generator=wrapper.is_generator,
-        priority=asked.priority,
-        schedule=_schedule(asked.schedule),
     )
     return msgspec.convert(spec, DeploymentSpec)
 
@@ -279,15 +275,3 @@ def _event_error(error: dict[str, Any], told: Told) -> GlowplugError:
 def _python_there(event: dict[str, Any], spec: DeploymentSpec) -> str:
     there = event["deployment"].get("base_python") or spec.image.python_version
     return ".".join(str(there).split(".")[:2]) if there else ""
-
-
-def _schedule(times: Times | None) -> ScheduleSpec | None:
-    if times is None:
-        return None
-    return ScheduleSpec(when=times.when, timezone=times.timezone, catch_up=CatchUp(times.catch_up))
-
-
-def _specs(fields: dict[str, Field] | None) -> dict[str, FieldSpec] | None:
-    if fields is None:
-        return None
-    return {name: msgspec.convert(field.spec(), FieldSpec) for name, field in fields.items()}

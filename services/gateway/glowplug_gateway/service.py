@@ -29,8 +29,8 @@ from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
 from glowplug_gateway.http.route import Route, Router
 from glowplug_gateway.http.sandboxes import SandboxRoutes
-from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.schedules import ScheduleRoutes
+from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
 from glowplug_gateway.intake import Intake
@@ -83,10 +83,8 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         calls = Calls(process, workspace_max=settings.in_hand_max)
         feed = RecordFeed(process, readmodel)
         records = Records(process, calls, blobs, feed)
-        for part in (catalog, live, logs, calls, feed):
-        records = Records(process, calls, blobs)
         schedules = Schedules(process, catalog, calls, records)
-        for part in (catalog, live, logs, calls, records, schedules):
+        for part in (catalog, live, logs, calls, feed, schedules):
             await stack.enter_async_context(part.open())
         intake = Intake(process, calls, records)
         images = Images(process)

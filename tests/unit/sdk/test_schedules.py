@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glowplug
+import msgspec
 import pytest
 from glowplug.asked import Times
-from glowplug.client.deploying import _schedule
+from glowplug.description import describe_asked
 from glowplug.errors import NotYetSupportedError
 from glowplug.schedules import Schedule
+from glowplug_contracts.messages.deployment import DeploymentSpec
 from glowplug_contracts.messages.schedule import CatchUp, ScheduleSpec
 
 
@@ -19,7 +21,8 @@ def test_says_when_where_and_what_to_catch_up() -> None:
     assert report.asked.schedule == Times("0 9 * * MON-FRI", "Europe/Berlin", "one")
     assert report.asked.retry.max_retries == 2
     assert report.asked.inputs is None
-    assert _schedule(report.asked.schedule) == ScheduleSpec(
+    told = describe_asked(report.asked, source={}, image={}, is_generator=False)
+    assert msgspec.convert(told, DeploymentSpec).schedule == ScheduleSpec(
         when="0 9 * * MON-FRI", timezone="Europe/Berlin", catch_up=CatchUp.ONE
     )
 
