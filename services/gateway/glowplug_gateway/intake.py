@@ -34,6 +34,7 @@ from glowplug_gateway.records import Records
 from glowplug_gateway.work import BLOB_WAIT_S_MAX
 
 CLAIM_TRIES_MAX = 20
+DEAD_LETTER_KINDS = frozenset({FunctionKind.TASK_QUEUE, FunctionKind.SCHEDULE})
 
 
 class Intake:
@@ -53,6 +54,7 @@ class Intake:
         trace: str,
         *,
         headers: Mapping[str, str] | None = None,
+        scheduled_for: float = 0.0,
     ) -> InvocationRecord:
         """Store durable work; return its record, or the one that was made before for the same.
 
@@ -63,6 +65,7 @@ class Intake:
         record = new_record(
             deployment, call_id, args, options, trace, self._platform.clock.unix(), headers or {}
         )
+        record = msgspec.structs.replace(record, scheduled_for=scheduled_for)
         if not options.idempotency_key:
             return await self._records.accept(record)
         claim = await self._claim(deployment, record, options)
@@ -165,7 +168,7 @@ def new_record(
         key=_key_limit(spec, options),
         rate=spec.rate,
         callback_url=spec.callback_url if callback_url is None else callback_url,
-        dead_letter=spec.kind is FunctionKind.TASK_QUEUE and spec.dead_letter_keep_s > 0,
+        dead_letter=spec.kind in DEAD_LETTER_KINDS and spec.dead_letter_keep_s > 0,
         dead_letter_keep_s=spec.dead_letter_keep_s,
     )
 

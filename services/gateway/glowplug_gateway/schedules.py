@@ -18,6 +18,7 @@ from glowplug_contracts.messages.deployment import (
     DeploymentState,
     FunctionKind,
 )
+from glowplug_contracts.messages.http import PutOptions
 from glowplug_contracts.messages.invocation import Format, InvocationRecord, Payload
 from glowplug_contracts.messages.schedule import (
     HISTORY_MAX,
@@ -27,16 +28,12 @@ from glowplug_contracts.messages.schedule import (
     ScheduleState,
 )
 from glowplug_contracts.streams import SCHEDULE_STATES
-from glowplug_contracts.subjects import shard_of
 from glowplug_runtime.bus import Entry
 from glowplug_runtime.due_times import DueTimes, due_times
 
-from glowplug_gateway.admission import CallOffered
-from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
+from glowplug_gateway.intake import Intake
 from glowplug_gateway.ports import Platform
-from glowplug_gateway.records import Records
-from glowplug_gateway.work import durable
 
 WRITES_MAX: Final = 20
 # Due times of a pause are counted up to here; "at least so many" were skipped.
@@ -58,13 +55,10 @@ class Scheduled(msgspec.Struct, frozen=True):
 class Schedules:
     """See the module."""
 
-    def __init__(
-        self, platform: Platform, catalog: Catalog, calls: Calls, records: Records
-    ) -> None:
+    def __init__(self, platform: Platform, catalog: Catalog, intake: Intake) -> None:
         self._platform = platform
         self._catalog = catalog
-        self._calls = calls
-        self._records = records
+        self._intake = intake
         self._bucket = platform.bus.bucket(SCHEDULE_STATES)
         self._states: dict[str, ScheduleState] = {}
 
@@ -125,21 +119,11 @@ class Schedules:
         """Run it now, durably, whatever is due when. Raises: NotFoundError, QuotaExceededError."""
         deployment = await self._find(workspace, name)
         clock = self._platform.clock
-        invocation_id = InvocationId(clock.id("invocation"))
         args = Payload(format=Format.PICKLE, data=NO_ARGUMENTS)
-        record = durable(self._platform, deployment, invocation_id, args, trace)
-        self._calls.admit(
-            CallOffered(
-                invocation_id=invocation_id,
-                workspace=workspace,
-                deployment_id=deployment.deployment_id,
-                shard=shard_of(workspace, self._platform.shards),
-                max_pending=deployment.spec.max_pending,
-                held=False,
-            )
+        invocation_id = InvocationId(clock.id("invocation"))
+        return await self._intake.accept(
+            deployment, invocation_id, args, PutOptions(), trace, scheduled_for=clock.unix()
         )
-        now = msgspec.structs.replace(record, scheduled_for=clock.unix())
-        return await self._records.accept(now)
 
     async def _find(self, workspace: WorkspaceId, name: str) -> Deployment:
         found = await self._catalog.by_name(workspace, check_name(name))

@@ -83,10 +83,10 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         calls = Calls(process, workspace_max=settings.in_hand_max)
         feed = RecordFeed(process, readmodel)
         records = Records(process, calls, blobs, feed)
-        schedules = Schedules(process, catalog, calls, records)
+        intake = Intake(process, calls, records)
+        schedules = Schedules(process, catalog, intake)
         for part in (catalog, live, logs, calls, feed, schedules):
             await stack.enter_async_context(part.open())
-        intake = Intake(process, calls, records)
         images = Images(process)
         deployer = Deployer(process, catalog, images, blobs)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")

@@ -36,5 +36,7 @@ def firing(
         dead_letter=spec.dead_letter_keep_s > 0,
         dead_letter_keep_s=max(spec.dead_letter_keep_s, KEPT_S_MIN),
         trace=trace,
+        name=spec.name,
+        app=spec.app,
         scheduled_for=due,
     )
