@@ -43,6 +43,7 @@ class Scene:
         self.load = load
         self.broker = broker
         self._effects = effects
+        self._deployed = 0
 
     def starts(self, name: str) -> list[dict[str, object]]:
         """Return the runs of a task that have begun."""
@@ -60,8 +61,15 @@ class Scene:
         return None
 
     async def running(self) -> tuple[str, str]:
-        """Submit a long task; return its id and the worker that runs it."""
-        name = await self.load.submit_as("slow", ["t19", LONG_S])
+        """Submit a long task; return its id and the worker that runs it.
+
+        Each has a deployment of its own: killed again and again, one would be taken for a crash loop, whose
+        pauses are meant.
+        """
+        self._deployed += 1
+        deployment = f"t19-{self._deployed}"
+        await self.load.deploy_as(deployment, "slow", {})
+        name = await self.load.submit_as(deployment, ["t19", LONG_S])
         assert await self.begun(name, 1, GIVE_UP_S), "the first run never began"
         headers = {"Authorization": f"Bearer {TOKEN}"}
         url = f"{self.fleet.gateways[0]}/api/v1/containers"

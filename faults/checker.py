@@ -193,7 +193,7 @@ def _history(evidence: Evidence, verdict: Verdict) -> None:
 
 
 def _answers(evidence: Evidence, runs: Mapping[str, Any], verdict: Verdict) -> None:
-    first: dict[tuple[str, int], object] = {}
+    first: dict[str, tuple[object, int]] = {}
     for answer in evidence.answers:
         name, said = answer["id"], answer["answer"]
         good = isinstance(said, list) and len(said) == 2 and said[0] == answer["key"]
@@ -202,10 +202,11 @@ def _answers(evidence: Evidence, runs: Mapping[str, Any], verdict: Verdict) -> N
             continue
         if said[1] not in runs.get(name, {}).get("end", ()):
             verdict.violations.append(f"F6 call {name}: its answer is of no run that ended")
-        known = first.setdefault((name, answer.get("epoch", 0)), said)
-        if known != said:
+        before, after = answer["epochs"]
+        known, since = first.setdefault(name, (said, before))
+        if known != said and since == after:
             verdict.violations.append(f"F6 call {name} had two answers: {known}, {said}")
-    verdict.figures["calls answered"] = len({name for name, _ in first})
+    verdict.figures["calls answered"] = len(first)
 
 
 def _capacity(beats: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:

@@ -76,6 +76,7 @@ class Load:
         self._chance = random.Random(f"load {seed}")
         self._recorder = recorder
         self._deployments: dict[str, str] = {}
+        self._stored: set[str] = set()
         self._http: aiohttp.ClientSession
         self._accepted: TextIO = (directory / "accepted.jsonl").open("a", buffering=1)
         self._answers: TextIO = (directory / "answers.jsonl").open("a", buffering=1)
@@ -108,32 +109,38 @@ class Load:
 
     async def deploy(self) -> None:
         """Make the deployments; asked again until they are."""
+        for name, special in DEPLOYMENTS.items():
+            await self.deploy_as(name, HANDLERS.get(name, name), special)
+
+    async def deploy_as(self, name: str, handler: str, special: dict[str, Any]) -> None:
+        """Make one deployment of a function of `work.py`."""
         source = _zipped(Path(__file__).with_name("work.py"))
         digest = blake3.blake3(source).hexdigest()
-        await self.ask("PUT", f"/api/v1/blobs/{digest}", source)
-        for name, special in DEPLOYMENTS.items():
-            spec = {
-                "name": f"campaign-{name}",
-                "kind": "task_queue",
-                "source": {"blob": digest, "handler": f"work:{HANDLERS.get(name, name)}"},
-                "resources": {"cpu_millis": 10, "memory_bytes": 64 * MIB},
-                "timeout_s": 60.0,
-                "env": {"CAMPAIGN_RECORDER": str(self._recorder)},
-                **special,
-            }
-            spec["autoscaler"] = {
-                "max_containers": 2,
-                "tasks_per_container": 1,
-                "keep_warm_s": 20.0,
-                **spec.get("autoscaler", {}),
-            }
-            while True:
-                _, body = await self.ask("POST", "/api/v1/deployments", json.dumps(spec).encode())
-                last = json.loads(body.decode().strip().splitlines()[-1])
-                if last["event"] == "deployed":
-                    self._deployments[name] = last["deployment"]["deployment_id"]
-                    break
-                await asyncio.sleep(AGAIN_S)
+        if digest not in self._stored:
+            await self.ask("PUT", f"/api/v1/blobs/{digest}", source)
+            self._stored.add(digest)
+        spec = {
+            "name": f"campaign-{name}",
+            "kind": "task_queue",
+            "source": {"blob": digest, "handler": f"work:{handler}"},
+            "resources": {"cpu_millis": 10, "memory_bytes": 64 * MIB},
+            "timeout_s": 60.0,
+            "env": {"CAMPAIGN_RECORDER": str(self._recorder)},
+            **special,
+        }
+        spec["autoscaler"] = {
+            "max_containers": 2,
+            "tasks_per_container": 1,
+            "keep_warm_s": 20.0,
+            **spec.get("autoscaler", {}),
+        }
+        while True:
+            _, body = await self.ask("POST", "/api/v1/deployments", json.dumps(spec).encode())
+            last = json.loads(body.decode().strip().splitlines()[-1])
+            if last["event"] == "deployed":
+                self._deployments[name] = last["deployment"]["deployment_id"]
+                return
+            await asyncio.sleep(AGAIN_S)
 
     async def submit(self, room: Callable[[], bool], total: int) -> None:
         """Submit until `total` are accepted or the load stops, while there is room for more."""
@@ -153,12 +160,13 @@ class Load:
             body = json.dumps({"args": [key], "kwargs": {}}).encode()
             # Asked twice: the second answer must be the first.
             for _ in range(2 if self._chance.random() < 0.2 else 1):
+                before = self.epoch()
                 state, answer = await self.ask("POST", path, body, invocation=name)
                 self._say(
                     self._answers,
                     id=name,
                     key=key,
-                    epoch=self.epoch(),
+                    epochs=[before, self.epoch()],
                     state=state,
                     answer=_shown(answer),
                 )

@@ -46,7 +46,13 @@ def whole() -> Evidence:
     return Evidence(
         accepted=[{"id": ID, "kind": "short", "key": "key-1", "cancelled": False}],
         answers=[
-            {"id": CALL, "key": "key-2", "state": "succeeded", "answer": ["key-2", "run-b"]}
+            {
+                "id": CALL,
+                "key": "key-2",
+                "epochs": [0, 0],
+                "state": "succeeded",
+                "answer": ["key-2", "run-b"],
+            }
             for _ in range(2)
         ],
         effects=[
@@ -200,6 +206,13 @@ def test_a_planted_fault_is_noticed(plant):
     plant(evidence)
     violations = check(evidence).violations
     assert any(one.startswith(PLANTED[plant]) for one in violations), violations
+
+
+def test_a_broker_that_was_killed_in_between_may_forget_a_calls_outcome():
+    evidence = whole()
+    a_call_answered_twice_differently(evidence)
+    evidence.answers[1]["epochs"] = [0, 1]
+    assert check(evidence).violations == []
 
 
 def test_a_container_that_has_ended_holds_nothing():
