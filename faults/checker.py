@@ -174,6 +174,8 @@ def _history(evidence: Evidence, verdict: Verdict) -> None:
                     f"F2 {name} was {state} at {sequence} and {then} at {after}: two outcomes"
                 )
     for name, record in evidence.records.items():
+        if "invocation_id" not in record:
+            continue  # a poison message of ours under a subject of records: it is nobody's
         shard, sequence = record.get("shard", 0), record.get("sequence", 0)
         seen = [one for one in writes.get(name, ()) if one[0] <= sequence]
         if record.get("state", "accepted") in TERMINAL:

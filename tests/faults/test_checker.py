@@ -15,6 +15,7 @@ ID, CALL = "inv_1", "inv_2"
 
 def a_record(**changes):
     return {
+        "invocation_id": ID,
         "state": "succeeded",
         "attempt": 1,
         "sequence": 3,
@@ -212,6 +213,13 @@ def test_a_broker_that_was_killed_in_between_may_forget_a_calls_outcome():
     evidence = whole()
     a_call_answered_twice_differently(evidence)
     evidence.answers[1]["epochs"] = [0, 1]
+    assert check(evidence).violations == []
+
+
+def test_garbage_under_a_subject_of_records_is_nobodys():
+    evidence = whole()
+    evidence.history.append([0, 9, "inv_garbage", "", "", "", -1, 0.0])
+    evidence.records["inv_garbage"] = {"shard": 0, "sequence": 9, "expected": -1}
     assert check(evidence).violations == []
 
 

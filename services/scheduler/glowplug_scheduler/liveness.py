@@ -13,7 +13,8 @@ import msgspec
 from glowplug_contracts.ids import WorkerId
 from glowplug_contracts.messages.worker import WorkerBeat
 
-SILENT_S = 2.0
+# Half a beat late is enough to ask: the question costs nothing, and only "nobody listens" ends a worker early.
+SILENT_S = 1.5
 DEAD_S = 6.0
 ASK_EVERY_S = 0.5
 NEVER_BEAT = -1

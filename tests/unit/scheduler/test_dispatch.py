@@ -234,7 +234,7 @@ def test_a_crash_of_a_running_container_is_no_start_failure(machine):
 def test_a_silent_worker_is_asked_and_unreachable_means_dead(machine):
     machine(beats(1, a_container()))
     machine(arrived("inv_1", 1))
-    assert not of_type(machine.wait(1.9), d.AskWorker)
+    assert not of_type(machine.wait(1.4), d.AskWorker)
     assert of_type(machine.wait(0.1), d.AskWorker) == [d.AskWorker("w1")]
     assert machine.hands(arrived("inv_2", 2)) == []
     (lost,) = of_type(machine(d.WorkerUnreachable("w1")), d.SendLost)
