@@ -23,11 +23,13 @@ __all__ = [
     "schedule",
     "schema",
     "task_queue",
+    "verify_callback",
 ]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from glowplug import errors, schema
+    from glowplug.callbacks import verify_callback
     from glowplug.dead_letters import DeadLetters
     from glowplug.decorators import endpoint, function, task_queue
     from glowplug.errors import GlowplugError
@@ -56,6 +58,7 @@ else:
         "schedule": "schedules",
         "schema": "",
         "task_queue": "decorators",
+        "verify_callback": "callbacks",
     }
 
     def __getattr__(name: str) -> object:

@@ -97,6 +97,8 @@ class Asked:
     priority: int
     keep_result_s: float
     rate: tuple[int, float]
+    callback_url: str
+    dead_letter_keep_s: float
     schedule: Times | None = None
 
 
@@ -128,6 +130,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     outputs: object = None,
     priority: int = 0,
     rate_limit: str | float | None = None,
+    callback_url: str = "",
     others: Mapping[str, Any] | None = None,
 ) -> Asked:
     """Return what was asked for, in the platform's units.
@@ -170,6 +173,8 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         priority=check_whole("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
         keep_result_s=policy.keep_result_seconds,
         rate=parse_rate(rate_limit),
+        callback_url=_callback_url(callback_url),
+        dead_letter_keep_s=policy.dead_letter_keep_seconds,
     )
 
 
@@ -234,6 +239,14 @@ def _retry(
         no_retry_for=_class_names("no_retry_for", no_retry_for),
         jitter=policy.jitter,
     )
+
+
+def _callback_url(value: object) -> str:
+    if value in (None, ""):
+        return ""
+    if not isinstance(value, str) or not value.startswith(("https://", "http://")):
+        raise ValueError(f"callback_url={value!r}: give a URL that begins with https://")
+    return value
 
 
 def _class_names(what: str, classes: Sequence[type[BaseException]] | None) -> tuple[str, ...]:

@@ -126,6 +126,7 @@ def function(
     inputs: Any = None,
     outputs: Any = None,
     priority: int = 0,
+    callback_url: str = "",
     **others: Any,
 ) -> FunctionMaker: ...
 def function(target: Callable[..., Any] | None = None, /, **given: Any) -> Any:
@@ -168,6 +169,7 @@ def task_queue(
     outputs: Any = None,
     priority: int = 0,
     rate_limit: str | float | None = None,
+    callback_url: str = "",
     **others: Any,
 ) -> TaskQueueMaker: ...
 def task_queue(target: Callable[..., Any] | None = None, /, **given: Any) -> Any:

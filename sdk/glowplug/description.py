@@ -53,6 +53,8 @@ def describe_asked(
             "jitter": asked.retry.jitter,
         },
         "keep_result_s": asked.keep_result_s,
+        "dead_letter_keep_s": asked.dead_letter_keep_s,
+        "callback_url": asked.callback_url,
         "rate": {"count": asked.rate[0], "period_s": asked.rate[1]},
         "max_pending": asked.max_pending,
         "expires_s": asked.expires_s,

@@ -44,8 +44,8 @@ COMMON: frozenset[str] = frozenset(
 # What each caller takes now.
 HONOURED: dict[str, frozenset[str]] = {
     "endpoint": COMMON,
-    "function": COMMON,
-    "task_queue": COMMON | {"rate_limit"},
+    "function": COMMON | {"callback_url"},
+    "task_queue": COMMON | {"rate_limit", "callback_url"},
     "schedule": (COMMON - {"inputs"}) | {"when", "timezone", "catch_up"},
     "Sandbox": frozenset(
         {"image", "cpu", "memory", "gpu", "gpu_count", "env", "keep_warm_seconds"}
@@ -62,6 +62,7 @@ HONOURED: dict[str, frozenset[str]] = {
             "max_delay_seconds",
             "jitter",
             "keep_result_seconds",
+            "dead_letter_keep_seconds",
         }
     ),
 }
@@ -70,7 +71,6 @@ _DECORATORS_LATER: dict[str, str] = {
     "gpu_memory": "ask for whole devices with gpu= and gpu_count=",
     "volumes": "read files from the project, or put them into the image with add_local_file",
     "secrets": "pass values with env=, which is stored in plain text",
-    "callback_url": "poll the task's status, or post from the function itself",
     "checkpoint_enabled": "keep containers warm with keep_warm_seconds or min_containers",
     "pool": "leave it out: there is one pool",
     "region": "leave it out: there is one region",
@@ -80,7 +80,9 @@ _OF_QUEUES: dict[str, str] = {"rate_limit": "limit a @task_queue"}
 
 # What each refuses for now, and what to do instead.
 NOT_YET: dict[str, dict[str, str]] = {
-    "endpoint": _DECORATORS_LATER | _OF_QUEUES,
+    "endpoint": _DECORATORS_LATER
+    | _OF_QUEUES
+    | {"callback_url": "answer the caller, or put work into a @task_queue that has one"},
     "function": _DECORATORS_LATER | _OF_QUEUES,
     "task_queue": _DECORATORS_LATER,
     "schedule": _DECORATORS_LATER

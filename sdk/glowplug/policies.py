@@ -58,6 +58,8 @@ class TaskPolicy:
         max_delay_seconds: and never longer than this.
         jitter: the share of each pause that chance may take away: 0 none, 1 (or True) all of it.
         keep_result_seconds: how long the result can be fetched after the end.
+        dead_letter_keep_seconds: how long work of a queue that ended unsuccessfully is kept as a dead
+            letter; 0 = none are made.
     """
 
     max_retries: int | None
@@ -68,8 +70,9 @@ class TaskPolicy:
     max_delay_seconds: float
     jitter: float
     keep_result_seconds: float
+    dead_letter_keep_seconds: float
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parameters are the public surface
         self,
         max_retries: int | None = None,
         timeout: float | None = None,
@@ -79,6 +82,7 @@ class TaskPolicy:
         max_delay_seconds: float = 600.0,
         jitter: float = 0.0,
         keep_result_seconds: float = 86_400.0,
+        dead_letter_keep_seconds: float = 14 * 86_400.0,
         **others: Any,
     ) -> None:
         refuse_parameters("TaskPolicy", others)
@@ -96,6 +100,10 @@ class TaskPolicy:
             raise ValueError(f"jitter={jitter!r}: give a share from 0 to 1")
         if not 0 <= keep_result_seconds <= KEEP_SECONDS_MAX:
             raise ValueError(f"keep_result_seconds={keep_result_seconds!r}: give 0 to 366 days")
+        if not 0 <= dead_letter_keep_seconds <= KEEP_SECONDS_MAX:
+            raise ValueError(
+                f"dead_letter_keep_seconds={dead_letter_keep_seconds!r}: give 0 to 366 days"
+            )
         object.__setattr__(self, "max_retries", max_retries)
         object.__setattr__(self, "timeout", timeout)
         object.__setattr__(self, "ttl", ttl)
@@ -104,6 +112,7 @@ class TaskPolicy:
         object.__setattr__(self, "max_delay_seconds", float(max_delay_seconds))
         object.__setattr__(self, "jitter", float(jitter))
         object.__setattr__(self, "keep_result_seconds", float(keep_result_seconds))
+        object.__setattr__(self, "dead_letter_keep_seconds", float(dead_letter_keep_seconds))
 
 
 _RATE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*$")

@@ -35,6 +35,8 @@ from glowplug_local.ports import free_port, holder_of, is_free
 from glowplug_local.supervisor import Child
 
 CPU_OVERCOMMIT = 8
+CALLBACK_NETWORKS = "GLOWPLUG_GATEWAY_CALLBACK_NETWORKS"
+LOOPBACK = "127.0.0.0/8, ::1/128"
 READY_S = 60.0
 POLL_S = 0.02
 SELF_CHECK = "def echo(value):\n    return value\n"
@@ -235,6 +237,8 @@ def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[s
                 "PORT": str(port),
                 "HOST": options.host,
                 "TOKEN_FILE": str(layout.secret_file("token")),
+                # Receivers of callbacks run beside the platform here; elsewhere loopback is refused.
+                "CALLBACK_NETWORKS": os.environ.get(CALLBACK_NETWORKS, LOOPBACK),
             }
         if service == "scheduler" and options.in_memory:
             env["DURABILITY"] = "memory"

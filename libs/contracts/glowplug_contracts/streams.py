@@ -12,6 +12,7 @@ import msgspec
 from glowplug_contracts.messages.container import ContainerWanted
 from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Principal
 from glowplug_contracts.messages.event import RouterPosition, TriggerCursor
+from glowplug_contracts.messages.http import SigningSecret
 from glowplug_contracts.messages.image import CachedStep
 from glowplug_contracts.messages.invocation import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
 from glowplug_contracts.messages.sandbox import SandboxRecord
@@ -303,15 +304,23 @@ LEASES = Bucket(
     value=LeaseHeld,
     why="Who owns a shard or leads a task. Expires unless renewed. Key: what is owned.",
     ttl_s=LEASE_TTL_S,
-    writers=("scheduler", "autoscaler", "sandbox", "imagecache"),
-    readers=("scheduler", "autoscaler", "sandbox", "imagecache"),
+    writers=("gateway", "scheduler", "autoscaler", "sandbox", "imagecache"),
+    readers=("gateway", "scheduler", "autoscaler", "sandbox", "imagecache"),
 )
 GENERATIONS = Bucket(
     name="generations",
     value=LeaseHeld,
     why="The last generation given out per lease; never expires, so that generations only grow.",
-    writers=("scheduler", "autoscaler", "sandbox", "imagecache"),
-    readers=("scheduler", "autoscaler", "sandbox", "imagecache"),
+    writers=("gateway", "scheduler", "autoscaler", "sandbox", "imagecache"),
+    readers=("gateway", "scheduler", "autoscaler", "sandbox", "imagecache"),
+)
+
+SIGNING = Bucket(
+    name="signing",
+    value=SigningSecret,
+    why="With what a workspace's callbacks are signed, made at the first use. Key: workspace.",
+    writers=("gateway",),
+    readers=("gateway",),
 )
 
 PLATFORM = Bucket(
@@ -335,5 +344,6 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     TRIGGERS,
     LEASES,
     GENERATIONS,
+    SIGNING,
     PLATFORM,
 )

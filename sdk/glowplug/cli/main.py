@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "glowplug.cli.schedules:schedule",
         "Schedules: list, show, next, pause, resume, run.",
     ),
+    "callback": ("glowplug.cli.callbacks:callback", "Callbacks: the secret they are signed with."),
     "deployment": ("glowplug.cli.deployments:deployment", "What is deployed: list, show, delete."),
     "container": ("glowplug.cli.parts:container", "Live containers: list."),
     "worker": ("glowplug.cli.parts:worker", "Live workers: list."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 from glowplug_contracts.ids import InvocationId
@@ -34,6 +34,7 @@ class RecordFeed:
         self._pending: dict[int, int] = {}
         self._written: dict[int, int] = {}
         self._moved = asyncio.Event()
+        self._listeners: set[Callable[[Delivery[InvocationRecord]], None]] = set()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -53,6 +54,8 @@ class RecordFeed:
         shard = int(delivery.fields["shard"])
         for watcher in self._watchers.get(InvocationId(delivery.fields["invocation_id"]), ()):
             watcher.set()
+        for listener in tuple(self._listeners):
+            listener(delivery)
         await self._readmodel.take_record(records_of(shard), delivery)
         self._heard[shard] = delivery.sequence
         self._pending[shard] = delivery.pending
@@ -69,6 +72,15 @@ class RecordFeed:
             self._watchers[invocation_id].discard(changed)
             if not self._watchers[invocation_id]:
                 del self._watchers[invocation_id]
+
+    @contextlib.contextmanager
+    def listen(self, listener: Callable[[Delivery[InvocationRecord]], None]) -> Iterator[None]:
+        """Call `listener` with every change while the context is open."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
 
     def wrote(self, shard: int, sequence: int) -> None:
         """This gateway wrote a record itself."""

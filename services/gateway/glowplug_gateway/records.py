@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
-from glowplug_contracts.ids import Digest, InvocationId, WorkspaceId, check_id
+from glowplug_contracts.ids import InvocationId, WorkspaceId, check_id
 from glowplug_contracts.messages.invocation import (
     InputOutcome,
     InvocationRecord,
@@ -29,6 +29,7 @@ from glowplug_contracts.messages.invocation import (
 from glowplug_contracts.subjects import PROGRESS, RECORD, Address, shard_of
 from glowplug_runtime.bus import Write
 
+from glowplug_gateway.addresses import Network, check_url
 from glowplug_gateway.blobs import Blobs, not_stored
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.ports import Platform
@@ -43,12 +44,20 @@ CANCEL_TRIES_MAX = 20
 class Records:
     """See the module."""
 
-    def __init__(self, platform: Platform, calls: Calls, blobs: Blobs, feed: RecordFeed) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        calls: Calls,
+        blobs: Blobs,
+        feed: RecordFeed,
+        networks: Sequence[Network] = (),
+    ) -> None:
         self._platform = platform
         self._calls = calls
         self._blobs = blobs
         self._submitter = Submitter(platform)
         self._feed = feed
+        self._networks = networks
 
     async def accept(self, record: InvocationRecord) -> InvocationRecord:
         """Write a new record, or return the one that the same id and arguments made before.
@@ -70,11 +79,10 @@ class Records:
         """
         refused: dict[int, PlatformError] = {}
         for place, record in enumerate(records):
-            if record.input.args.blob is not None:
-                try:
-                    await self._lease(record, record.input.args.blob)
-                except PlatformError as error:
-                    refused[place] = error
+            try:
+                await self._prepare(record)
+            except PlatformError as error:
+                refused[place] = error
         sound = [place for place in range(len(records)) if place not in refused]
         writes = [self._first_write(records[place]) for place in sound]
         stored = await self._submitter.submit(writes) if writes else ()
@@ -90,8 +98,11 @@ class Records:
                 accepted[place] = result
         return accepted
 
-    async def _lease(self, record: InvocationRecord, blob: Digest) -> None:
-        if not await self._blobs.renew(blob, arguments_needed_s(record)):
+    async def _prepare(self, record: InvocationRecord) -> None:
+        if record.callback_url:
+            check_url(record.callback_url, self._networks)
+        blob = record.input.args.blob
+        if blob is not None and not await self._blobs.renew(blob, _blob_needed_s(record)):
             raise not_stored(blob)
 
     def _first_write(self, record: InvocationRecord) -> Write[InvocationRecord]:
@@ -203,6 +214,11 @@ class Records:
 
     def _shard(self, workspace: WorkspaceId) -> int:
         return shard_of(workspace, self._platform.shards)
+
+
+def _blob_needed_s(record: InvocationRecord) -> float:
+    """Return how long arguments are needed: by attempts, and to be shown and replayed as a letter."""
+    return arguments_needed_s(record) + (record.dead_letter_keep_s if record.dead_letter else 0.0)
 
 
 def _kept_on_s(record: InvocationRecord, now_unix: float) -> float:

@@ -12,12 +12,14 @@ from glowplug_runtime.clock import Clock
 from glowplug_runtime.service import Shell, spawn, version
 from glowplug_runtime.settings import read_secret
 
+from glowplug_gateway.addresses import parse_networks
 from glowplug_gateway.blobs import open_blobs
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.deployments import Deployer
 from glowplug_gateway.events import Events
 from glowplug_gateway.http.blobs import BlobRoutes
+from glowplug_gateway.http.callbacks import CallbackRoutes
 from glowplug_gateway.http.calls import CallRoutes
 from glowplug_gateway.http.dead_letters import DeadLetterRoutes
 from glowplug_gateway.http.deployments import DeploymentRoutes
@@ -43,6 +45,8 @@ from glowplug_gateway.records import Records
 from glowplug_gateway.sandboxes import Sandboxes
 from glowplug_gateway.schedules import Schedules
 from glowplug_gateway.settings import GatewaySettings
+from glowplug_gateway.signing import SigningSecrets
+from glowplug_gateway.telling import LEASE, Teller, Terms
 from glowplug_gateway.tokens import open_tokens
 
 MEND_S = 30.0
@@ -82,11 +86,15 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         catalog, live, logs = Catalog(shell.bus), Live(process), Logs(process)
         calls = Calls(process, workspace_max=settings.in_hand_max)
         feed = RecordFeed(process, readmodel)
-        records = Records(process, calls, blobs, feed)
+        networks = parse_networks(settings.callback_networks)
+        records = Records(process, calls, blobs, feed, networks)
         intake = Intake(process, calls, records)
         schedules = Schedules(process, catalog, intake)
         for part in (catalog, live, logs, calls, feed, schedules):
             await stack.enter_async_context(part.open())
+        terms = _callback_terms(settings)
+        secrets = SigningSecrets(shell.bus)
+        shell.hold(LEASE, Teller(process, records, feed, secrets, terms).lead)
         images = Images(process)
         deployer = Deployer(process, catalog, images, blobs)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
@@ -104,6 +112,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 errors_shown=settings.errors_shown,
             ),
             TaskRoutes(records),
+            CallbackRoutes(secrets),
             TaskViewRoutes(catalog, records, feed, readmodel),
             DeadLetterRoutes(catalog, Letters(process, catalog, records, feed, readmodel)),
             EventRoutes(events, body_bytes_max=bytes_max),
@@ -132,11 +141,22 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         stack.callback(logs.end_followers)  # before the door waits for its requests to end
         shell.url = f"http://{settings.host}:{port}"
         shell.ready_note(url=shell.url)
+        if settings.callback_networks:
+            shell.ready_note(callbacks_also_to=settings.callback_networks)
         yield
 
 
 def _readmodel_path(settings: GatewaySettings) -> Path | None:
     return Path(settings.data_dir) / "readmodel.sqlite" if settings.data_dir else None
+
+
+def _callback_terms(settings: GatewaySettings) -> Terms:
+    return Terms(
+        timeout_s=settings.callback_timeout_s,
+        tries_max=settings.callback_tries_max,
+        retry_s=settings.callback_retry_s,
+        networks=parse_networks(settings.callback_networks),
+    )
 
 
 def _bounds(settings: GatewaySettings) -> Bounds:

@@ -18,6 +18,11 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
         in_hand_max: inputs that one workspace may have waiting at this gateway; more costs memory.
         drain_s: seconds that requests in hand get after SIGTERM; the supervisor must wait longer.
         errors_shown: whether /endpoint answers type and message of exceptions, or only the id.
+        callback_networks: networks beside the public addresses that callbacks may reach, as
+            "10.1.0.0/16, ::1/128"; private, loopback and link-local addresses are refused else.
+        callback_timeout_s: seconds that one try of a callback may take.
+        callback_tries_max: tries; then a callback is given up and shown as failed.
+        callback_retry_s: the pause after the first try, which doubles up to an hour.
         spans_kept, segments_kept, calls_kept: rows of the read model; older ones go first.
     """
 
@@ -28,6 +33,10 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     in_hand_max: int = 100_000
     drain_s: float = 10.0
     errors_shown: bool = True
+    callback_networks: str = ""
+    callback_timeout_s: float = 15.0
+    callback_tries_max: int = 14
+    callback_retry_s: float = 1.0
     spans_kept: int = 200_000
     segments_kept: int = 50_000
     calls_kept: int = 100_000

@@ -61,6 +61,7 @@ GIVEN = {
     "retry_for": [ValueError],
     "no_retry_for": [KeyError],
     "rate_limit": "10/m",
+    "callback_url": "https://example.com/done",
     "task_policy": glowplug.TaskPolicy(ttl=9),
     "autoscaler": glowplug.QueueDepthAutoscaler(max_containers=10),
     "on_start": print,

@@ -23,6 +23,12 @@ HEADER_OPTIONS = "Glowplug-Options"
 # The caller's idempotency key alone, as HTTP clients know it.
 HEADER_IDEMPOTENCY = "Idempotency-Key"
 
+# On callbacks: the task's id, the same at every try; and what the signature is over.
+HEADER_CALLBACK_ID = "Glowplug-Callback-Id"
+HEADER_CALLBACK_ATTEMPT = "Glowplug-Callback-Attempt"
+HEADER_CALLBACK_TIMESTAMP = "Glowplug-Timestamp"
+HEADER_CALLBACK_SIGNATURE = "Glowplug-Signature"
+
 FRAMES_TYPE = "application/x-glowplug-frames"
 MSGPACK_TYPE = "application/msgpack"
 
@@ -74,3 +80,9 @@ class StreamItem(Message, frozen=True, kw_only=True):
     kind: str
     item: Payload | None = None
     error: RemoteError | None = None
+
+
+class SigningSecret(Message, frozen=True, kw_only=True):
+    """With what a workspace's callbacks are signed."""
+
+    secret: str

@@ -213,6 +213,8 @@ KEEP_RESULT_S = 86_400.0
 DEAD_LETTER_KEEP_S = 14 * 86_400.0
 # What others wait for is kept at least so long after its end; they must start by then.
 KEEP_FOR_OTHERS_S = 7 * 86_400.0
+# A record whose callback is still to be told; longer than all tries take.
+KEEP_FOR_CALLBACK_S = 86_400.0
 
 
 class RateLimit(Message, frozen=True, kw_only=True):
@@ -285,7 +287,8 @@ class RecordAbout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     Attributes:
         gone_at: when the broker removes the record; 0 = not set.
-        callback: "due" (there is one to tell), "delivered", "failed", or "" (nobody is to be told).
+        callback: "due" (there is one to tell, from `callback_at` on), "delivered", "failed", or "" (nobody
+            is to be told).
     """
 
     name: str = ""
@@ -299,6 +302,7 @@ class RecordAbout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     letter: bool = False
     replayed_as: str = ""
     callback: str = ""
+    callback_at: float = 0.0
     fraction: float = -1.0
 
 
@@ -435,6 +439,7 @@ def kept_s(record: InvocationRecord, unix: float) -> float:
         record.idempotent_until - unix,
         record.rate.period_s if record.rate.count else 0.0,
         KEEP_FOR_OTHERS_S if record.then else 0.0,
+        KEEP_FOR_CALLBACK_S if callback_due(record) else 0.0,
     )
 
 
@@ -482,6 +487,7 @@ def about(record: InvocationRecord) -> RecordAbout:
         letter=is_dead_letter(record),
         replayed_as=record.replayed_as,
         callback="due" if callback_due(record) else callback,
+        callback_at=record.callback.due_at if record.callback else 0.0,
         fraction=record.progress.fraction if record.progress else -1.0,
     )
 
