@@ -12,6 +12,8 @@ __all__ = [
     "FunctionCall",
     "GlowplugError",
     "Image",
+    "Map",
+    "Queue",
     "QueueDepthAutoscaler",
     "Sandbox",
     "Task",
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from glowplug.decorators import endpoint, function, task_queue
     from glowplug.errors import GlowplugError
     from glowplug.image import Image
+    from glowplug.maps import Map
     from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
+    from glowplug.queues import Queue
     from glowplug.remote import is_remote
     from glowplug.sandbox import Sandbox
     from glowplug.schedules import schedule
@@ -47,6 +51,8 @@ else:
         "FunctionCall": "tasks",
         "GlowplugError": "errors",
         "Image": "image",
+        "Map": "maps",
+        "Queue": "queues",
         "QueueDepthAutoscaler": "policies",
         "Sandbox": "sandbox",
         "Task": "tasks",

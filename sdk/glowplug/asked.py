@@ -184,6 +184,11 @@ def default_name(function: Callable[..., Any]) -> str:
     return name.strip("-_")[:63].strip("-_") or "function"
 
 
+def check_shared_name(what: str, name: object) -> str:
+    """Return the name of a map, queue, secret or volume. Raises: ValueError with a sentence."""
+    return _checked_name(what, name)
+
+
 def _checked_name(what: str, value: object) -> str:
     if not isinstance(value, str) or not _NAME.match(value):
         raise ValueError(

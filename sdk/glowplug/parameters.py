@@ -123,8 +123,6 @@ NAMES_NOT_YET: dict[str, str] = {
     "parameter": "pass arguments",
     "batched": "map over lists",
     "Pod": "use @endpoint, or a Sandbox",
-    "Map": "return values, or use a store of your own",
-    "Queue": "use @task_queue",
     "Volume": "put files into the image with add_local_file",
     "CloudBucket": "read the bucket from the function",
     "Secret": "pass values with env=",

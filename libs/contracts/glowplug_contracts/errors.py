@@ -165,6 +165,11 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "user",
         "Wait for some of the answers before asking for more from inside one container.",
     ),
+    "state.unsure": (
+        "user",
+        "The broker did not answer in time; read the value before you change it again.",
+    ),
+    "state.not_found": ("user", "Nothing is kept under this name or key."),
     "deployment.not_found": ("user", "`glowplug deployment list` names what is deployed."),
     "deployment.conflict": ("user", "Another deploy of the same name won; deploy again."),
     "deployment.python_mismatch": ("user", "Deploy with the Python version that the image runs."),

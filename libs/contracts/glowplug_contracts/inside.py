@@ -24,6 +24,18 @@ ALLOWED: Final[tuple[tuple[str, str], ...]] = (
     ("GET", "/api/v1/tasks/{task}"),
     ("GET", "/api/v1/tasks/{task}/result"),
     ("GET", "/api/v1/blobs/{digest}"),
+    ("GET", "/api/v1/maps/{map}"),
+    ("DELETE", "/api/v1/maps/{map}"),
+    ("GET", "/api/v1/maps/{map}/keys"),
+    ("GET", "/api/v1/maps/{map}/item"),
+    ("PUT", "/api/v1/maps/{map}/item"),
+    ("DELETE", "/api/v1/maps/{map}/item"),
+    ("POST", "/api/v1/maps/{map}/add"),
+    ("GET", "/api/v1/queues/{queue}"),
+    ("DELETE", "/api/v1/queues/{queue}"),
+    ("POST", "/api/v1/queues/{queue}/items"),
+    ("POST", "/api/v1/queues/{queue}/take"),
+    ("GET", "/api/v1/queues/{queue}/first"),
 )
 
 # Who asks; a gateway believes these from whoever shows the internal token, and from nobody else.

@@ -45,6 +45,8 @@ def permissions(service: str) -> Permissions:
         if subject.stream is not None:
             streams |= _names(subject.stream)
             publish |= {"$JS.ACK.>"} if subject.stream.work else set()
+            if subject.stream.taken:
+                publish |= {f"$JS.API.STREAM.MSG.DELETE.{n}" for n in _names(subject.stream)}
     publish |= {f"$KV.{b.name}.>" for b in BUCKETS if _includes(b.writers, service)}
     streams |= {f"KV_{b.name}" for b in BUCKETS if _includes((*b.writers, *b.readers), service)}
     for name in streams:

@@ -39,6 +39,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             `refuse_when_full`.
         ttl: messages may carry their own time to live.
         timers: messages may wait for a time, then land on another subject of the stream.
+        taken: its subscribers take messages out of it, one by one.
         batches: several messages may be stored in one atomic batch (synced streams only).
         message_bytes_max: larger messages are refused; 0 = as large as the broker takes.
     """
@@ -58,6 +59,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     timers: bool = False
     batches: bool = False
     message_bytes_max: int = 0
+    taken: bool = False
 
     @property
     def sharded(self) -> bool:
@@ -209,7 +211,30 @@ SPANS = Stream(
     max_bytes=256 * MIB,
 )
 
+MAPS = Stream(
+    name="MAPS",
+    subjects=("v1.map.>",),
+    why="All maps of all workspaces: the last message on a subject is what a key holds.",
+    storage="file",
+    per_subject=1,
+    ttl=True,
+    refuse_when_full=True,
+    max_bytes=4 * 1024 * MIB,
+)
+QUEUES = Stream(
+    name="QUEUES",
+    subjects=("v1.queue.>",),
+    why="All queues of all workspaces: a partition's items are the messages on its subject, in order; "
+    "whoever removes one has it.",
+    storage="file",
+    taken=True,
+    refuse_when_full=True,
+    max_bytes=4 * 1024 * MIB,
+)
+
 STREAMS: tuple[Stream, ...] = (
+    MAPS,
+    QUEUES,
     CALLS,
     OUTCOMES,
     RECORDS,

@@ -24,6 +24,7 @@ from glowplug_contracts.messages import (
     sandbox,
     scale,
     schedule,
+    state,
     trace,
     worker,
 )
@@ -34,8 +35,10 @@ from glowplug_contracts.streams import (
     EVENTS,
     INVOCATION_EVENTS,
     LOGS,
+    MAPS,
     OUTCOMES,
     PROGRESSES,
+    QUEUES,
     RECORDS,
     SCALE_DECISIONS,
     SCHEDULES,
@@ -371,6 +374,25 @@ SANDBOX_COMMAND = Subject(
     reply=sandbox.SandboxReply,
 )
 
+# -- State that user code shares ----------------------------------------------------------------
+
+MAP_ITEM = Subject(
+    template="v1.map.{workspace}.{map}.{key}",
+    payload=state.MapItem,
+    publishers=("gateway",),
+    subscribers=("gateway",),
+    stream=MAPS,
+    wire="msgpack",
+)
+QUEUE_ITEM = Subject(
+    template="v1.queue.{workspace}.{queue}.{partition}",
+    payload=state.QueueItem,
+    publishers=("gateway",),
+    subscribers=("gateway",),
+    stream=QUEUES,
+    wire="msgpack",
+)
+
 # -- Every service ------------------------------------------------------------------------------
 
 SERVICE_BEAT = Subject(
@@ -407,6 +429,10 @@ PLACEHOLDERS: dict[str, str] = {
     "instance": "one replica of a service, the only one that listens there",
     "invocation_id": "an invocation",
     "schedule": "the name of a function with a schedule",
+    "key": "the digest of a map's key",
+    "map": "a map's name",
+    "partition": "a queue's partition, after 'p-'",
+    "queue": "a queue's name",
     "service": "a service's name",
     "shard": "a number below the platform's count of shards, by the workspace's hash",
     "worker_id": "a worker",

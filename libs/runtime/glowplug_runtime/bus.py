@@ -192,6 +192,20 @@ class Bus(Protocol):
         `fields` needs what names the stream (`shard` for sharded ones).
         """
 
+    async def first(self, at: Address[M]) -> Delivery[M] | None:
+        """Return the oldest stored message of a concrete subject."""
+
+    async def take(self, at: Address[M], sequence: int) -> bool:
+        """Take a stored message out of its stream (`taken=True`).
+
+        Return whether it was there: of several that try, one is told so.
+
+        Raises: UnavailableError; the message may be gone then.
+        """
+
+    async def counts(self, pattern: Address[Any]) -> Mapping[str, int]:
+        """Return how many messages each stored subject that matches has (COUNTED_MAX subjects)."""
+
     async def listen(
         self, pattern: Address[M], handler: Handler[M], *, queue: str = ""
     ) -> Subscription:

@@ -46,6 +46,8 @@ EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 REMOVED = "KV-Operation"  # the header of markers that stand for what was removed, as in buckets
 # A removed message may not be made again so soon: a late repeat of its first write is a conflict.
 MARKER_KEPT_S = 86_400
+# Somebody else took the message first: "no message found", "sequence not found".
+GONE_ALREADY = frozenset({10057, 10043, 10037})
 APPEND_S = 10.0
 FLUSH_S = 2.0
 TIMER_SET_S = 10.0
@@ -266,6 +268,25 @@ class NatsBus:
     async def _last_of(self, stream: str, subject: str) -> Msg | None:
         return await self.direct_get(stream, {"last_by_subj": subject})
 
+    async def first(self, at: Address[M]) -> Delivery[M] | None:
+        query = {"seq": 1, "next_by_subj": at.subject}
+        found = await self.direct_get(self._stream_of(at), query)
+        return None if found is None else self._stored(at.spec, found)
+
+    async def take(self, at: Address[M], sequence: int) -> bool:
+        answer = await self.api(
+            f"STREAM.MSG.DELETE.{self._stream_of(at)}",
+            {"seq": sequence, "no_erase": True},
+            expected=GONE_ALREADY,
+        )
+        return bool(answer.get("success"))
+
+    async def counts(self, pattern: Address[Any]) -> Mapping[str, int]:
+        answer = await self.api(
+            f"STREAM.INFO.{self._stream_of(pattern)}", {"subjects_filter": pattern.subject}
+        )
+        return dict(answer["state"].get("subjects") or {})
+
     async def direct_get(self, stream: str, query: dict[str, object]) -> Msg | None:
         subject = f"$JS.API.DIRECT.GET.{stream}"
         try:
@@ -428,9 +449,17 @@ class NatsBus:
         }
 
     async def api(
-        self, verb: str, body: Mapping[str, object], *, missing_ok: bool = False
+        self,
+        verb: str,
+        body: Mapping[str, object],
+        *,
+        missing_ok: bool = False,
+        expected: frozenset[int] = frozenset(),
     ) -> dict[str, Any]:
-        """Call the JetStream API. Raises: UnavailableError, also for what does not exist (yet)."""
+        """Call the JetStream API. Raises: UnavailableError, also for what does not exist (yet).
+
+        Errors with an `err_code` in `expected` are returned as they came.
+        """
         try:
             answer = await self._nc.request(
                 f"$JS.API.{verb}", msgspec.json.encode(body), timeout_s=5
@@ -443,6 +472,8 @@ class NatsBus:
             ) from err
         found: dict[str, Any] = msgspec.json.decode(answer.data)
         error = found.get("error")
+        if error and error.get("err_code") in expected:
+            return found
         if error and not (missing_ok and error.get("code") == 404):  # noqa: PLR2004
             raise UnavailableError(
                 "platform.unavailable",

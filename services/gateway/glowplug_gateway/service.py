@@ -28,7 +28,9 @@ from glowplug_gateway.http.endpoints import EndpointRoutes
 from glowplug_gateway.http.events import EventRoutes
 from glowplug_gateway.http.health import HealthRoutes
 from glowplug_gateway.http.logs import LogRoutes
+from glowplug_gateway.http.maps import MapRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
+from glowplug_gateway.http.queues import QueueRoutes
 from glowplug_gateway.http.route import Route, Router
 from glowplug_gateway.http.sandboxes import SandboxRoutes
 from glowplug_gateway.http.schedules import ScheduleRoutes
@@ -39,6 +41,8 @@ from glowplug_gateway.intake import Intake
 from glowplug_gateway.letters import Letters
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
+from glowplug_gateway.maps import Maps
+from glowplug_gateway.queues import Queues
 from glowplug_gateway.readmodel import Bounds, ReadModel
 from glowplug_gateway.recordfeed import RecordFeed
 from glowplug_gateway.records import Records
@@ -100,6 +104,8 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
         events = Events(process, catalog)
         bytes_max = settings.body_bytes_max
+        queues = Queues(process)
+        await stack.enter_async_context(queues.open())
         areas = (
             CallRoutes(process, catalog, calls, intake, blobs, body_bytes_max=bytes_max),
             EndpointRoutes(
@@ -122,6 +128,8 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             SandboxRoutes(Sandboxes(process, images, blobs)),
             HealthRoutes(process, live, shell.peers.services, version()),
             BlobRoutes(blobs, blob_bytes_max=settings.blob_bytes_max),
+            MapRoutes(process, Maps(process)),
+            QueueRoutes(process, queues, body_bytes_max=bytes_max),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
         routes += OpenApiRoutes(version(), lambda: routes).routes()

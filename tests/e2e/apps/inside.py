@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from glowplug import function, task_queue
+from glowplug import Map, Queue, function, task_queue
 
 LIGHT = {"cpu": 0.01, "memory": 64, "keep_warm_seconds": 5}
 
@@ -93,3 +93,33 @@ def puts_work(value):
 def what_is_seen():
     descriptors = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
     return dict(os.environ), descriptors
+
+
+VALUES = [0, False, "", [], None, 1.5, "text", "ü", {"a": (1, 2)}, b"\x00", {1, 2}, 2**80]
+
+
+@function(**LIGHT)
+def keeps_in_a_map(name):
+    shared = Map(name)
+    for number, value in enumerate(VALUES):
+        shared[f"k{number}"] = value
+    read = [shared[f"k{number}"] for number in range(len(VALUES))]
+    present = [f"k{number}" in shared for number in range(len(VALUES))]
+    return read, all(present), len(shared), shared.get("none", "default")
+
+
+@function(**LIGHT)
+def counts_up(name, times):
+    return [Map(name).incr("n") for _ in range(times)]
+
+
+@function(**LIGHT)
+async def hands_on(name, values):
+    queue = Queue(name)
+    await asyncio.gather(*(queue.put.aio(value) for value in values))
+    return await queue.length.aio()
+
+
+@function(**LIGHT)
+def waits_for_one(name):
+    return Queue(name).get(timeout=60)
