@@ -20,9 +20,10 @@ from glowplug_contracts.messages.invocation import (
     record_headers,
 )
 from glowplug_contracts.messages.schedule import TimerSet
+from glowplug_contracts.messages.state import QueueItem
 from glowplug_contracts.messages.worker import LeaseHeld
 from glowplug_contracts.streams import GENERATIONS, LEASES, RECORDS
-from glowplug_contracts.subjects import CALL, DUE, PROBE, RECORD, SHARD_OWNED, TIMER
+from glowplug_contracts.subjects import CALL, DUE, PROBE, QUEUE_ITEM, RECORD, SHARD_OWNED, TIMER
 from glowplug_runtime.appending import BATCH_MESSAGES_MAX, BATCH_MESSAGES_MIN
 from glowplug_runtime.bus import Write
 
@@ -307,3 +308,17 @@ async def test_goes_on_after_the_broker_was_killed_and_started(bus, nats_server)
     nats_server.start()
     await writing
     await eventually(lambda: seen == ["inv_1", "inv_2"])
+
+
+async def test_the_oldest_message_is_taken_by_one_only(bus):
+    at = QUEUE_ITEM.at(workspace="default", queue="q", partition="p-")
+    for number in range(3):
+        await bus.append(at, QueueItem(format=Format.JSON, data=str(number).encode()))
+    assert await bus.counts(QUEUE_ITEM.pattern(workspace="default")) == {at.subject: 3}
+    oldest = await bus.first(at)
+    assert oldest.message.data == b"0"
+    taken = await asyncio.gather(*(bus.take(at, oldest.sequence) for _ in range(5)))
+    assert taken.count(True) == 1
+    assert not await bus.take(at, 10_000)
+    assert (await bus.first(at)).message.data == b"1"
+    assert await bus.first(QUEUE_ITEM.at(workspace="default", queue="r", partition="p-")) is None
