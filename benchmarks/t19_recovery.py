@@ -165,13 +165,13 @@ async def a_scene(brokers: int) -> AsyncIterator[Scene]:
     directory = a_directory("t19")
     effects = directory / "effects.jsonl"
     async with contextlib.AsyncExitStack() as stack:
-        port = await stack.enter_async_context(open_recorder(effects))
+        recorder = await stack.enter_async_context(open_recorder(effects))
         fleet = Fleet(directory, brokers=brokers)
         stack.callback(fleet.stop)
         fleet.start()
         broker = await stack.enter_async_context(Broker(fleet.direct, *fleet.tap).open())
         await await_healthy(fleet)
-        load = Load(fleet.gateways, TOKEN, directory, seed=1, recorder=port)
+        load = Load(fleet.gateways, TOKEN, directory, seed=1, recorder=recorder)
         await stack.enter_async_context(load.open())
         await load.deploy()
         scene = Scene(fleet, load, effects, broker)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.campaign import Slice, run_slice
+from faults.hosts import why_not
 from faults.plan import KINDS, make_plan, read_plan
 
 DEFAULTS = {"brokers": 1, "kinds": "kill,pause,poison", "link_ms": 0.0}
@@ -43,12 +44,16 @@ def _one(options: argparse.Namespace, seed: int, left_s: float, results: Path) -
         if options.replay
         else make_plan(seed, options.kills, brokers=options.brokers, kinds=options.kinds.split(","))
     )
+    if options.spread and (reason := why_not()):
+        print(f"skipped: {reason}")
+        return 0
     again = f"just faults --seed {seed} --kills {options.kills} --tasks {options.tasks}"
     again += "".join(
         f" --{name.replace('_', '-')} {value}"
         for name in ("brokers", "kinds", "link_ms")
         if (value := getattr(options, name)) != DEFAULTS[name]
     )
+    again += " --spread" if options.spread else ""
     print(f"seed {seed}: {again} repeats this slice's choices", flush=True)
     directory = Path(tempfile.mkdtemp(prefix=f"glowplug-faults-{seed}-"))
     asked = Slice(
@@ -58,6 +63,7 @@ def _one(options: argparse.Namespace, seed: int, left_s: float, results: Path) -
         brokers=options.brokers,
         limit_s=left_s,
         link_ms=options.link_ms,
+        spread=options.spread,
     )
     result = asyncio.run(run_slice(asked, directory))
     result |= {"commit": _commit(), "command": again}
@@ -111,6 +117,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--brokers", type=int, default=1, choices=(1, 3), help="3: a cluster")
     parser.add_argument(
         "--kinds", default="kill,pause,poison", help=f"which kinds of faults, of {','.join(KINDS)}"
+    )
+    parser.add_argument(
+        "--spread",
+        action="store_true",
+        help="three hosts (namespaces; needs root), with --brokers 3",
     )
     parser.add_argument("--link-ms", type=float, default=0.0, help="delay of the broker's link")
     parser.add_argument("--replay", type=Path, help="do the faults of this log")

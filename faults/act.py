@@ -111,6 +111,8 @@ class Actor:
                 await self._slow(fault)
             case "clock":
                 await self._clock(fault)
+            case "stepdown":
+                await self._broker.api("STREAM.LEADER.STEPDOWN.RECORDS_0", {})
             case "full":
                 await self._full(fault)
         self.done[fault.kind] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from faults.act import Actor
 from faults.checker import Evidence, Verdict, check
 from faults.disk import a_disk
 from faults.fleet import TOKEN, Fleet
+from faults.hosts import CLIENT_PORT, ROUTE_PORT, Spread, three_hosts
 from faults.leftovers import Census
 from faults.load import Load
 from faults.nats import Broker
@@ -43,6 +45,7 @@ class Slice(msgspec.Struct, kw_only=True):
     brokers: int = 1
     limit_s: float = 420.0
     link_ms: float = 0.0
+    spread: bool = False
 
 
 async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
@@ -55,12 +58,23 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
         store = None
         if "full" in kinds:
             store = stack.enter_context(a_disk(directory, FULL_MIB)).mount
-        fleet = Fleet(directory, brokers=asked.brokers, store=store, clocks="clock" in kinds)
         links: list[tuple[int, IO[bytes]]] = []
-        if asked.link_ms or kinds & set(CUTS):
+        spread, address = None, "127.0.0.1"
+        if asked.spread:
+            spread, address, links = _spread(stack)
+        recorder = await stack.enter_async_context(
+            open_recorder(directory / "effects.jsonl", address)
+        )
+        fleet = Fleet(
+            directory,
+            brokers=asked.brokers,
+            store=store,
+            clocks="clock" in kinds,
+            spread=spread,
+        )
+        if spread is None and (asked.link_ms or kinds & set(CUTS)):
             links = [stack.enter_context(a_link(url)) for url in fleet.direct.split(",")]
             fleet.tell_broker(",".join(f"nats://127.0.0.1:{port}" for port, _ in links))
-        port = await stack.enter_async_context(open_recorder(directory / "effects.jsonl"))
         stack.callback(fleet.kill)
         fleet.start()
         broker = await stack.enter_async_context(Broker(fleet.direct, *fleet.tap).open())
@@ -68,11 +82,11 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
         await await_healthy(fleet)
         counting = asyncio.create_task(_keep_counting(census, fleet))
         watching = asyncio.create_task(watcher.keep())
-        load = Load(fleet.gateways, TOKEN, directory, asked.seed, port)
+        load = Load(fleet.gateways, TOKEN, directory, asked.seed, recorder)
         header = {"seed": asked.seed, "tasks": asked.tasks, "brokers": asked.brokers}
         actor = Actor(fleet, broker, watcher, load, directory / "log.jsonl", asked.seed, header)
         actor.links = [orders for _, orders in links]
-        actor.link_s = asked.link_ms / 1000
+        actor.link_s = asked.link_ms / 2000  # each way
         actor.disk = store
         for _, orders in links:
             orders.write(f"delay {actor.link_s}\n".encode())
@@ -191,27 +205,40 @@ def _result(
 
 
 @contextlib.asynccontextmanager
-async def open_recorder(file: Path) -> AsyncIterator[int]:
-    """Run the recorder; yield its port."""
+async def open_recorder(file: Path, address: str = "127.0.0.1") -> AsyncIterator[str]:
+    """Run the recorder; yield its host and port."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "faults.recorder", str(file)],
+        [sys.executable, "-m", "faults.recorder", str(file), address],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parent.parent,
     )
     assert process.stdout is not None
     try:
-        yield int(process.stdout.readline())
+        yield f"{address}:{int(process.stdout.readline())}"
     finally:
         process.kill()
         process.communicate()
 
 
+def _spread(stack: contextlib.AsyncExitStack) -> tuple[Spread, str, list[tuple[int, IO[bytes]]]]:
+    """Make three hosts, and a proxy for each way from one to another."""
+    middle, hosts = stack.enter_context(three_hosts())
+    links: list[tuple[int, IO[bytes]]] = []
+    ways: dict[int, dict[tuple[int, int], str]] = {CLIENT_PORT: {}, ROUTE_PORT: {}}
+    for port, found in ways.items():
+        for here, there in itertools.permutations(range(len(hosts)), 2):
+            link = stack.enter_context(a_link(f"nats://{hosts[there].address}:{port}", middle))
+            links.append(link)
+            found[here, there] = f"{middle}:{link[0]}"
+    return Spread(hosts, ways[ROUTE_PORT], ways[CLIENT_PORT]), middle, links
+
+
 @contextlib.contextmanager
-def a_link(url: str) -> Iterator[tuple[int, IO[bytes]]]:
+def a_link(url: str, address: str = "127.0.0.1") -> Iterator[tuple[int, IO[bytes]]]:
     """Run a proxy before a broker; yield its port and where it takes orders."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "faults.proxy", url.rpartition("/")[2]],
+        [sys.executable, "-m", "faults.proxy", url.rpartition("/")[2], address],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parent.parent,

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from faults.hosts import CLIENT_PORT, GATEWAY_PORT, ROUTE_PORT, Spread
+
 SERVICES = ("gateway", "scheduler", "autoscaler", "imagecache", "sandbox", "worker")
 TOKEN = "gp_campaign_token"
 STOP_S = 30.0
@@ -100,12 +102,14 @@ class Fleet:
         store: Path | None = None,
         sync: str = "always",
         clocks: bool = False,
+        spread: Spread | None = None,
     ) -> None:
         self.directory = directory
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
         self.parts: dict[str, Part] = {}
         self._env = {MARK: self.mark, **(env or {})}
         self._clocks = clocks
+        self._spread = spread
         self._sync = sync
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "logs").mkdir(exist_ok=True)
@@ -119,6 +123,10 @@ class Fleet:
         self.broker = self.direct
         self._ports = [free_port() for _ in range(replicas)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in self._ports]
+        if spread:
+            self.gateways = [
+                f"http://{spread.hosts[turn].address}:{GATEWAY_PORT}" for turn in range(replicas)
+            ]
         self._brokers_wanted = brokers
         for replica in range(replicas):
             for service in SERVICES:
@@ -193,15 +201,18 @@ class Fleet:
         ports = [free_port() for _ in range(count)]
         routes = [free_port() for _ in range(count)]
         self.direct = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
-        self.broker_ports = ports
+        if self._spread:
+            hosts = self._spread.hosts
+            self.direct = ",".join(f"nats://{host.address}:{CLIENT_PORT}" for host in hosts)
         binary = find_nats_server()
         for number, port in enumerate(ports):
             name = f"broker-{number}"
             config = self.directory / f"{name}.conf"
+            host = self._spread.hosts[number] if self._spread else None
             config.write_text(self._broker_config(number, port, routes, store))
             self.parts[name] = Part(
                 name,
-                [binary, "-c", str(config)],
+                [*(host.prefix if host else []), binary, "-c", str(config)],
                 {**self._env, "GOMEMLIMIT": "512MiB"},
                 self.directory / "logs" / f"{name}.log",
             )
@@ -214,15 +225,20 @@ class Fleet:
         name, password = self.tap
         everything = json.dumps({"user": name, "password": password})
         accounts = accounts.replace('"users": [', f'"users": [{everything},', 1)
-        cluster = ""
+        cluster, listen = "", f"127.0.0.1:{port}"
         if len(routes) > 1:
-            others = ", ".join(f'"nats-route://127.0.0.1:{one}"' for one in routes)
+            mine, ways = f"127.0.0.1:{routes[number]}", [f"127.0.0.1:{one}" for one in routes]
+            if self._spread:
+                address = self._spread.hosts[number].address
+                listen, mine = f"{address}:{CLIENT_PORT}", f"{address}:{ROUTE_PORT}"
+                ways = [way for (here, _), way in self._spread.routes.items() if here == number]
+            others = ", ".join(f'"nats-route://{way}"' for way in ways)
             cluster = (
-                f"cluster {{\n  name: campaign\n  listen: 127.0.0.1:{routes[number]}\n"
+                f"cluster {{\n  name: campaign\n  listen: {mine}\n"
                 f"  routes: [{others}]\n  no_advertise: true\n}}\n"
             )
         return (
-            f'listen: "127.0.0.1:{port}"\nserver_name: n{number}\n'
+            f'listen: "{listen}"\nserver_name: n{number}\n'
             f"max_payload: 8388608\nmax_control_line: 32KB\n"
             f'jetstream {{ store_dir: "{store / f"n{number}"}", max_mem: 1073741824, '
             f"max_file: 68719476736, sync_interval: {self._sync} }}\n"
@@ -251,11 +267,20 @@ class Fleet:
             values["REPLICAS"] = "3"
         if service == "worker":
             values |= {"CPU": "8", "MEMORY": "4Gi", "GPUS": "A10G:2"}
+        before: list[str] = []
+        if self._spread:
+            host = self._spread.hosts[replica]
+            before = host.prefix
+            ways = [way for (here, _), way in self._spread.clients.items() if here == replica]
+            near = [f"{host.address}:{CLIENT_PORT}", *ways]
+            values |= {"NATS_URL": ",".join(f"nats://{way}" for way in near), "HOST": host.address}
+            if service == "gateway":
+                values["PORT"] = str(GATEWAY_PORT)
         prefix = f"GLOWPLUG_{service.upper()}_"
         clock = self._clock_of(name) if self._clocks else {}
         self.parts[name] = Part(
             name,
-            [str(Path(sys.executable).with_name(f"glowplug-{service}"))],
+            [*before, str(Path(sys.executable).with_name(f"glowplug-{service}"))],
             {**self._env, **clock, **{prefix + key: value for key, value in values.items()}},
             self.directory / "logs" / f"{name}.log",
         )

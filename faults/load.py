@@ -69,7 +69,7 @@ class Load:
     """Callers that go on until they are told to stop, or have had `total` tasks accepted."""
 
     def __init__(
-        self, gateways: list[str], token: str, directory: Path, seed: int, recorder: int
+        self, gateways: list[str], token: str, directory: Path, seed: int, recorder: str
     ) -> None:
         self._gateways = gateways
         self._headers = {"Authorization": f"Bearer {token}", "Glowplug-Format": "json"}
@@ -125,7 +125,7 @@ class Load:
             "source": {"blob": digest, "handler": f"work:{handler}"},
             "resources": {"cpu_millis": 10, "memory_bytes": 64 * MIB},
             "timeout_s": 60.0,
-            "env": {"CAMPAIGN_RECORDER": str(self._recorder)},
+            "env": {"CAMPAIGN_RECORDER": self._recorder},
             **special,
         }
         spec["autoscaler"] = {

@@ -48,7 +48,7 @@ POISONS = 0.04
 OTHERS = 0.35
 CUTS = ("cut", "hold", "swallow", "delay")
 CLOCKS_S = (-3600.0, -300.0, -5.0, 5.0, 300.0, 3600.0)
-KINDS = ("kill", "pause", "poison", *CUTS, "slow", "clock", "full")
+KINDS = ("kill", "pause", "poison", *CUTS, "slow", "clock", "full", "stepdown")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         number: from 1.
         kind: one of KINDS. "cut", "hold", "swallow" and "delay" are the link's to the broker (proxy.py); "slow"
             gives the broker a fifth of the time; "clock" sets the wall clock of the targets off by
-            `value` seconds; "full" fills the disk of the broker's store.
+            `value` seconds; "full" fills the disk of the broker's store; "stepdown" has another broker of a cluster
+            lead the records.
         targets: parts ("worker-1"), or "runner@worker-0", "container@worker-0" for what runs inside.
         moment: a key of MOMENTS, or "": at once.
         gap_s: pause before it, once the platform works again.

@@ -39,12 +39,12 @@ async def run_round(
     effects = directory / "effects.jsonl"
     async with contextlib.AsyncExitStack() as stack:
         disk = stack.enter_context(a_disk(directory))
-        port = await stack.enter_async_context(open_recorder(effects))
+        recorder = await stack.enter_async_context(open_recorder(effects))
         fleet = Fleet(directory, replicas=1, store=disk.mount / "nats", sync=sync)
         stack.callback(fleet.kill)
         fleet.start()
         await await_healthy(fleet)
-        load = Load(fleet.gateways, TOKEN, directory, seed, port)
+        load = Load(fleet.gateways, TOKEN, directory, seed, recorder)
         async with load.open():
             await load.deploy()
             # What made the deployments is old by now, as it would be; only tasks are at stake.

@@ -1,4 +1,4 @@
-"""A bad link to the broker: `python -m faults.proxy HOST:PORT` in a process of its own.
+"""A bad link to the broker: `python -m faults.proxy HOST:PORT [ADDRESS]` in a process of its own.
 
 It prints its port and takes orders on standard input, one a line:
     delay S      every piece of bytes comes S seconds late, both ways, in order
@@ -60,7 +60,7 @@ class Link:
             writer.transport.abort()
 
 
-async def main(target: str) -> None:
+async def main(target: str, address: str = "127.0.0.1") -> None:
     """Serve until standard input ends."""
     link = Link()
     host, _, port = target.partition(":")
@@ -82,7 +82,7 @@ async def main(target: str) -> None:
         finally:
             link.writers -= both
 
-    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+    server = await asyncio.start_server(on_connection, address, 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     loop = asyncio.get_running_loop()
     tasks = set()
@@ -107,4 +107,4 @@ async def _cut_later(link: Link, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Writes down what user code says that it did, outside the platform: `python -m faults.recorder FILE`.
+"""Writes down what user code says that it did, outside the platform: `python -m faults.recorder FILE [ADDRESS]`.
 
 Each line that comes over TCP is appended to FILE with the time, and answered with the number of earlier
 lines of the same invocation and kind, when it is in the kernel's hands. It prints its port.
@@ -13,7 +13,7 @@ import time
 from collections import Counter
 
 
-async def main(path: str) -> None:
+async def main(path: str, address: str = "127.0.0.1") -> None:
     """Serve until standard input ends."""
     seen: Counter[tuple[str, str]] = Counter()
     with open(path, "a", buffering=1) as file:
@@ -32,10 +32,10 @@ async def main(path: str) -> None:
             finally:
                 writer.close()
 
-        server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(on_connection, address, 0)
         print(server.sockets[0].getsockname()[1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

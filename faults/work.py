@@ -27,8 +27,8 @@ def _effect(context, effect, run):
     }
     file = getattr(_said, "file", None)
     if file is None:
-        address = ("127.0.0.1", int(os.environ["CAMPAIGN_RECORDER"]))
-        file = _said.file = socket.create_connection(address).makefile("rwb")
+        host, _, port = os.environ["CAMPAIGN_RECORDER"].partition(":")
+        file = _said.file = socket.create_connection((host, int(port))).makefile("rwb")
     file.write(json.dumps(line).encode() + b"\n")
     file.flush()
     return int(file.readline())
