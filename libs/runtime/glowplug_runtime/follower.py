@@ -16,7 +16,8 @@ from glowplug_runtime.wire import Msg, WireError
 log = structlog.get_logger()
 
 NS = 1_000_000_000
-HEARTBEAT_S = 2.0
+# Two and a half of these without a word and the consumer is made anew: sooner than a cluster elects a leader.
+HEARTBEAT_S = 1.0
 CONSUMER_KEPT_S = 10.0
 ACK_WAIT_S = 24 * 3600  # queued work is not late work: redelivery comes with a new generation only
 LOOK_S = 0.25
