@@ -34,7 +34,9 @@ class Census:
         """Return in words what is left, after everything was stopped."""
         found = [f"process {pid}: {name}" for pid, name in self._alive().items()]
         found += [f"cgroup {one}" for one in sorted(_cgroups() - self._cgroups)]
-        found += [f"mount {one}" for one in sorted(_mounts() - self._mounts)]
+        # Others may mount on this host meanwhile; ours would lie under our directory.
+        mounts = [one for one in _mounts() - self._mounts if self._directory in one]
+        found += [f"mount {one}" for one in sorted(mounts)]
         found += [f"namespace {one}" for one in sorted(_named_namespaces() - self._namespaces)]
         new = _listening() - self._listening
         owners = _sockets_of(self._alive())
