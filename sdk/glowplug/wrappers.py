@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from glowplug.client.deploying import Deployed
     from glowplug.client.session import Session
     from glowplug.options import PutOptions
+    from glowplug.putting import PutMany
     from glowplug.tasks import FunctionCall, Task
 
 P = ParamSpec("P")
@@ -189,6 +190,13 @@ class TaskQueue(Wrapper[P, R]):
         return Optioned(Spawn(self, Task, wait_when_full=True, said=put_options(**options)))
 
     @property
+    def put_many(self) -> PutMany:
+        """Queue much work together, as `map` takes its inputs; returns the tasks once all are stored."""
+        from glowplug.putting import PutMany  # noqa: PLC0415 - only for durable work
+
+        return PutMany(self, {})
+
+    @property
     def delay(self) -> Spawn[P, Task]:
         """Queue work; the name that Celery's users know for `put`."""
         return self.put
@@ -281,6 +289,16 @@ class Spawn(Generic[P, T]):
         self._wait_when_full = wait_when_full
         self._said = said or {}
 
+    @property
+    def wrapper(self) -> Wrapper[P, Any]:
+        """The function."""
+        return self._wrapper
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """What is said about the work."""
+        return self._said
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Have it accepted; return what stands for it."""
         from glowplug.client.loop import background  # noqa: PLC0415
@@ -318,6 +336,13 @@ class Optioned(Generic[P, T]):
     def put(self) -> Spawn[P, T]:
         """Queue work; returns what stands for it once it is stored for good."""
         return self._spawn
+
+    @property
+    def put_many(self) -> PutMany:
+        """Queue much work together, all with what was said."""
+        from glowplug.putting import PutMany  # noqa: PLC0415 - only for durable work
+
+        return PutMany(self._spawn.wrapper, self._spawn.said)
 
     @property
     def spawn(self) -> Spawn[P, T]:

@@ -8,13 +8,13 @@ for. Whoever comes second to a key, or again after a crash in between, goes on w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
-from glowplug_contracts.errors import ConflictError, InvalidRequestError
-from glowplug_contracts.ids import InvocationId, derived
+from glowplug_contracts.errors import ConflictError, InvalidRequestError, PlatformError
+from glowplug_contracts.ids import InvocationId, check_id, derived
 from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec, FunctionKind
-from glowplug_contracts.messages.http import PutOptions
+from glowplug_contracts.messages.http import PutItem, PutOptions
 from glowplug_contracts.messages.invocation import (
     Format,
     IdempotentPut,
@@ -30,6 +30,7 @@ from glowplug_gateway.admission import CallOffered
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.inputs import invalid
 from glowplug_gateway.ports import Platform
+from glowplug_gateway.put_options import check_options
 from glowplug_gateway.records import Records
 from glowplug_gateway.work import BLOB_WAIT_S_MAX
 
@@ -73,6 +74,40 @@ class Intake:
             record, invocation_id=claim.invocation_id, idempotent_until=claim.until
         )
         return await self._records.accept(record)
+
+    async def accept_many(
+        self, deployment: Deployment, puts: Sequence[PutItem], trace: str
+    ) -> Sequence[InvocationRecord | PlatformError]:
+        """Store much durable work together; return for each what `accept` returns or raises."""
+        records: list[InvocationRecord] = []
+        refused: dict[int, PlatformError] = {}
+        for place, put in enumerate(puts):
+            try:
+                records.append(await self._new(deployment, put, trace))
+            except PlatformError as error:
+                refused[place] = error
+        stored = iter(await self._records.accept_many(records))
+        return [refused[place] if place in refused else next(stored) for place in range(len(puts))]
+
+    async def _new(self, deployment: Deployment, put: PutItem, trace: str) -> InvocationRecord:
+        check_id("invocation", put.invocation_id)
+        check_options(put.options)
+        self._calls.admit(offered(self._platform, deployment, put.invocation_id))
+        record = new_record(
+            deployment,
+            put.invocation_id,
+            put.args,
+            put.options,
+            trace,
+            self._platform.clock.unix(),
+            {},
+        )
+        if not put.options.idempotency_key:
+            return record
+        claim = await self._claim(deployment, record, put.options)
+        return msgspec.structs.replace(
+            record, invocation_id=claim.invocation_id, idempotent_until=claim.until
+        )
 
     async def _claim(
         self, deployment: Deployment, record: InvocationRecord, options: PutOptions

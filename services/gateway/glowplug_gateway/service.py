@@ -30,6 +30,7 @@ from glowplug_gateway.http.health import HealthRoutes
 from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.maps import MapRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
+from glowplug_gateway.http.puts import PutRoutes
 from glowplug_gateway.http.queues import QueueRoutes
 from glowplug_gateway.http.route import Route, Router
 from glowplug_gateway.http.sandboxes import SandboxRoutes
@@ -117,6 +118,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 body_bytes_max=bytes_max,
                 errors_shown=settings.errors_shown,
             ),
+            PutRoutes(catalog, intake, body_bytes_max=bytes_max),
             TaskRoutes(records),
             CallbackRoutes(secrets),
             TaskViewRoutes(catalog, records, feed, readmodel),

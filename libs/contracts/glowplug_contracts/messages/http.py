@@ -74,6 +74,23 @@ class PutOptions(Message, frozen=True, kw_only=True):
     parent: str = ""
 
 
+PUTS_MAX = 1_000
+
+
+class PutItem(Message, frozen=True, kw_only=True):
+    """One piece of durable work among many; `args` hold data, or name a blob."""
+
+    invocation_id: InvocationId
+    args: Payload
+    options: PutOptions = PutOptions()
+
+
+class PutManyRequest(Message, frozen=True, kw_only=True):
+    """Much durable work for one deployment, at most PUTS_MAX pieces, written together."""
+
+    puts: tuple[PutItem, ...]
+
+
 class StreamItem(Message, frozen=True, kw_only=True):
     """One frame of a streamed call: `kind` is "item", "end" or "error"."""
 
