@@ -8,7 +8,9 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 __all__ = [
+    "BatchFailedError",
     "DeadLetters",
+    "Event",
     "FunctionCall",
     "GlowplugError",
     "Image",
@@ -22,8 +24,10 @@ __all__ = [
     "errors",
     "function",
     "is_remote",
+    "on_event",
     "schedule",
     "schema",
+    "send_event",
     "task_queue",
     "verify_callback",
 ]
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from glowplug.dead_letters import DeadLetters
     from glowplug.decorators import endpoint, function, task_queue
     from glowplug.errors import GlowplugError
+    from glowplug.events import BatchFailedError, Event, send_event
     from glowplug.image import Image
     from glowplug.maps import Map
     from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
@@ -43,10 +48,13 @@ if TYPE_CHECKING:
     from glowplug.sandbox import Sandbox
     from glowplug.schedules import schedule
     from glowplug.tasks import FunctionCall, Task
+    from glowplug.triggers import on_event
 else:
     # No submodule may be called like one of these names, but for the two that are meant: importing a
     # submodule binds its name here.
     _HOMES = {
+        "BatchFailedError": "events",
+        "Event": "events",
         "DeadLetters": "dead_letters",
         "FunctionCall": "tasks",
         "GlowplugError": "errors",
@@ -62,7 +70,9 @@ else:
         "function": "decorators",
         "is_remote": "remote",
         "schedule": "schedules",
+        "on_event": "triggers",
         "schema": "",
+        "send_event": "events",
         "task_queue": "decorators",
         "verify_callback": "callbacks",
     }

@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Defaults] = {
     "function": Defaults(0.125, 3600.0, 10.0, 0, 100),
     "task_queue": Defaults(0.125, 3600.0, 10.0, 0, 1),
     "schedule": Defaults(0.125, 3600.0, 10.0, 0, 1),
+    "on_event": Defaults(0.125, 3600.0, 10.0, 0, 1),
 }
 
 
@@ -54,6 +55,19 @@ class Times:
     when: str
     timezone: str
     catch_up: str
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """Which events call a function, and how many at a time.
+
+    `filter` is in the platform's words: {"kind", "attributes", "filters"}; `batch` 0 = one event by itself.
+    """
+
+    patterns: tuple[str, ...]
+    filter: dict[str, Any] | None = None
+    batch: int = 0
+    window_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,8 @@ class Asked:
     callback_url: str
     dead_letter_keep_s: float
     schedule: Times | None = None
+    trigger: Trigger | None = None
+    takes: str = ""
 
 
 def ask(  # noqa: PLR0913 - the parameters are the public surface

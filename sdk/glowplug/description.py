@@ -65,6 +65,8 @@ def describe_asked(
         "is_generator": is_generator,
         "priority": asked.priority,
         "schedule": None if asked.schedule is None else dataclasses.asdict(asked.schedule),
+        "trigger": None if asked.trigger is None else vars(asked.trigger),
+        "takes": asked.takes,
     }
 
 

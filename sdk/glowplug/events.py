@@ -8,10 +8,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Iterable, Mapping
     from typing import Any
 
 SPECVERSION = "1.0"
+STRUCTURED = "application/cloudevents+json"
 _NAMES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 
 
@@ -104,33 +105,90 @@ class BatchFailedError(Exception):
         return type(self), (self.failed, str(self))
 
 
-def send_event(
-    type: str,  # noqa: A002 - CloudEvents' word
-    data: Any = None,
-    *,
-    source: str,
-    subject: str = "",
-    id: str = "",  # noqa: A002 - likewise
-    **extensions: str,
-) -> str:
-    """Send an event; return its id (the platform's) once it is stored for good.
+class Sender:
+    """`send_event(…)`, and `await send_event.aio(…)`; from inside a container too."""
 
-    Args:
-        type: of the event, "com.example.order.created".
-        data: anything that JSON can say, or bytes.
-        source: who says so; a URI reference, like "/orders".
-        subject: what it is about.
-        id: with `source` it names the event: the same pair again is the same event. "" makes one.
-        extensions: further attributes.
-    """
-    from glowplug.client import events  # noqa: PLC0415 - what needs the network
+    def __call__(
+        self,
+        type: str,  # noqa: A002 - CloudEvents' word
+        data: Any = None,
+        *,
+        source: str,
+        subject: str = "",
+        id: str = "",  # noqa: A002 - likewise
+        time: str = "",
+        **extensions: str,
+    ) -> str:
+        """Send an event; return its id (the platform's) once it is stored for good.
 
-    event = Event(
-        id=id or events.new_event_id(),
-        source=source,
-        type=type,
-        data=data,
-        subject=subject,
-        extensions=extensions,
-    )
-    return events.send_blocking(event)
+        Args:
+            type: of the event, "com.example.order.created".
+            data: anything that JSON can say, or bytes.
+            source: who says so; a URI reference, like "/orders".
+            subject: what it is about.
+            id: with `source` it names the event: the same pair again is the same event. "" makes one.
+            time: when it happened, as in RFC 3339.
+            extensions: further attributes.
+        """
+        from glowplug.client.loop import background  # noqa: PLC0415 - what needs the network
+
+        made = Event(
+            id=id or new_id(),
+            source=source,
+            type=type,
+            data=data,
+            subject=subject,
+            time=time,
+            extensions=extensions,
+        )
+        return background().run(_send(made))
+
+    def aio(
+        self,
+        type: str,  # noqa: A002 - CloudEvents' word
+        data: Any = None,
+        *,
+        source: str,
+        subject: str = "",
+        id: str = "",  # noqa: A002 - likewise
+        time: str = "",
+        **extensions: str,
+    ) -> Awaitable[str]:
+        """Send an event; await its id."""
+        from glowplug.client.loop import background  # noqa: PLC0415 - what needs the network
+
+        made = Event(
+            id=id or new_id(),
+            source=source,
+            type=type,
+            data=data,
+            subject=subject,
+            time=time,
+            extensions=extensions,
+        )
+        return background().wait(_send(made))
+
+
+send_event = Sender()
+
+
+def new_id() -> str:
+    """Return an id for an event that its sender did not name."""
+    from os import urandom  # noqa: PLC0415 - only to send
+
+    return urandom(16).hex()
+
+
+async def _send(event: Event) -> str:
+    import json  # noqa: PLC0415 - only to send
+
+    from glowplug.client.here import reach  # noqa: PLC0415 - likewise
+
+    try:
+        body = json.dumps(event.to_json(), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the event's data is neither JSON nor bytes: {error}") from error
+    http = await reach()
+    # Sent again after a lost connection it is the same event.
+    answer = await http.request("POST", "/events", body=body, headers={"Content-Type": STRUCTURED})
+    return str(answer.json()["id"])

@@ -47,6 +47,8 @@ HONOURED: dict[str, frozenset[str]] = {
     "function": COMMON | {"callback_url"},
     "task_queue": COMMON | {"rate_limit", "callback_url"},
     "schedule": (COMMON - {"inputs"}) | {"when", "timezone", "catch_up"},
+    "on_event": (COMMON - {"inputs", "outputs", "authorized", "max_pending_tasks"})
+    | {"filter", "batch", "window", "rate_limit", "callback_url"},
     "Sandbox": frozenset(
         {"image", "cpu", "memory", "gpu", "gpu_count", "env", "keep_warm_seconds"}
     ),
@@ -76,7 +78,7 @@ _DECORATORS_LATER: dict[str, str] = {
     "region": "leave it out: there is one region",
 }
 
-_OF_QUEUES: dict[str, str] = {"rate_limit": "limit a @task_queue"}
+_OF_QUEUES: dict[str, str] = {"rate_limit": "limit a @task_queue or an @on_event"}
 
 # What each refuses for now, and what to do instead.
 NOT_YET: dict[str, dict[str, str]] = {
@@ -88,6 +90,13 @@ NOT_YET: dict[str, dict[str, str]] = {
     "schedule": _DECORATORS_LATER
     | _OF_QUEUES
     | {"inputs": "leave it out: a schedule's function is called without arguments"},
+    "on_event": _DECORATORS_LATER
+    | {
+        "inputs": "leave it out: the function gets the event",
+        "outputs": "leave it out: nobody waits for the result",
+        "authorized": "leave it out: sending an event takes a token",
+        "max_pending_tasks": "leave it out: events are kept however many there are",
+    },
     "Sandbox": {
         "app": "leave it out: sandboxes are named by their id",
         "name": "leave it out: sandboxes are named by their id",
@@ -115,7 +124,6 @@ NAMES_NOT_YET: dict[str, str] = {
     "web_server": "use @endpoint for one handler",
     "realtime": "use a generator under @endpoint, which streams",
     "hourly": 'use @schedule("@hourly")',
-    "on_event": "put work into a @task_queue yourself",
     "cls": "use @function with on_start",
     "enter": "use on_start",
     "exit": "clean up at the end of the function",
@@ -142,6 +150,7 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     "endpoint": {"serve": "run the program, or deploy it again after a change"},
     "task_queue": {"serve": "run the program, or deploy it again after a change"},
     "schedule": {"serve": "run the program, or deploy it again after a change"},
+    "on_event": {"serve": "deploy it again after a change"},
     "Image": {
         "apt_install": "install what you need with pip_install; OCI bases come later",
         "with_secrets": "use env(), which the image keeps in plain text",

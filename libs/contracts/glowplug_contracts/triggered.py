@@ -43,7 +43,7 @@ def replayed_id(
     workspace: WorkspaceId, trigger: str, event_id: EventId, replay: str
 ) -> InvocationId:
     """Return the id of an event's delivery to a trigger in a replay."""
-    return derived(workspace, "replay", f"{trigger}/{event_id}/{replay}")
+    return derived(workspace, "event-replay", f"{trigger}/{event_id}/{replay}")
 
 
 def triggered_record(
@@ -74,6 +74,8 @@ def triggered_record(
         callback_url=spec.callback_url,
         dead_letter=spec.dead_letter_keep_s > 0,
         dead_letter_keep_s=spec.dead_letter_keep_s,
+        name=spec.name,
+        app=spec.app,
         events=len(events) if batch else 0,
     )
 

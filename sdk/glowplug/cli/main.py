@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Schedules: list, show, next, pause, resume, run.",
     ),
     "callback": ("glowplug.cli.callbacks:callback", "Callbacks: the secret they are signed with."),
+    "event": ("glowplug.cli.events:event", "Events: send, tail, replay."),
     "deployment": ("glowplug.cli.deployments:deployment", "What is deployed: list, show, delete."),
     "container": ("glowplug.cli.parts:container", "Live containers: list."),
     "worker": ("glowplug.cli.parts:worker", "Live workers: list."),
@@ -39,7 +40,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 NOT_YET = {
     "serve": "run the program again after a change, or `glowplug deploy` it",
     "shell": "use `glowplug sandbox exec`",
-    "event": "call functions directly",
     "secret": "pass values with env=",
     "volume": "put files into the image with add_local_file",
     "image": "images are built when they are deployed",

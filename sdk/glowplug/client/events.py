@@ -1,56 +1,17 @@
-"""Sending events to the gateway, listing, following and replaying what it keeps."""
+"""Following and replaying the events that the platform keeps: for the command line."""
 
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from glowplug_contracts.ids import ENTROPY_BYTES, make_id
+from glowplug.client.answers import BrokenAnswerError, json_lines
+from glowplug.client.http import Http
+from glowplug.errors import error_for
 
-from glowplug.client.http import BrokenAnswerError, Http, json_lines
-from glowplug.client.loop import background
-from glowplug.client.session import current_session
-from glowplug.errors import NotYetSupportedError, error_for
-from glowplug.events import Event
-from glowplug.remote import is_remote
-
-STRUCTURED_TYPE = "application/cloudevents+json"
 REPLAY = "/api/v1/events/replay"
-
-
-def new_event_id() -> str:
-    """Return an id for an event that its sender did not name."""
-    return make_id("event", time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
-
-
-def send_blocking(event: Event) -> str:
-    """Send an event; return the platform's id of it.
-
-    Raises: NotYetSupportedError inside a container.
-    """
-    if is_remote():
-        raise NotYetSupportedError(
-            "send_event() inside a container is not yet supported; return what happened, and let the "
-            "deployment's callback_url tell of it"
-        )
-    return background().run(send(event))
-
-
-async def send(event: Event) -> str:
-    """Send an event. A request that is sent again is the same event."""
-    http = await current_session().reach()
-    try:
-        body = json.dumps(event.to_json(), allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"the event's data is neither JSON nor bytes: {error}") from error
-    answer = await http.request(
-        "POST", "/events", body=body, headers={"Content-Type": STRUCTURED_TYPE}
-    )
-    return str(answer.json()["id"])
 
 
 async def follow(

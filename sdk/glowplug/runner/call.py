@@ -42,8 +42,17 @@ class Caller:
         """Return what the function returned; a coroutine or generator has not run yet then."""
         if invocation.method:
             raise NotImplementedError("classes with methods are not yet supported")
-        args, kwargs = payloads.read_arguments(invocation.format, invocation.body)
+        args, kwargs, takes = payloads.read_arguments(invocation.format, invocation.body)
         invocation.body = b""  # large arguments need not be held twice
+        if takes:
+            from glowplug.runner import takes as ways  # noqa: PLC0415 - events and whole requests
+
+            args = ways.convert(takes, args)
+            if takes == "events":
+                invocation.events = args[0]  # type: ignore[assignment]
+            if takes == "request":
+                name = str(self._init.get("name", ""))
+                return self.function(*args, ways.RequestContext(self._context(invocation), name))
         at = self._context_at
         if at is not None and "context" not in kwargs and len(args) <= at:
             invocation.context = kwargs["context"] = self._context(invocation)
@@ -63,6 +72,9 @@ class Caller:
 
     def succeed(self, invocation: Invocation, value: object, started: float, items: int) -> None:
         """Report the result, or why it can't be sent."""
+        if invocation.events is not None and (failed := _failed_items(invocation, value)):
+            self._report_failed(invocation, self._items_failed(invocation, failed, None), started)
+            return
         try:
             if self._outputs:
                 from glowplug.runner.outputs import check_outputs  # noqa: PLC0415 - only if asked
@@ -78,10 +90,15 @@ class Caller:
 
     def fail(self, invocation: Invocation, error: BaseException, started: float) -> None:
         """Report what the function raised."""
+        self._report_failed(invocation, self._error(invocation, error), started)
+
+    def _report_failed(
+        self, invocation: Invocation, error: dict[str, object], started: float
+    ) -> None:
         invocation.reported = True
         self._last_words(invocation)
         header = self._ended(invocation, "failed", started, 0)
-        header["error"] = self._error(invocation, error)
+        header["error"] = error
         self.channel.send(header)
 
     def _last_words(self, invocation: Invocation) -> None:
@@ -107,11 +124,25 @@ class Caller:
                 "invocation.cancelled", "CancelledError", "the call was cancelled"
             )
         source = str(self._init.get("source") or "")
+        named = getattr(error, "failed", None)
+        if invocation.events is not None and type(error).__name__ == "BatchFailedError" and named:
+            from glowplug.runner import takes as ways  # noqa: PLC0415 - loaded, with the events
+
+            failed = ways.indexes_of(named, invocation.events)
+            return self._items_failed(invocation, failed, error)
         if isinstance(error, payloads.BadResultError):
             return failures.remote_error(error, "function.bad_result", pickled=False)
         if isinstance(error, payloads.BadArgumentsError):
             return failures.remote_error(error, "function.failed", source=source, pickled=False)
         return failures.remote_error(error, source=source)
+
+    def _items_failed(
+        self, invocation: Invocation, failed: tuple[int, ...], error: BaseException | None
+    ) -> dict[str, object]:
+        from glowplug.runner import takes as ways  # noqa: PLC0415 - loaded, with the events
+
+        source = str(self._init.get("source") or "")
+        return ways.items_failed(failed, invocation.events or [], error, source)
 
     def _ended(
         self, invocation: Invocation, state: str, started: float, items: int
@@ -138,3 +169,9 @@ class Caller:
             say=lambda fraction, message: self._say_progress(invocation, fraction, message),
             scheduled_for=invocation.scheduled_for,
         )
+
+
+def _failed_items(invocation: Invocation, value: object) -> tuple[int, ...] | None:
+    from glowplug.runner import takes as ways  # noqa: PLC0415 - loaded, with the events
+
+    return ways.failed_of(value, invocation.events or [])

@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from glowplug.events import Event
     from glowplug.runner.context import Context
     from glowplug.runner.frames import Header
 
@@ -28,6 +29,7 @@ class Invocation:
         interrupt: stops the user's code; set by the lane that runs it.
         context: what its function was given, if it asked for one.
         on_credit: called when credit grows (async lane).
+        events: the batch that it delivers, of which some may fail; None where it delivers none.
     """
 
     def __init__(self, header: Header, body: bytes) -> None:
@@ -47,6 +49,7 @@ class Invocation:
         self.reported = False
         self.interrupt: Callable[[], object] | None = None
         self.on_credit: Callable[[], object] | None = None
+        self.events: list[Event] | None = None
         self._until = CREDIT_AT_FIRST
         self._more = _thread.allocate_lock()
         self._more.acquire()

@@ -46,18 +46,20 @@ class _ByReferencePickler(Pickler):
         return NotImplemented
 
 
-def read_arguments(form: str, body: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Return (args, kwargs).
+def read_arguments(form: str, body: bytes) -> tuple[tuple[object, ...], dict[str, object], str]:
+    """Return (args, kwargs, what the function takes instead of arguments: "" for nothing else).
 
     Raises: BadArgumentsError from the reason.
     """
+    takes = ""
     try:
         if form == "pickle":
             args, kwargs = loads(body)
         else:
             given = _json().loads(body)
             args, kwargs = given.get("args", []), given.get("kwargs", {})
-        return tuple(args), dict(kwargs)
+            takes = str(given.get("takes", ""))
+        return tuple(args), dict(kwargs), takes
     except Exception as error:
         raise BadArgumentsError(f"the arguments can't be read: {_text(error)}") from error
 

@@ -29,7 +29,9 @@ from glowplug_contracts.messages.invocation import (
 WINDOW_AHEAD: Final = 8
 COALESCE_S: Final = 0.005
 LINK_BYTES_MAX: Final = 512 * 1024
-RETRYABLE: Final = frozenset({"function.failed", "function.timeout", "function.out_of_memory"})
+RETRYABLE: Final = frozenset(
+    {"function.failed", "function.items_failed", "function.timeout", "function.out_of_memory"}
+)
 MESSAGE_CHARS_MAX: Final = 16 * 1024
 TRACEBACK_CHARS_MAX: Final = 64 * 1024
 DETAILS_BYTES_MAX: Final = 64 * 1024

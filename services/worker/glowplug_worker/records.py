@@ -19,6 +19,7 @@ from glowplug_contracts.messages.invocation import (
 )
 
 from glowplug_worker.attempts import decide_retry
+from glowplug_worker.batches import failed_items, keep_items
 
 LOST = RemoteError(
     code="invocation.lost",
@@ -60,9 +61,14 @@ def finish(record: InvocationRecord, outcome: InputOutcome, unix: float) -> Invo
     """Return the record after an attempt that user code ended: terminal, or RETRY_WAIT."""
     attempts = attempts_after(record, outcome.state, outcome.error, unix)
     tries = record.user_attempts + (outcome.state is not State.SUCCEEDED)
+    retry = record.retry
+    if failed := failed_items(record, outcome.error):
+        # Only these come back; the handler asked for it, whatever else is or is not tried again.
+        record = keep_items(record, failed)
+        retry = msgspec.structs.replace(retry, retry_for=(), no_retry_for=())
     delay_s = None
     if outcome.state in (State.FAILED, State.TIMED_OUT):
-        delay_s = decide_retry(record.retry, tries, outcome.error, record.invocation_id)
+        delay_s = decide_retry(retry, tries, outcome.error, record.invocation_id)
     if delay_s is None:
         return msgspec.structs.replace(
             record,

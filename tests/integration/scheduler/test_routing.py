@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import msgspec
@@ -160,8 +161,10 @@ async def test_a_trigger_whose_word_never_came_is_found(bus, nats_server, monkey
     async with open_scheduler(nats_server.url):
         await deploy(bus, a_trigger(), tell=False)
 
+        keys = itertools.count()
+
         async def reached() -> bool:
-            await publish(bus, an_event(str(len(await delivered(bus)) + id(object()))))
+            await publish(bus, an_event(str(next(keys))))
             return bool(await delivered(bus))
 
         await eventually(reached)
