@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -170,3 +171,33 @@ def test_options_are_honoured_at_the_webs_door(platform, queues, shown):
     assert (told["priority"], told["tags"]) == (-4, {"team": "a"})
     assert told["due_at"] is not None
     task.cancel()
+
+
+def spans(shown: Any, tasks: list[Any]) -> list[tuple[float, float]]:
+    told = [shown(task) for task in tasks]
+    return [(one["started_at"], one["ended_at"]) for one in told]
+
+
+def test_of_a_key_one_runs_at_a_time_and_in_order(queues, shown):
+    mine = [queues.beside.options(fifo_key="account-1").put(n) for n in range(8)]
+    others = [queues.beside.put(n) for n in range(8)]
+    assert [task.result(timeout=120) for task in mine + others] == [*range(8), *range(8)]
+    ran = spans(shown, mine)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ran))
+
+
+def test_of_a_key_no_more_run_than_its_limit(queues, shown):
+    said = {"concurrency_key": "customer-7", "concurrency_limit": 2}
+    tasks = [queues.beside.options(**said).put(n) for n in range(12)]
+    assert [task.result(timeout=120) for task in tasks] == list(range(12))
+    ran = spans(shown, tasks)
+    for begin, _ in ran:
+        assert sum(start <= begin < end for start, end in ran) <= 2
+
+
+def test_a_rate_limit_holds_in_every_second(queues, shown):
+    tasks = [queues.slowly.put(n) for n in range(6)]
+    assert [task.result(timeout=120) for task in tasks] == list(range(6))
+    began = sorted(start for start, _ in spans(shown, tasks))
+    # Handed two a second; between hand and start lies a moment, which may be longer for one than another.
+    assert began[4] - began[0] > 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,7 @@ from glowplug_contracts.messages.invocation import (
     RunInvocation,
     State,
     is_terminal,
+    ordered_by,
     record_headers,
 )
 from glowplug_contracts.messages.worker import ContainerView, WorkerBeat
@@ -162,14 +164,16 @@ class FakeWorker:
             record,
             state=State.RUNNING,
             attempt=record.attempt + 1,
+            order=ordered_by(record, run.record_sequence),
+            started_at=time.time(),
             worker_id=self.worker_id,
             container_id=run.container_id,
         )
         return await self._write(run, running, run.record_sequence)
 
-    async def succeed(self, run: RunInvocation, token: int) -> bool:
-        """Write SUCCEEDED and be done; tell whether the token was still good."""
-        record = msgspec.structs.replace(await self._record(run), state=State.SUCCEEDED)
+    async def succeed(self, run: RunInvocation, token: int, state: State = State.SUCCEEDED) -> bool:
+        """Write the state and be done; tell whether the token was still good."""
+        record = msgspec.structs.replace(await self._record(run), state=state)
         try:
             await self._write(run, record, token)
         except ConflictError:

@@ -183,8 +183,20 @@ class Stage:
             self.unacked[self.sequence] = request
             self._dispatch(dispatch.RequestArrived(request, self.sequence, 100))
 
-    def do_spawn(self, name: str, times: str = "x1", *, priority: str = "0", due: str = "") -> None:
-        """Durable invocations are accepted."""
+    def do_spawn(
+        self,
+        name: str,
+        times: str = "x1",
+        *,
+        priority: str = "0",
+        due: str = "",
+        key: str = "",
+        limit: str = "1",
+        fifo: str = "",
+        rate: str = "0/1",
+    ) -> None:
+        """Durable invocations are accepted; `key` and `fifo` say what may run beside them."""
+        count, _, period = rate.partition("/")
         for _ in range(int(times[1:])):
             seen = dispatch.RecordSeen(
                 InvocationId(f"d{self._count('d')}"),
@@ -194,6 +206,10 @@ class Stage:
                 0,
                 priority=int(priority),
                 due_at=self.machine_now + seconds(due) if due else 0.0,
+                key=fifo or key,
+                key_limit=0 if fifo else int(limit),
+                rate_count=int(count),
+                rate_period_s=float(period),
             )
             self._record(seen)
 
@@ -229,6 +245,18 @@ class Stage:
         for prop in list(self.containers.values()):
             for invocation_id in [i for i in prop.in_flight if not names or i in names]:
                 self._end(prop, invocation_id)
+
+    def do_retry(self, *names: str, due: str = "0s") -> None:
+        """Attempts of durable invocations fail, and are to be made again."""
+        for prop in list(self.containers.values()):
+            for invocation_id in [i for i in prop.in_flight if not names or i in names]:
+                prop.in_flight.remove(invocation_id)
+                seen = self.records[InvocationId(invocation_id)]
+                due_at = self.machine_now + seconds(due)
+                self._record(msgspec.structs.replace(seen, state=State.RETRY_WAIT, due_at=due_at))
+                ended_ids = (InvocationId(invocation_id),)
+                ended = AttemptEnded(container_id=prop.bind.container_id, invocation_ids=ended_ids)
+                self._dispatch(dispatch.Ended(ended))
 
     def do_cancel(self, name: str) -> None:
         """A caller goes away."""
@@ -300,6 +328,7 @@ class Stage:
                 self._beat(worker)
         for seen in sorted(self.records.values(), key=lambda seen: seen.sequence):
             self._dispatch(seen)
+        self._dispatch(dispatch.RecordsRead())
         for sequence, request in list(self.unacked.items()):
             self._dispatch(dispatch.RequestArrived(request, sequence, 100))
         self._autoscale(CaughtUp())
@@ -436,6 +465,8 @@ class Stage:
                     seen,
                     state=State.RUNNING,
                     attempt=seen.attempt + 1,
+                    started_at=self.machine_now,
+                    order=seen.order or seen.sequence,
                     worker_id=hand.worker_id,
                     container_id=hand.container_id,
                 )

@@ -64,6 +64,29 @@ class Checks:
             often = after.lost_attempts > PLATFORM_RETRIES_MAX
             self.must(often, f"C2 {name} was given up after {after.lost_attempts} losses")
 
+        if after.state is State.RUNNING and after.key.key:
+            self._beside(after)
+
+    def _beside(self, after: InvocationRecord) -> None:
+        """What runs of a key beside this one, and before it in the key's order."""
+        same = [
+            one
+            for _, one in self.world.broker.records.values()
+            if one.key.key == after.key.key and one.invocation_id != after.invocation_id
+        ]
+        running = [one.invocation_id for one in same if one.state is State.RUNNING]
+        limit = 1 if after.key.ordered else after.key.limit
+        self.must(len(running) < limit, f"C7 {after.invocation_id} runs beside {running}")
+        if after.key.ordered:
+            earlier = [
+                one.invocation_id
+                for sequence, one in self.world.broker.records.values()
+                if one.key.key == after.key.key
+                and not is_terminal(one.state)
+                and (one.order or sequence) < after.order
+            ]
+            self.must(not earlier, f"C7 {after.invocation_id} overtook {earlier}")
+
     def worker_changed(self, worker: Any) -> None:
         live = worker.containers.values()
         needs = [each.bind.spec.resources for each in live]

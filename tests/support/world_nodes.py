@@ -22,11 +22,13 @@ from glowplug_contracts.messages.invocation import (
     Input,
     InvocationRecord,
     InvocationRequested,
+    KeyLimit,
     Payload,
     Reply,
     RunInvocation,
     ShardOwned,
     State,
+    ordered_by,
 )
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
@@ -93,6 +95,7 @@ class Scheduler(Node):
         stored = sorted(self.world.broker.records.values(), key=lambda pair: pair[0])
         for sequence, record in stored:
             self.on_record(sequence, record)
+        self._dispatch(dispatch.RecordsRead())
 
     # -- Hearing --------------------------------------------------------------------------------
 
@@ -113,6 +116,9 @@ class Scheduler(Node):
                 due_at=record.due_at,
                 worker_id=record.worker_id,
                 container_id=record.container_id,
+                order=record.order,
+                key=record.key.key,
+                key_limit=0 if record.key.ordered else record.key.limit,
             )
         )
 
@@ -243,7 +249,8 @@ class Scheduler(Node):
         stored = self.world.broker.records.get(write.invocation_id)
         if stored is None or stored[0] != write.sequence:
             return Conflict()
-        return self.world.broker.append_record(changed(stored[1], write, self.world.now), stored[0])
+        record = msgspec.structs.replace(stored[1], order=ordered_by(stored[1], stored[0]))
+        return self.world.broker.append_record(changed(record, write, self.world.now), stored[0])
 
     def _ask(self, worker_id: WorkerId) -> None:
         worker = self.nodes.worker(worker_id)
@@ -589,6 +596,7 @@ class Client(Node):
             input=Input(args=Payload(format=Format.JSON, data=b"{}")),
             state=State.ACCEPTED,
             priority=priority,
+            key=_key(deployment_id, self._made),
         )
         self._store(record)
 
@@ -721,3 +729,11 @@ class Nodes:
     def _revive(node: Any) -> None:
         if not node.alive:
             node.start()
+
+
+def _key(deployment_id: DeploymentId, number: int) -> KeyLimit:
+    """Return what may run beside a durable invocation: half of them have no key."""
+    kind = number % 4
+    if kind == 0:
+        return KeyLimit(key=f"{deployment_id}/fifo", ordered=True)
+    return KeyLimit(key="everybody", limit=2) if kind == 1 else KeyLimit()

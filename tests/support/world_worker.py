@@ -28,6 +28,7 @@ from glowplug_contracts.messages.invocation import (
     RunInvocation,
     ShardOwned,
     State,
+    ordered_by,
 )
 from glowplug_contracts.messages.worker import ContainerView, GpuDevice, WorkerBeat
 from glowplug_worker.capacity import Offer, refuse_for_capacity
@@ -456,7 +457,8 @@ class Durable(Flight):
         if stored is None or stored[0] != self.token or stored[1].state not in CLAIMABLE:
             worker.land(self, self.invocation_id)
             return
-        claimed = claim(stored[1], WorkerId(worker.name), self.container.name, worker.world.now)
+        record = msgspec.structs.replace(stored[1], order=ordered_by(stored[1], stored[0]))
+        claimed = claim(record, WorkerId(worker.name), self.container.name, worker.world.now)
         self._change(claimed, self._claimed)
 
     def _change(self, record: InvocationRecord, then: Any) -> None:

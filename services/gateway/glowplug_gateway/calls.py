@@ -270,14 +270,14 @@ class Calls:
         report = delivery.message
         if report is None:
             return
-        if report.queued or report.in_flight:
+        if report.queued or report.in_flight or report.held:
             self.backlogs[report.deployment_id] = report
         else:
             self.backlogs.pop(report.deployment_id, None)
         event = BacklogHeard(
             deployment_id=report.deployment_id,
             shard=report.shard,
-            queued=report.queued,
+            queued=report.queued + report.held,
             in_flight=report.in_flight,
         )
         self._admission.step(event, self._clock.now())

@@ -28,7 +28,7 @@ from glowplug_scheduler.dispatch_containers import (
     reopen_worker,
 )
 from glowplug_scheduler.dispatch_deployments import move_deployment
-from glowplug_scheduler.dispatch_records import remove_record, see_record
+from glowplug_scheduler.dispatch_records import read_all, remove_record, see_record
 from glowplug_scheduler.dispatch_state import CACHE_BYTES_MAX, SETTLED_AFTER_S, ShardState
 from glowplug_scheduler.dispatch_time import pass_time
 from glowplug_scheduler.dispatch_types import (
@@ -46,6 +46,7 @@ from glowplug_scheduler.dispatch_types import (
     Probed,
     RecordRemoved,
     RecordSeen,
+    RecordsRead,
     Refused,
     RequestArrived,
     ScanRecords,
@@ -85,6 +86,7 @@ __all__ = [
     "Probed",
     "RecordRemoved",
     "RecordSeen",
+    "RecordsRead",
     "Refused",
     "RequestArrived",
     "ScanRecords",
@@ -125,6 +127,7 @@ class Dispatcher:
             RequestArrived: self._arrive,
             Ended: self._end,
             RecordSeen: lambda event, now, out: see_record(state, event, now, out),
+            RecordsRead: lambda _, now, out: read_all(state, now, out),
             RecordRemoved: lambda event, now, out: remove_record(state, event, now, out),
             DeploymentMoved: lambda event, now, out: move_deployment(state, event, now, out),
             BeatHeard: lambda event, now, out: hear_beat(state, event, now, out),
@@ -144,6 +147,8 @@ class Dispatcher:
         """Take in what happened at `now`; return what to do, in order."""
         out: list[Decision] = []
         self._handlers[type(event)](event, now, out)
+        if self.state.unfilled:
+            self.state.settle(now, out)
         return out
 
     def check(self) -> None:
@@ -165,6 +170,7 @@ class Dispatcher:
             or state.overflowed
             or state.liveness.sights
             or state.queues
+            or state.keys.closed
         )
 
     def loads(self) -> dict[Any, int]:
@@ -198,7 +204,12 @@ class Dispatcher:
             state.uncache(item)
             state.fly(item, stranger_in, now)
             state.ack(sequence, request.invocation_id, now, out)
-        elif not queue.deleted and not queue.waiting and (container := queue.freest()) is not None:
+        elif (
+            not queue.deleted
+            and not queue.waiting
+            and (container := queue.freest()) is not None
+            and not state.throttle(queue, now)
+        ):
             state.hand(item, container, now, out)
         else:
             state.wait(item, now)

@@ -13,6 +13,8 @@ def check(state: ShardState) -> None:
     for container in state.containers.values():
         _check_container(state, container)
     _check_items(state)
+    state.keys.check()
+    _hold(15, "what may be handed was handed", not state.unfilled)
 
 
 def _check_queue(state: ShardState, queue: DeploymentQueue) -> None:
@@ -30,7 +32,11 @@ def _check_queue(state: ShardState, queue: DeploymentQueue) -> None:
         "flying inputs add up",
         queue.flying_inputs == sum(i.inputs for i in flying) + len(strangers),
     )
-    _hold(4, "nothing waits beside a free slot", not (queue.waiting and queue.freest()))
+    throttled = queue.deployment_id in state.throttled
+    _hold(
+        4, "nothing waits beside a free slot", not (queue.waiting and queue.freest()) or throttled
+    )
+    _hold(3, "flying items add up", queue.flying == len(flying))
     _hold(14, "nothing waits for a deleted deployment", not (queue.deleted and waiting))
     _hold(
         14,

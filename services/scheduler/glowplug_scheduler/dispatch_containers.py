@@ -152,7 +152,7 @@ def _end(state: ShardState, change: ContainerChanged, now: float, out: list[Deci
             type="StartFailedError",
             message="The container could not start, and its worker gave no reason.",
         )
-        for item in () if queue.has_ready() else queue.everyone():
+        for item in () if queue.has_ready() else state.unstarted(queue):
             if _is_hopeless(error, queue.start_failures, durable=item.durable):
                 state.fail(item, error, now, out)
     state.fill(queue, now, out)

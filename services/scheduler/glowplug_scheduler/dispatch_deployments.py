@@ -6,7 +6,7 @@ ended as soon as it would wait (`ShardState.fill`). A deployment that serves aga
 
 from __future__ import annotations
 
-from glowplug_scheduler.dispatch_state import ShardState
+from glowplug_scheduler.dispatch_state import DELETED, ShardState
 from glowplug_scheduler.dispatch_types import Decision, DeploymentMoved
 from glowplug_scheduler.queues import Place
 
@@ -29,5 +29,7 @@ def move_deployment(
     for item in [item for item in state.items.values() if item.queue is queue]:
         if item.place is Place.DELAYED:
             state.wait(item, now)
+        elif item.place is Place.HELD:
+            state.fail(item, DELETED, now, out)
     state.fill(queue, now, out)
     state.touch(queue, now, out)

@@ -18,6 +18,7 @@ def see_record(state: ShardState, event: RecordSeen, now: float, out: list[Decis
     if event.sequence <= state.records_high:
         return
     state.records_high = event.sequence
+    _note_start(state, event, now)
     item = state.items.get(event.invocation_id)
     if item is not None and (not item.durable or event.sequence <= item.sequence):
         return
@@ -25,8 +26,10 @@ def see_record(state: ShardState, event: RecordSeen, now: float, out: list[Decis
         _end(state, item, event, now, out)
         return
     if item is None:
-        if len(state.items) >= state.backlog_max:
+        if len(state.items) >= state.backlog_max and event.state is not State.RUNNING:
             state.overflowed = True  # it stays in its stream; ScanRecords brings it back
+            if event.key and event.key_limit == 0:
+                state.keys.miss(event.key, event.order or event.sequence)
             return
         item = _known(state, event, now)
     if event.state is State.RUNNING:
@@ -59,6 +62,9 @@ def _known(state: ShardState, event: RecordSeen, now: float) -> Item:
         arrived=now,
         accepted_at=event.accepted_at,
         trace=event.trace,
+        order=event.order or event.sequence,
+        key=event.key,
+        key_limit=event.key_limit,
     )
     state.add(item)
     queue.arrivals += 1
@@ -112,6 +118,8 @@ def _run(state: ShardState, item: Item, event: RecordSeen, now: float, out: list
         return
     _lift(state, item, now)
     _copy(item, event)
+    if item.key:
+        state.keys.hold(item)
     state.fly(item, event.container_id, now)
     if event.container_id in state.buried:
         state.lose(item, "container", None, now, out)
@@ -126,8 +134,51 @@ def _queue(state: ShardState, item: Item, event: RecordSeen, now: float) -> None
         item.place = Place.DELAYED
         item.since = now
         state.remind(event.due_at, item, Place.DELAYED)
+        if item.key and item.key_limit > 0:
+            state.admit(state.keys.release(item))
+        elif item.key and not item.holds_key:
+            state.admit(state.keys.ask(item))
     else:
         state.wait(item, now)
+
+
+def _note_start(state: ShardState, event: RecordSeen, now: float) -> None:
+    """Count a start that this machine did not decide towards its queue's rate.
+
+    A record tells of its last attempt only: all of them count as begun then, so that the limit holds.
+    """
+    if not event.rate_count:
+        return
+    rate = state.queue(event.deployment_id).rate
+    rate.limit(event.rate_count, event.rate_period_s)
+    item = state.items.get(event.invocation_id)
+    ours = item is not None and item.handed_attempt >= event.attempt
+    if event.started_at <= now - event.rate_period_s or ours:
+        return
+    if state.keys.closed:
+        rate.note(min(event.started_at, now), max(1, event.attempt))
+    elif event.state is State.RUNNING:
+        rate.note(min(event.started_at, now))
+
+
+def read_all(state: ShardState, now: float, out: list[Decision]) -> None:
+    """Everything that stood in the stream is known."""
+    state.records_read = True
+    open_keys(state, now, out)
+
+
+def open_keys(state: ShardState, now: float, out: list[Decision]) -> None:
+    """Let what must know of others go on, once all is known: the records, and what workers have begun.
+
+    What the generation before us handed is claimed or refused by the time that we are settled.
+    """
+    if not state.keys.closed or not state.records_read or not state.settled(now):
+        return
+    state.admit(state.keys.open())
+    throttled, state.throttled = state.throttled, {}
+    for queue in throttled.values():
+        state.fill(queue, now, out)
+        state.touch(queue, now, out)
 
 
 def _lift(state: ShardState, item: Item, now: float) -> None:

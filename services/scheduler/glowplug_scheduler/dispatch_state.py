@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId
@@ -28,6 +29,7 @@ from glowplug_scheduler.dispatch_types import (
     SendLost,
     WriteRecord,
 )
+from glowplug_scheduler.keys import Keys
 from glowplug_scheduler.liveness import Liveness
 from glowplug_scheduler.queues import Container, DeploymentQueue, Item, Place, Remembered
 
@@ -58,6 +60,10 @@ class ShardState:
         acked: calls handed or dropped, in case they are delivered again. With their ids, because a
             broker that restarts counts the memory stream's sequences from 1 again.
         deleted: deployments that were deleted; nothing waits in their queues.
+        records_read: what stood in the records' stream is known.
+        leaving: keys of strangers that were cancelled and may still run.
+        throttled: queues whose rate lets nothing start for now.
+        unfilled: queues that got work from another one's end; `settle` hands it.
         buried: containers that ended; a late beat does not bring them back.
         due: (when, number, item, place it must still be in, since when).
     """
@@ -88,6 +94,11 @@ class ShardState:
         self.cancelled: Remembered[InvocationId] = Remembered(REMEMBERED)
         self.buried: Remembered[ContainerId] = Remembered(REMEMBERED)
         self.deleted: set[DeploymentId] = set()
+        self.keys = Keys()
+        self.records_read = False
+        self.leaving: dict[InvocationId, str] = {}
+        self.throttled: dict[DeploymentId, DeploymentQueue] = {}
+        self.unfilled: dict[DeploymentId, DeploymentQueue] = {}
         self.due: list[Due] = []
         self.ending: deque[Item] = deque()
         self.dirty: dict[DeploymentId, DeploymentQueue] = {}
@@ -107,6 +118,11 @@ class ShardState:
             queue = self.queues[deployment_id] = DeploymentQueue(deployment_id)
             queue.deleted = deployment_id in self.deleted
         return queue
+
+    def unstarted(self, queue: DeploymentQueue) -> list[Item]:
+        """Return what waits for a container of this deployment, or for a key to do so."""
+        held = [i for i in self.items.values() if i.place is Place.HELD and i.queue is queue]
+        return queue.everyone() + held
 
     def settled(self, now: float) -> bool:
         """Return whether an id that is unknown here is surely not in any worker either."""
@@ -149,6 +165,7 @@ class ShardState:
         item.container_id = container_id
         item.missed = 0
         item.since = now
+        item.queue.flying += 1
         item.queue.flying_inputs += item.inputs
         if self.strangers.get(item.invocation_id) == container_id:
             self.drop_stranger(item.invocation_id)
@@ -171,6 +188,8 @@ class ShardState:
         self._ground(item, Place.GONE)
         if container is not None:
             self.add_stranger(container, item.invocation_id)
+            if item.holds_key:
+                self.leaving[item.invocation_id] = item.key
         self._forgotten(item)
 
     def _ground(self, item: Item, place: Place) -> None:
@@ -179,6 +198,7 @@ class ShardState:
             orphans.pop(item.invocation_id, None)
             if not orphans:
                 del self.orphans[item.container_id]
+        item.queue.flying -= 1
         item.queue.flying_inputs -= item.inputs
         item.place = place
         item.own = False
@@ -194,6 +214,9 @@ class ShardState:
     def drop_stranger(self, invocation_id: InvocationId) -> None:
         """Free the slot of a stranger."""
         container = self.containers.get(self.strangers.pop(invocation_id))
+        left = self.leaving.pop(invocation_id, None)
+        if left is not None:
+            self.admit(self.keys.left(left, invocation_id))
         if container is not None:
             container.queue.flying_inputs -= 1
             container.occupied.discard(invocation_id)
@@ -222,6 +245,8 @@ class ShardState:
         if self.items.get(item.invocation_id) is item:
             del self.items[item.invocation_id]
             item.queue.items -= 1
+        if item.key:
+            self.admit(self.keys.release(item, leaving=item.invocation_id in self.leaving))
 
     def ack(
         self, sequence: int, invocation_id: InvocationId, now: float, out: list[Decision]
@@ -242,7 +267,7 @@ class ShardState:
             self.fail(doomed, DELETED, now, out)
         while queue.waiting:
             container = queue.freest()
-            if container is None:
+            if container is None or self.throttle(queue, now):
                 return
             item = queue.first()
             if item is None:
@@ -255,6 +280,8 @@ class ShardState:
         if not container.open or len(container.occupied) >= container.slots:
             raise AssertionError(f"{container.container_id} has no free slot to hand to")
         item.own = True
+        item.handed_attempt = item.attempt + 1
+        item.queue.rate.note(now)
         self.fly(item, container.container_id, now)
         out.append(
             Hand(
@@ -281,9 +308,40 @@ class ShardState:
             self.uncache(item)
 
     def wait(self, item: Item, now: float) -> None:
-        """Let an item wait for a slot."""
+        """Let an item wait for a slot, or for its key first."""
         item.since = now
-        item.queue.push(item)
+        if not item.key or item.holds_key or item.queue.deleted:
+            item.queue.push(item)
+            return
+        item.place = Place.HELD
+        self.admit(self.keys.ask(item))
+
+    def admit(self, holders: Iterable[Item]) -> None:
+        """Let what may hold its key now wait for a slot. `settle` hands it."""
+        for item in holders:
+            if item.place is Place.HELD:
+                item.queue.push(item)
+                self.unfilled[item.queue.deployment_id] = item.queue
+
+    def settle(self, now: float, out: list[Decision]) -> None:
+        """Hand what one item's end has let another one have."""
+        while self.unfilled:
+            _, queue = self.unfilled.popitem()
+            self.fill(queue, now, out)
+            self.touch(queue, now, out)
+
+    def throttle(self, queue: DeploymentQueue, now: float) -> bool:
+        """Return whether a queue's rate lets nothing start now; it is looked at again in time.
+
+        A limit needs the starts of those before us, so nothing starts until all records are read.
+        """
+        if not queue.rate.count:
+            return False
+        if self.keys.closed or queue.rate.free_at(now) > now:
+            self.throttled[queue.deployment_id] = queue
+            return True
+        self.throttled.pop(queue.deployment_id, None)
+        return False
 
     # -- Losing ---------------------------------------------------------------------------------
 
@@ -322,7 +380,8 @@ class ShardState:
     def fail(self, item: Item, error: RemoteError, now: float, out: list[Decision]) -> None:
         """A waiting item can't ever start: its caller gets the error."""
         if item.durable:
-            item.queue.remove(item, Place.WRITING)
+            if item.place is Place.WAITING:
+                item.queue.remove(item, Place.WRITING)
             self.write(item, State.FAILED, "start_failed", error, now, out)
             return
         out.append(SendLost(item.invocation_id, item.attempt, item.reply_to, "start_failed", error))
@@ -374,6 +433,7 @@ class ShardState:
                     arrivals=queue.arrivals,
                     shard=self.shard,
                     trace="" if oldest is None else oldest.trace,
+                    held=queue.items - queue.waiting - queue.flying,
                 )
             )
         )

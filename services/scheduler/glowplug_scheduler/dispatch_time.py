@@ -10,6 +10,7 @@ import heapq
 from glowplug_contracts.messages.invocation import State
 
 from glowplug_scheduler.dispatch_containers import close_worker, lose_worker
+from glowplug_scheduler.dispatch_records import open_keys
 from glowplug_scheduler.dispatch_state import ShardState
 from glowplug_scheduler.dispatch_types import Decision, ScanRecords
 from glowplug_scheduler.events import AskWorker
@@ -22,6 +23,7 @@ ENDING_S = 10.0
 ANNOUNCE_ALL_S = 1.0
 QUEUE_KEPT_S = 600.0
 ROOM_AGAIN = 0.9
+BEFORE_START = frozenset({Place.WAITING, Place.DELAYED, Place.HELD})
 
 
 def pass_time(state: ShardState, now: float, out: list[Decision]) -> None:
@@ -32,6 +34,12 @@ def pass_time(state: ShardState, now: float, out: list[Decision]) -> None:
     out.extend(AskWorker(worker_id) for worker_id in verdict.ask)
     for worker_id in verdict.dead:
         lose_worker(state, worker_id, now, out)
+    for queue in list(state.throttled.values()):
+        if queue.rate.free_at(now) <= now:
+            del state.throttled[queue.deployment_id]  # `fill` puts it back where there is need
+            state.fill(queue, now, out)
+            state.touch(queue, now, out)
+    open_keys(state, now, out)
     while state.due and state.due[0][0] <= now:
         _, _, item, place, since = heapq.heappop(state.due)
         _due(state, item, place, since, now, out)
@@ -45,6 +53,8 @@ def pass_time(state: ShardState, now: float, out: list[Decision]) -> None:
     if state.overflowed and len(state.items) < ROOM_AGAIN * state.backlog_max:
         state.overflowed = False
         state.records_high = 0
+        state.keys.close()  # until the scan has told everything
+        state.records_read = False
         out.append(ScanRecords())
 
 
@@ -70,7 +80,7 @@ def _due(
 
 
 def _expire(state: ShardState, item: Item, now: float, out: list[Decision]) -> None:
-    if item.expires_at > now or item.place not in {Place.WAITING, Place.DELAYED}:
+    if item.expires_at > now or item.place not in BEFORE_START:
         return
     if not item.durable:  # its gateway counts the deadline itself and has answered
         state.ack(item.sequence, item.invocation_id, now, out)
@@ -108,5 +118,10 @@ def _announce_all(state: ShardState, now: float, out: list[Decision]) -> None:
     for queue in list(state.queues.values()):
         if queue.items or queue.containers:
             state.touch(queue, now, out)
-        elif not queue.dirty and now - queue.active_at >= QUEUE_KEPT_S:
+        elif (
+            not queue.dirty
+            and now - queue.active_at >= QUEUE_KEPT_S
+            and not queue.rate.remembers(now)
+        ):
             del state.queues[queue.deployment_id]
+            state.throttled.pop(queue.deployment_id, None)

@@ -57,6 +57,10 @@ class RecordSeen(msgspec.Struct, frozen=True):
         due_at: not before; 0 = at once.
         expires_at: EXPIRED if not handed by then; 0 = never.
         accepted_at: for the trace and the age; Unix seconds, decides nothing.
+        order: its place in the order of acceptance; 0 = its own sequence.
+        key, key_limit: of one key at most so many run at once; 0 = one at a time, in order.
+        rate_count, rate_period_s: its queue may start so many in such a time; a count of 0 = any.
+        started_at: when its last attempt began; 0 = none did, or nobody needs to know.
     """
 
     invocation_id: InvocationId
@@ -73,6 +77,16 @@ class RecordSeen(msgspec.Struct, frozen=True):
     container_id: ContainerId = ContainerId("")
     trace: str = ""
     accepted_at: float = 0.0
+    order: int = 0
+    key: str = ""
+    key_limit: int = 0
+    rate_count: int = 0
+    rate_period_s: float = 1.0
+    started_at: float = 0.0
+
+
+class RecordsRead(msgspec.Struct, frozen=True):
+    """Everything that stood in the records' stream when it was read from the start has been told."""
 
 
 class RecordRemoved(msgspec.Struct, frozen=True):
@@ -127,6 +141,7 @@ Event: TypeAlias = (
     | RequestArrived
     | RecordSeen
     | RecordRemoved
+    | RecordsRead
     | DeploymentMoved
     | Ended
     | Refused

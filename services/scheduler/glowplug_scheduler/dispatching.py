@@ -8,6 +8,7 @@ arrival of a call and its hand-off except the sending itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,8 +23,13 @@ from glowplug_contracts.messages.invocation import (
     HEADER_DEPLOYMENT,
     HEADER_DUE,
     HEADER_EXPIRES,
+    HEADER_KEY,
+    HEADER_KEY_LIMIT,
     HEADER_LOST,
+    HEADER_ORDER,
     HEADER_PRIORITY,
+    HEADER_RATE,
+    HEADER_STARTED,
     HEADER_STATE,
     HEADER_TRACE,
     HEADER_WORKER,
@@ -52,7 +58,7 @@ from glowplug_contracts.subjects import (
     SHARD_OWNED,
     Address,
 )
-from glowplug_runtime.bus import Bus, Delivery, Subscription
+from glowplug_runtime.bus import Bus, Delivery, Following
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.tracing import record_span
 
@@ -73,6 +79,7 @@ from glowplug_scheduler.dispatch import (
     Probed,
     RecordRemoved,
     RecordSeen,
+    RecordsRead,
     Refused,
     RequestArrived,
     ScanRecords,
@@ -90,6 +97,8 @@ TICK_S = 0.05
 WRITES_AT_ONCE = 64
 BREATH_EVERY = 256
 TAKE_AGAIN_S = 0.2
+# So soon after a shard was given up nobody waits for its records any more.
+READ_LOOK_S = 1.0
 
 
 class ShardOwner:
@@ -119,7 +128,7 @@ class ShardOwner:
         self._acks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._writes: deque[WriteRecord] = deque()
         self._to_write = asyncio.Event()
-        self._following: Subscription | None = None
+        self._following: Following | None = None
         self._scans = 0
         self._backlog_at: dict[DeploymentId, Address[BacklogChanged]] = {}
         self._broken: Exception | None = None
@@ -190,6 +199,15 @@ class ShardOwner:
             start="last_per_subject",
             headers_only=True,
         )
+        self._spawn(self._tell_read(self._following, scan), "read records")
+
+    async def _tell_read(self, following: Following, scan: int) -> None:
+        while scan == self._scans and self._following is following and self._broken is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_LOOK_S):
+                    await following.caught_up()
+                await self._step(RecordsRead())
+                return
 
     async def _close_records(self) -> None:
         following, self._following = self._following, None
@@ -218,6 +236,7 @@ class ShardOwner:
         state = headers.get(HEADER_STATE)
         if state is None:  # a marker: its time to live ended, or somebody purged it
             return RecordRemoved(invocation_id, delivery.sequence)
+        count, period_s = _rate(headers.get(HEADER_RATE))
         return RecordSeen(
             invocation_id,
             WorkspaceId(fields["workspace"]),
@@ -233,6 +252,12 @@ class ShardOwner:
             container_id=ContainerId(headers.get(HEADER_CONTAINER) or ""),
             trace=headers.get(HEADER_TRACE) or "",
             accepted_at=float(headers.get(HEADER_ACCEPTED) or 0.0),
+            order=int(headers.get(HEADER_ORDER) or 0),
+            key=headers.get(HEADER_KEY) or "",
+            key_limit=_key_limit(headers.get(HEADER_KEY_LIMIT)),
+            rate_count=count,
+            rate_period_s=period_s,
+            started_at=self._on_our_clock(headers.get(HEADER_STARTED)),
         )
 
     def _on_our_clock(self, unix: str | None) -> float:
@@ -417,3 +442,13 @@ class ShardOwner:
             await self._records.change(self.shard, write)
         except PlatformError as error:
             log.warning("record.unchanged", invocation_id=write.invocation_id, error=str(error))
+
+
+def _key_limit(text: str | None) -> int:
+    """Return how many of a key run at once, 0 for one at a time in order."""
+    return 0 if text in {None, "", "ordered"} else max(1, int(text or 1))
+
+
+def _rate(text: str | None) -> tuple[int, float]:
+    count, _, period_s = (text or "").partition("/")
+    return (int(count), float(period_s)) if period_s else (0, 1.0)

@@ -18,6 +18,8 @@ from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, Work
 from glowplug_contracts.messages.container import ContainerState
 from glowplug_contracts.messages.invocation import InvocationRequested, RemoteError, State
 
+from glowplug_scheduler.rates import Rate
+
 K = TypeVar("K")
 
 _STALE_ALLOWED = 64
@@ -28,6 +30,7 @@ class Place(Enum):
 
     WAITING = "waiting"  # in its deployment's queue
     DELAYED = "delayed"  # not due yet
+    HELD = "held"  # due, and others must end first (`keys.py`)
     FLYING = "flying"  # handed to a container
     ENDING = "ending"  # durable: its worker is done, its record's last word not yet seen
     WRITING = "writing"  # durable: we are changing its record
@@ -46,6 +49,8 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
         own: handed by this machine, in this generation.
         missed: beats of its worker, since it was handed, that did not list it.
         since: when it came to its present place.
+        order, key, key_limit, holds_key: see `keys.py`.
+        handed_attempt: the last attempt of a durable one that this machine had begun.
     """
 
     invocation_id: InvocationId
@@ -75,6 +80,11 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
     cause: str = ""
     error: RemoteError | None = None
     next_state: State = State.ACCEPTED
+    order: int = 0
+    key: str = ""
+    key_limit: int = 0
+    holds_key: bool = False
+    handed_attempt: int = -1
 
 
 class Container(msgspec.Struct, eq=False, kw_only=True):
@@ -112,12 +122,14 @@ class DeploymentQueue:
         self.items = 0
         self.waiting = 0
         self.queued_inputs = 0
+        self.flying = 0
         self.flying_inputs = 0
         self.arrivals = 0
         self.announced_at = float("-inf")
         self.active_at = float("-inf")
         self.dirty = False
         self.deleted = False
+        self.rate = Rate()
         self.start_failures = 0  # containers in a row that ended before they were ready
         self._heap: list[tuple[int, int, int, Item]] = []
         self._ages: deque[Item] = deque()

@@ -77,3 +77,14 @@ def third_time(context):
     if context.attempt < 3:
         raise ShopError(f"attempt {context.attempt}")
     return context.attempt
+
+
+@task_queue(**LIGHT, autoscaler=QueueDepthAutoscaler(max_containers=3))
+def beside(value=0):
+    time.sleep(0.05)
+    return value
+
+
+@task_queue(**LIGHT, rate_limit="2/s", autoscaler=QueueDepthAutoscaler(max_containers=2))
+def slowly(value=0):
+    return value
