@@ -24,6 +24,7 @@ ALLOWED: Final[tuple[tuple[str, str], ...]] = (
     ("GET", "/api/v1/tasks/{task}"),
     ("GET", "/api/v1/tasks/{task}/result"),
     ("GET", "/api/v1/blobs/{digest}"),
+    ("POST", "/events"),
     ("GET", "/api/v1/maps/{map}"),
     ("DELETE", "/api/v1/maps/{map}"),
     ("GET", "/api/v1/maps/{map}/keys"),

@@ -203,6 +203,8 @@ class CallRoutes:
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
         options = put_options(request)
+        if exchange.parent:  # the worker's word about who asks, not the code's own
+            options = msgspec.structs.replace(options, parent=exchange.parent)
         args = await arguments(request, self._blobs, self._body_bytes_max)
         record = await self._intake.accept(deployment, call_id, args, options, exchange.trace)
         return accepted(record)
