@@ -18,6 +18,7 @@ __all__ = [
     "Queue",
     "QueueDepthAutoscaler",
     "Sandbox",
+    "Secret",
     "Task",
     "TaskPolicy",
     "endpoint",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from glowplug.remote import is_remote
     from glowplug.sandbox import Sandbox
     from glowplug.schedules import schedule
+    from glowplug.secret import Secret
     from glowplug.tasks import FunctionCall, Task
     from glowplug.triggers import on_event
 else:
@@ -63,6 +65,7 @@ else:
         "Queue": "queues",
         "QueueDepthAutoscaler": "policies",
         "Sandbox": "sandbox",
+        "Secret": "secret",
         "Task": "tasks",
         "TaskPolicy": "policies",
         "endpoint": "decorators",

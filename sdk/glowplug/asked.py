@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glowplug.image import Image, parse_env
 from glowplug.parameters import refuse_parameters
@@ -22,6 +22,9 @@ from glowplug.policies import (
 )
 from glowplug.schema import Field, fields_of, fields_of_signature
 from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memory
+
+if TYPE_CHECKING:
+    from glowplug.secret import Secret
 
 _NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$")
 PRIORITY_MAX = 10
@@ -95,6 +98,7 @@ class Asked:
     gpu: GpuNeed
     image: Image
     env: dict[str, str]
+    secrets: tuple[Secret, ...]
     workers: int
     concurrent_requests: int
     keep_warm_s: float
@@ -130,6 +134,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     gpu_count: int | None = None,
     image: Image | None = None,
     env: Mapping[str, str] | Sequence[str] | None = None,
+    secrets: Sequence[Secret | str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,
@@ -173,6 +178,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         gpu=parse_gpu(gpu, gpu_count),
         image=image or Image(),
         env=parse_env("env", env),
+        secrets=_secrets(secrets),
         workers=check_whole("workers", workers, 1, 1024),
         concurrent_requests=check_whole("concurrent_requests", concurrent_requests, 1, 10_000),
         keep_warm_s=_keep_warm(defaults.keep_warm_seconds, keep_warm_seconds),
@@ -198,6 +204,12 @@ def default_name(function: Callable[..., Any]) -> str:
     """Return the deployment's name for a function that was given none."""
     name = re.sub(r"[^a-zA-Z0-9_-]+", "-", getattr(function, "__name__", "function"))
     return name.strip("-_")[:63].strip("-_") or "function"
+
+
+def _secrets(given: Sequence[Secret | str] | None) -> tuple[Secret, ...]:
+    from glowplug.secret import parse_secrets  # noqa: PLC0415 - it needs check_shared_name of here
+
+    return parse_secrets(given)
 
 
 def check_shared_name(what: str, name: object) -> str:

@@ -13,6 +13,7 @@ from glowplug.asked import ask
 from glowplug.image import Image
 from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
+from glowplug.secret import Secret
 from glowplug.wrappers import Endpoint, Function, TaskQueue
 
 P = ParamSpec("P")
@@ -68,6 +69,7 @@ def endpoint(
     gpu_count: int | None = None,
     image: Image | None = None,
     env: Env | None = None,
+    secrets: Sequence[Secret | str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,
@@ -111,6 +113,7 @@ def function(
     gpu_count: int | None = None,
     image: Image | None = None,
     env: Env | None = None,
+    secrets: Sequence[Secret | str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,
@@ -153,6 +156,7 @@ def task_queue(
     gpu_count: int | None = None,
     image: Image | None = None,
     env: Env | None = None,
+    secrets: Sequence[Secret | str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,

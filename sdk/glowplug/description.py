@@ -40,6 +40,9 @@ def describe_asked(
             "keep_warm_s": asked.keep_warm_s,
         },
         "env": dict(asked.env),
+        "secrets": [
+            {"name": one.name, "required_keys": list(one.required_keys)} for one in asked.secrets
+        ],
         "workers": asked.workers,
         "concurrent_requests": asked.concurrent_requests,
         "timeout_s": asked.timeout_s,

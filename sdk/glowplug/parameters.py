@@ -34,6 +34,7 @@ COMMON: frozenset[str] = frozenset(
         "autoscaler",
         "on_start",
         "env",
+        "secrets",
         "authorized",
         "inputs",
         "outputs",
@@ -72,7 +73,6 @@ HONOURED: dict[str, frozenset[str]] = {
 _DECORATORS_LATER: dict[str, str] = {
     "gpu_memory": "ask for whole devices with gpu= and gpu_count=",
     "volumes": "read files from the project, or put them into the image with add_local_file",
-    "secrets": "pass values with env=, which is stored in plain text",
     "checkpoint_enabled": "keep containers warm with keep_warm_seconds or min_containers",
     "pool": "leave it out: there is one pool",
     "region": "leave it out: there is one region",
@@ -133,7 +133,6 @@ NAMES_NOT_YET: dict[str, str] = {
     "Pod": "use @endpoint, or a Sandbox",
     "Volume": "put files into the image with add_local_file",
     "CloudBucket": "read the bucket from the function",
-    "Secret": "pass values with env=",
     "Output": "return the value",
     "Model": "install weights from a package in the image",
     "Client": "use the decorated functions, the HTTP API or the command line",

@@ -12,6 +12,7 @@ from glowplug.image import Image
 from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
 from glowplug.remote import is_remote
+from glowplug.secret import Secret
 from glowplug.wrappers import Remote, Spawn, Wrapper
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def schedule(
     gpu_count: int | None = None,
     image: Image | None = None,
     env: Env | None = None,
+    secrets: Sequence[Secret | str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,

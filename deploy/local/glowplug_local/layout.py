@@ -73,6 +73,7 @@ class Layout:
                 f"broker-{service}", f"{service}:{secrets.token_urlsafe(TOKEN_BYTES)}"
             )
         self._ensure_secret("internal-token", secrets.token_urlsafe(TOKEN_BYTES))
+        self._ensure_secret("master-key", secrets.token_hex(TOKEN_BYTES))
         self._ensure_secret("token", "gp_local_" + secrets.token_urlsafe(TOKEN_BYTES))
 
     def secret_file(self, name: str) -> Path:

@@ -237,6 +237,7 @@ def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[s
                 "PORT": str(port),
                 "HOST": options.host,
                 "TOKEN_FILE": str(layout.secret_file("token")),
+                "MASTER_KEY_FILE": str(layout.secret_file("master-key")),
                 # Receivers of callbacks run beside the platform here; elsewhere loopback is refused.
                 "CALLBACK_NETWORKS": os.environ.get(CALLBACK_NETWORKS, LOOPBACK),
             }

@@ -165,6 +165,13 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "user",
         "Wait for some of the answers before asking for more from inside one container.",
     ),
+    "secret.not_found": ("user", "`glowplug secret list` names what is kept."),
+    "secret.exists": ("user", "`glowplug secret rotate` changes a secret."),
+    "secret.no_key": ("operator", "Give the gateways a master key file of 32 random bytes."),
+    "secret.unreadable": (
+        "operator",
+        "Start the gateways with the master key under which the secrets were sealed.",
+    ),
     "state.unsure": (
         "user",
         "The broker did not answer in time; read the value before you change it again.",

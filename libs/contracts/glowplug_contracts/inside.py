@@ -40,6 +40,9 @@ ALLOWED: Final[tuple[tuple[str, str], ...]] = (
     ("POST", "/events"),
 )
 
+# What a worker asks for a container that starts; no container gets through to it.
+WORKER_ALLOWED: Final[tuple[tuple[str, str], ...]] = (("GET", "/api/v1/container/environment"),)
+
 # Who asks; a gateway believes these from whoever shows the internal token, and from nobody else.
 TRUSTED_PREFIX: Final = "glowplug-inside-"
 INSIDE_WORKSPACE: Final = "Glowplug-Inside-Workspace"
@@ -74,8 +77,8 @@ _ROUTES: Final = tuple((method, _compiled(path)) for method, path in ALLOWED)
 
 
 def allows_route(method: str, route: str) -> bool:
-    """Return whether a route of the gateway's table is for containers."""
-    return (method, route) in ALLOWED
+    """Return whether a route of the gateway's table is for containers, or workers on their behalf."""
+    return (method, route) in ALLOWED or (method, route) in WORKER_ALLOWED
 
 
 def allows(method: str, path: str) -> bool:

@@ -17,6 +17,7 @@ from glowplug_contracts.messages.image import CachedStep
 from glowplug_contracts.messages.invocation import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
 from glowplug_contracts.messages.sandbox import SandboxRecord
 from glowplug_contracts.messages.schedule import ScheduleState
+from glowplug_contracts.messages.secret import SecretRecord, WorkspaceKey
 from glowplug_contracts.messages.worker import LeaseHeld, Platform
 
 CONTRACT_VERSION = 1
@@ -322,6 +323,20 @@ TRIGGERS = Bucket(
     writers=("scheduler",),
     readers=("scheduler",),
 )
+SECRETS = Bucket(
+    name="secrets",
+    value=SecretRecord,
+    why="Secrets, sealed. Key: workspace.name.",
+    writers=("gateway",),
+    readers=("gateway",),
+)
+WORKSPACE_KEYS = Bucket(
+    name="workspace_keys",
+    value=WorkspaceKey,
+    why="The key that seals a workspace's secrets, wrapped by the master key. Key: workspace.",
+    writers=("gateway",),
+    readers=("gateway",),
+)
 LEASE_TTL_S = 2.0
 LEASE_RENEW_S = 0.5
 LEASES = Bucket(
@@ -367,6 +382,8 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     BUILD_STEPS,
     ROUTERS,
     TRIGGERS,
+    SECRETS,
+    WORKSPACE_KEYS,
     LEASES,
     GENERATIONS,
     SIGNING,

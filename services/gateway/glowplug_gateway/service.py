@@ -35,6 +35,7 @@ from glowplug_gateway.http.queues import QueueRoutes
 from glowplug_gateway.http.route import Route, Router
 from glowplug_gateway.http.sandboxes import SandboxRoutes
 from glowplug_gateway.http.schedules import ScheduleRoutes
+from glowplug_gateway.http.secrets import SecretRoutes
 from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
@@ -49,6 +50,7 @@ from glowplug_gateway.recordfeed import RecordFeed
 from glowplug_gateway.records import Records
 from glowplug_gateway.sandboxes import Sandboxes
 from glowplug_gateway.schedules import Schedules
+from glowplug_gateway.secrets import Secrets, read_key_file
 from glowplug_gateway.settings import GatewaySettings
 from glowplug_gateway.signing import SigningSecrets
 from glowplug_gateway.telling import LEASE, Teller, Terms
@@ -105,6 +107,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
         events = Events(process, catalog)
         bytes_max = settings.body_bytes_max
+        vault = Secrets(process, read_key_file(settings.master_key_file))
         queues = Queues(process)
         await stack.enter_async_context(queues.open())
         areas = (
@@ -125,12 +128,13 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             DeadLetterRoutes(catalog, Letters(process, catalog, records, feed, readmodel)),
             EventRoutes(events, body_bytes_max=bytes_max),
             ScheduleRoutes(schedules),
-            DeploymentRoutes(catalog, deployer, calls, live),
+            DeploymentRoutes(catalog, deployer, calls, live, vault),
             LogRoutes(logs, readmodel),
             SandboxRoutes(Sandboxes(process, images, blobs)),
             HealthRoutes(process, live, shell.peers.services, version()),
             BlobRoutes(blobs, blob_bytes_max=settings.blob_bytes_max),
             MapRoutes(process, Maps(process)),
+            SecretRoutes(catalog, vault),
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]

@@ -183,6 +183,7 @@ class PlaceState:
             concurrency=spec.concurrent_requests,
             is_generator=spec.is_generator,
             outputs=spec.outputs,
+            has_secrets=bool(spec.secrets),
         )
 
     # -- Room -----------------------------------------------------------------------------------

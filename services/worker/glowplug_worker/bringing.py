@@ -30,7 +30,7 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
     image: LocalImage | None = None
     needs: BuildNeeds | None = None
     if spec.image_digest:
-        image = await _patiently(workshop, lambda: workshop.images.ensure(spec.image_digest))
+        image = await patiently(workshop, lambda: workshop.images.ensure(spec.image_digest))
     interpreter = _interpreter(
         workshop, spec.base_python or (image.python_version if image else "")
     )
@@ -46,7 +46,7 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
     source, ref = None, spec.source
     if ref is not None and ref.blob is not None:
         blob = ref.blob
-        source = await _patiently(workshop, lambda: workshop.images.ensure_source(blob))
+        source = await patiently(workshop, lambda: workshop.images.ensure_source(blob))
     return Brought(
         interpreter=interpreter,
         image=image,
@@ -82,10 +82,11 @@ def _interpreter(workshop: Workshop, version: str) -> Interpreter:
 async def _blob(workshop: Workshop, digest: Digest | None) -> bytes:
     if digest is None:
         return b""
-    return await _patiently(workshop, lambda: workshop.blobs.get(digest))
+    return await patiently(workshop, lambda: workshop.blobs.get(digest))
 
 
-async def _patiently(workshop: Workshop, fetch: Callable[[], Awaitable[T]]) -> T:
+async def patiently(workshop: Workshop, fetch: Callable[[], Awaitable[T]]) -> T:
+    """Fetch, and again while the platform can't. Raises: UnavailableError after PULL_TRIES_S."""
     give_up_at = workshop.clock.now() + PULL_TRIES_S
     while True:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,6 +38,8 @@ async def start(
     directory: Path,
     on_frame: Callable[[int, FromRunner, bytes], None],
     on_gone: Callable[[int, str], None],
+    *,
+    secret_env: Mapping[str, str] | None = None,
 ) -> Started:
     """Start it. Raises: UnavailableError if the backend can't; cancelling leaves nothing behind."""
     scratch = directory / "scratch"
@@ -60,7 +62,8 @@ async def start(
             running.kill()
             await asyncio.shield(running.close())
         raise
-    init = init_for(binding, brought, places, plan.env)
+    # Secrets go into the first frame only: not into the plan, whose values stand in files and arguments.
+    init = init_for(binding, brought, places, {**plan.env, **(secret_env or {})})
     for link in links:
         link.send(init)
         if brought.pickled:

@@ -29,7 +29,7 @@ from glowplug_runtime.tracing import record_span
 
 from glowplug_worker import container as life
 from glowplug_worker.attempts import trim_error
-from glowplug_worker.bringing import bring, remove_directory
+from glowplug_worker.bringing import bring, patiently, remove_directory
 from glowplug_worker.door import ContainerDoor, trusted_headers
 from glowplug_worker.durable import DurableFlight
 from glowplug_worker.execs import Execs
@@ -54,6 +54,7 @@ from glowplug_worker.inflight import InFlight
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.launch import Places
 from glowplug_worker.logbook import Logbook
+from glowplug_worker.opening import open_secrets
 from glowplug_worker.ports import Exit, RunningContainer
 from glowplug_worker.runners import RunnerLink
 from glowplug_worker.slots import Refusal, Slots
@@ -322,16 +323,30 @@ class Supervisor:
         workshop, clock = self.workshop, self.workshop.clock
         began = clock.unix()
         brought = await bring(workshop, self.binding, self.directory)
+        secret_env = await self._open_secrets()
         self._note_phase("pull", began, clock.unix())
         self.step(life.Pulled())
         if self.life.state is not ContainerState.STARTING:
             return
         self._began_unix = clock.unix()
         started = await start(
-            workshop, self.binding, brought, self.directory, self._on_frame, self._on_gone
+            workshop,
+            self.binding,
+            brought,
+            self.directory,
+            self._on_frame,
+            self._on_gone,
+            secret_env=secret_env,
         )
         self.places, self._links, self.running = started.places, started.links, started.running
         workshop.spawn(self._watch(started.running), "watch container")
+
+    async def _open_secrets(self) -> dict[str, str]:
+        if not self.binding.spec.has_secrets:
+            return {}
+        who, _ = self.who_asks(0, "")
+        gateways = self.workshop.gateways
+        return await patiently(self.workshop, lambda: open_secrets(gateways, who))
 
     def _fail_start(self, error: PlatformError) -> None:
         log.warning("container.start_failed", container_id=self.container_id, error=str(error))

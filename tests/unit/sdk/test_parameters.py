@@ -52,6 +52,7 @@ GIVEN = {
     "gpu_count": 2,
     "image": glowplug.Image(python_version="3.11"),
     "env": {"A": "b"},
+    "secrets": ["openai", glowplug.Secret("other", ["KEY"])],
     "workers": 3,
     "concurrent_requests": 4,
     "keep_warm_seconds": 5,

@@ -27,6 +27,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
         processes: runner processes in the container; slots = processes × concurrency.
         pool: only workers of this pool may run it.
         expires_s: seconds after which the worker ends it by itself; 0 = never (sandbox TTL, builds).
+        has_secrets: the worker asks a gateway for their values when it starts the container.
         outputs: what the runner checks a result against, as in the deployment's spec.
     """
 
@@ -46,6 +47,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
     is_generator: bool = False
     outputs: dict[str, FieldSpec] | None = None
     pool: str = "default"
+    has_secrets: bool = False
 
 
 class ContainerWanted(Message, frozen=True, kw_only=True):

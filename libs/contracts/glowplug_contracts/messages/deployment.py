@@ -104,6 +104,13 @@ class SourceRef(Message, frozen=True, kw_only=True):
     on_start_pickled: Digest | None = None
 
 
+class SecretRef(Message, frozen=True, kw_only=True):
+    """A secret whose variables a container gets; deploying fails where a required key is missing."""
+
+    name: str
+    required_keys: tuple[str, ...] = ()
+
+
 class FieldSpec(Message, frozen=True, kw_only=True):
     """One named value of `inputs` or `outputs`, as the SDK's `schema` describes it.
 
@@ -158,6 +165,7 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     is_generator: bool = False
     priority: int = 0
     expires_s: float = 0.0
+    secrets: tuple[SecretRef, ...] = ()
     keep_result_s: float = KEEP_RESULT_S
     rate: RateLimit = RateLimit()
     callback_url: str = ""

@@ -14,6 +14,7 @@ from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.live import Live
+from glowplug_gateway.secrets import Secrets
 
 SPEC_BYTES_MAX = 2 * 1024 * 1024
 
@@ -23,7 +24,10 @@ _SPEC = msgspec.json.Decoder(DeploymentSpec)
 class DeploymentRoutes:
     """See the module."""
 
-    def __init__(self, catalog: Catalog, deployer: Deployer, calls: Calls, live: Live) -> None:
+    def __init__(
+        self, catalog: Catalog, deployer: Deployer, calls: Calls, live: Live, secrets: Secrets
+    ) -> None:
+        self._secrets = secrets
         self._catalog = catalog
         self._deployer = deployer
         self._calls = calls
@@ -72,6 +76,7 @@ class DeploymentRoutes:
         if exchange.inside is not None:
             asker = await self._catalog.by_id(workspace, exchange.inside.deployment_id)
             check_sibling(asker, spec, ephemeral=ephemeral)
+        await self._secrets.check(workspace, spec.secrets)
         async with answers.lines(exchange) as stream:
             if ephemeral:
                 known = await self._deployer.known_ephemeral(workspace, spec)
@@ -143,6 +148,13 @@ def check_sibling(asker: Deployment, spec: DeploymentSpec, *, ephemeral: bool) -
         raise ForbiddenError(
             "auth.forbidden",
             f"{spec.name} is not of the source that {asker.spec.name} was started from",
+        )
+
+    unnamed = {one.name for one in spec.secrets} - {one.name for one in asker.spec.secrets}
+    if unnamed:
+        raise ForbiddenError(
+            "auth.forbidden",
+            f"{spec.name} has secrets that {asker.spec.name} has not: {', '.join(sorted(unnamed))}",
         )
 
 

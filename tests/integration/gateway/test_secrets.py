@@ -1,0 +1,148 @@
+"""Secrets over HTTP: shown without values, required at deploy, opened for a container's worker only."""
+
+from __future__ import annotations
+
+import os
+
+import aiohttp
+import msgspec
+import pytest
+from glowplug_contracts.streams import SECRETS, WORKSPACE_KEYS
+
+from tests.support.gateway_world import Web, open_gateway_service, open_world
+
+CANARY = "canary-7f3a9"
+SOURCE = b"the source"
+ENVIRONMENT = "/api/v1/container/environment"
+
+
+@pytest.fixture
+async def world(bus, nats_server):
+    async with open_world(nats_server.url) as world:
+        world.store(SOURCE)
+        yield world
+
+
+@pytest.fixture
+async def key_file(tmp_path):
+    path = tmp_path / "master-key"
+    path.write_text(os.urandom(32).hex())
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+async def gateway(world, nats_server, tmp_path, key_file):
+    async with (
+        open_gateway_service(nats_server.url, tmp_path, master_key_file=str(key_file)) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        yield Web(url, session)
+
+
+def inside(deployment: str, workspace: str = "default") -> dict:
+    headers = {
+        "Glowplug-Inside-Workspace": workspace,
+        "Glowplug-Inside-Container": "ctr_1",
+        "Glowplug-Inside-Deployment": deployment,
+    }
+    return {"token": "internal", "headers": headers}
+
+
+async def create(web: Web, name: str = "openai", status: int = 201, **values: str) -> dict:
+    body = {"name": name, "values": values or {"KEY": CANARY}}
+    return await web.json("POST", "/api/v1/secrets", status, json=body)
+
+
+async def test_values_go_in_and_never_come_out(gateway, bus):
+    await create(gateway, KEY=CANARY, OTHER="")
+    shown = await gateway.json("GET", "/api/v1/secrets/openai")
+    listed = await gateway.json("GET", "/api/v1/secrets")
+    assert (shown["keys"], shown["version"]) == (["KEY", "OTHER"], 1)
+    assert listed["secrets"] == [shown]
+    stored = [await bus.bucket(bucket).entries() for bucket in (SECRETS, WORKSPACE_KEYS)]
+    assert all(stored)
+    assert CANARY.encode() not in msgspec.json.encode([shown, listed, stored])
+
+
+async def test_a_secret_is_made_once_changed_and_forgotten(gateway):
+    await create(gateway)
+    assert (await create(gateway, status=409))["error"]["code"] == "secret.exists"
+    changed = await gateway.json("PUT", "/api/v1/secrets/openai", json={"values": {"NEW": "x"}})
+    assert (changed["keys"], changed["version"]) == (["NEW"], 2)
+    await gateway.json("DELETE", "/api/v1/secrets/openai")
+    await gateway.json("GET", "/api/v1/secrets/openai", 404)
+    await gateway.json("PUT", "/api/v1/secrets/openai", 404, json={"values": {"NEW": "x"}})
+
+
+async def test_a_request_that_can_not_be_read_is_not_repeated_in_the_answer(gateway):
+    for body in ({"name": "x", "values": {"KEY": [CANARY]}}, {"values": CANARY}, {"values": {}}):
+        refused = await gateway.json("POST", "/api/v1/secrets", 422, json=body)
+        assert CANARY not in str(refused)
+
+
+async def test_deploying_fails_with_a_sentence_where_a_secret_or_key_is_missing(gateway):
+    async def refused(secrets: list) -> str:
+        path = "/api/v1/deployments"
+        spec = {
+            "name": "f",
+            "kind": "function",
+            "source": {"blob": "0" * 64, "handler": "app:f"},
+            "secrets": secrets,
+        }
+        return str(await gateway.json("POST", path, 422, json=spec))
+
+    assert "glowplug secret create openai" in await refused([{"name": "openai"}])
+    await create(gateway)
+    found = await refused([{"name": "openai", "required_keys": ["KEY", "ORG"]}])
+    assert "ORG" in found
+    assert "glowplug secret rotate openai" in found
+    assert CANARY not in found
+
+
+async def test_a_worker_gets_what_its_containers_deployment_names_and_no_more(gateway):
+    from glowplug_contracts.messages.deployment import SecretRef
+
+    await create(gateway)
+    await create(gateway, "other", OTHER="x")
+    named = await gateway.deployed(secrets=(SecretRef(name="openai"),))
+    none = await gateway.deployed(name="plain")
+    opened = await gateway.json("GET", ENVIRONMENT, **inside(named))
+    assert opened == {"environment": {"KEY": CANARY}}
+    assert await gateway.json("GET", ENVIRONMENT, **inside(none)) == {"environment": {}}
+    await gateway.json("GET", ENVIRONMENT, 404, **inside(named, workspace="other"))
+    await gateway.json("GET", ENVIRONMENT, 403)  # a person's token opens none
+    await gateway.json("GET", ENVIRONMENT, 401, token=None)
+    await gateway.json("PUT", "/api/v1/secrets/openai", json={"values": {"KEY": "new"}})
+    opened = await gateway.json("GET", ENVIRONMENT, **inside(named))
+    assert opened == {"environment": {"KEY": "new"}}
+
+
+async def test_another_master_key_opens_nothing_and_says_so(
+    gateway, nats_server, tmp_path, key_file
+):
+    from glowplug_contracts.messages.deployment import SecretRef
+
+    await create(gateway)
+    named = await gateway.deployed(secrets=(SecretRef(name="openai"),))
+    (tmp_path / "second").mkdir()
+    key_file.write_text(os.urandom(32).hex())
+    second = open_gateway_service(
+        nats_server.url, tmp_path / "second", "gateway-2", master_key_file=str(key_file)
+    )
+    async with second as url, aiohttp.ClientSession() as session:
+        other = Web(url, session)
+        refused = await other.json("GET", ENVIRONMENT, 400, **inside(named))
+        assert refused["error"]["code"] == "secret.unreadable"
+        await create(other, "third", status=400)
+
+
+async def test_without_a_master_key_secrets_are_refused_with_a_sentence(
+    world, nats_server, tmp_path
+):
+    async with (
+        open_gateway_service(nats_server.url, tmp_path) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        refused = await create(Web(url, session), status=422)
+        assert refused["error"]["code"] == "secret.no_key"
