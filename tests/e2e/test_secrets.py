@@ -95,9 +95,8 @@ def found_in(folder, text: str) -> list:
     """Return the files under a folder that hold a text, in any place of theirs."""
     found = []
     for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            if text.encode() in read(path):
-                found.append(path)
+        if path.is_file() and not path.is_symlink() and text.encode() in read(path):
+            found.append(path)
     return found
 
 
