@@ -93,11 +93,11 @@ def test_it_is_found_nowhere_in_what_the_platform_writes(sealed, canary):
 
 def found_in(folder, text: str) -> list:
     """Return the files under a folder that hold a text, in any place of theirs."""
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink() and text.encode() in read(path):
-            found.append(path)
-    return found
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and text.encode() in read(path)
+    ]
 
 
 def read(path: Path) -> bytes:
