@@ -63,14 +63,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def open_nats_server(directory: Path, extra: str = "") -> Iterator[Server]:
+def open_nats_server(directory: Path, extra: str = "", sync: str = "always") -> Iterator[Server]:
     """Start a server whose store is under `directory`; end it with the context."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = directory / "nats.conf"
     config.write_text(
         f'listen: "127.0.0.1:{port}"\nmax_payload: 8MB\n'
-        f'jetstream {{ store_dir: "{directory}/js", sync_interval: always }}\n{extra}\n'
+        f'jetstream {{ store_dir: "{directory}/js", sync_interval: {sync} }}\n{extra}\n'
     )
     server = Server(port=port, store=directory, config=config)
     server.start()

@@ -20,8 +20,8 @@ from glowplug_contracts.errors import InvariantError
 from glowplug_runtime.appending import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BATCH_MESSAGES_MIN
 
 ALONE_MAX = BATCH_MESSAGES_MIN
-# While one is synced the next is sent.
-BATCHES_MAX = 2
+# A second one beside it would be smaller, and cost as much.
+BATCHES_MAX = 1
 WAITING_MAX = 50_000
 
 

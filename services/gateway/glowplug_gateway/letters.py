@@ -8,6 +8,7 @@ First it is accepted, then the old record is told as what it was replayed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -109,13 +110,12 @@ class Letters:
         return again
 
     async def _deployment(self, letter: InvocationRecord, *, same_version: bool) -> Deployment:
-        if same_version or not letter.name:
-            return await self._catalog.by_id(letter.workspace, letter.deployment_id)
+        if letter.name and not same_version:
+            with contextlib.suppress(NotFoundError):  # a program's own functions have no name here
+                return await self._catalog.by_name(letter.workspace, letter.name)
         try:
-            return await self._catalog.by_name(letter.workspace, letter.name)
+            return await self._catalog.by_id(letter.workspace, letter.deployment_id)
         except NotFoundError as error:
-            if error.code != "deployment.not_found":
-                raise
             raise NotFoundError(
                 "deployment.not_found",
                 f"{letter.name} is not deployed any more: deploy it, then replay",

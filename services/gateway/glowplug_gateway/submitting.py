@@ -19,6 +19,7 @@ from glowplug_gateway.ports import Platform
 STORE_S = 10.0
 # What a record weighs beside its arguments, roughly; only bounds use it.
 RECORD_BYTES = 1_024
+TURNS = 3
 
 Stored = int | PlatformError
 
@@ -68,6 +69,9 @@ class Submitter:
         finally:
             for one, result in zip(waiting, stored, strict=True):
                 _settle(one, result)
+            if len(waiting) > 1:
+                # Whoever goes on submitting at once should be in the next batch, not in the one after it.
+                await _let_others_run()
             self._perform(shard, self._shards[shard].step(Written(tickets)))
 
     async def _store(self, writes: Sequence[Write[Any]]) -> Sequence[Stored]:
@@ -88,6 +92,11 @@ class Submitter:
             ]
         except PlatformError as error:
             return [error]
+
+
+async def _let_others_run() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 def _settle(one: _Waiting, result: Stored) -> None:

@@ -167,6 +167,14 @@ async def test_a_replay_can_stay_with_the_version_that_failed(gateway, bus, page
     assert (again.deployment_id, again.retry, again.timeout_s) == (pages, retry, 5.0)
 
 
+async def test_a_letter_of_a_programs_own_function_is_replayed_by_that_version(gateway, bus):
+    last = (await gateway.deploy(ephemeral=True, name="mine", kind=FunctionKind.TASK_QUEUE))[-1]
+    version = last["deployment"]["deployment_id"]
+    await write(bus, a_record(1, State.FAILED, name="mine", deployment_id=version))
+    await gateway.json("POST", f"{LETTERS}/{task_id(1)}/replay", status=202)
+    assert (await read(bus, again_of(1))).deployment_id == version
+
+
 async def test_a_letter_of_what_is_not_deployed_any_more_waits_for_it(gateway, letters):
     said = await gateway.json("POST", f"{LETTERS}/{task_id(3)}/replay", status=404)
     assert "deploy it, then replay" in said["error"]["message"]
