@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import InvocationId, check_digest, check_id
@@ -45,10 +46,14 @@ def deadline_s(request: web.BaseRequest) -> float:
     return seconds
 
 
-def put_options(request: web.BaseRequest) -> PutOptions:
-    """Return what the caller says about its durable work. Raises: InvalidRequestError."""
+def put_options(request: web.BaseRequest, parent: str) -> PutOptions:
+    """Return what the caller says about its durable work. Raises: InvalidRequestError.
+
+    `parent`: the invocation whose code asks, where the platform knows it.
+    """
     headers = request.headers
-    return read_options(headers.get(HEADER_OPTIONS), headers.get(HEADER_IDEMPOTENCY))
+    options = read_options(headers.get(HEADER_OPTIONS), headers.get(HEADER_IDEMPOTENCY))
+    return msgspec.structs.replace(options, parent=parent) if parent else options
 
 
 async def body(request: web.BaseRequest, bytes_max: int) -> bytes:

@@ -202,7 +202,7 @@ class CallRoutes:
         call_id = invocation_id(request, self._platform.clock)
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
-        options = put_options(request)
+        options = put_options(request, exchange.parent)
         if exchange.parent:  # the worker's word about who asks, not the code's own
             options = msgspec.structs.replace(options, parent=exchange.parent)
         args = await arguments(request, self._blobs, self._body_bytes_max)

@@ -262,7 +262,7 @@ class EndpointRoutes:
         call_id = invocation_id(exchange.request, self._platform.clock)
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
-        options = put_options(exchange.request)
+        options = put_options(exchange.request, exchange.parent)
         args = await self._arguments(exchange, deployment)
         return accepted(
             await self._intake.accept(deployment, call_id, args, options, exchange.trace)
