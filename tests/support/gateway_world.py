@@ -245,6 +245,7 @@ async def open_gateway_service(url: str, tmp_path, instance: str = "gateway-1", 
     (tmp_path / "internal").write_text("internal")
     told = GatewaySettings(
         port=0,
+        grpc_port=settings.pop("grpc_port", -1),
         token_file=str(tmp_path / "token"),
         internal_token_file=str(tmp_path / "internal"),
         **settings,

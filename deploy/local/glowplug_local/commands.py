@@ -15,6 +15,12 @@ DATA_HELP = "Directory for everything the platform keeps (default: the user's da
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=1994, show_default=True, help="0 = free."
 )
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(-1, 65535),
+    default=None,
+    help="gRPC: 0 = free, -1 = none.  [default: 1993, or free where --port is not 1994]",
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option(
     "--gpus", default="", help='Simulated GPUs per worker, for trying placement: "A10G:2".'
@@ -33,6 +39,7 @@ DATA_HELP = "Directory for everything the platform keeps (default: the user's da
 def up(  # noqa: PLR0913, PLR0917
     data: Path | None,
     port: int,
+    grpc_port: int | None,
     workers: int,
     gpus: str,
     nats_server: str,
@@ -44,11 +51,12 @@ def up(  # noqa: PLR0913, PLR0917
     """Start the platform on this machine."""
     from glowplug_local import up as module  # noqa: PLC0415  (keeps `glowplug --help` quick)
     from glowplug_local.layout import default_data_dir  # noqa: PLC0415
-    from glowplug_local.platform import Options  # noqa: PLC0415
+    from glowplug_local.platform import Options, grpc_port_of  # noqa: PLC0415
 
     options = Options(
         data=data or default_data_dir(),
         port=port,
+        grpc_port=grpc_port_of(port, grpc_port),
         workers=workers,
         gpus=gpus,
         nats_server=nats_server,

@@ -56,18 +56,31 @@ class NotReadyError(Exception):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What `glowplug up` was asked for.
 
-    `port` 0 takes a free one; `gpus` are simulated ("A10G:2"); `profile`: tell the user's programs;
+    `port` and `grpc_port` 0 take a free one, `grpc_port` −1 opens none;
+    `gpus` are simulated ("A10G:2"); `profile`: tell the user's programs;
     `in_memory`: no fsync and nothing kept, for trying things out.
     """
 
     data: Path
     port: int = 1994
+    grpc_port: int = 1993
     host: str = "127.0.0.1"
     workers: int = 1
     gpus: str = ""
     nats_server: str = ""
     profile: bool = True
     in_memory: bool = False
+
+
+DEFAULT_PORT = 1994
+DEFAULT_GRPC_PORT = 1993
+
+
+def grpc_port_of(port: int, given: int | None) -> int:
+    """Return the port for gRPC: beside a port of one's own choice a second platform may stand."""
+    if given is not None:
+        return given
+    return DEFAULT_GRPC_PORT if port == DEFAULT_PORT else 0
 
 
 class Platform:
@@ -77,6 +90,7 @@ class Platform:
         self.layout = layout
         self.options = options
         self.url = url
+        self.grpc = ""
         self.token = layout.secret("token")
         self.children: dict[str, Child] = {}
         self._tell = tell
@@ -176,9 +190,16 @@ async def open_platform(options: Options, tell: Tell) -> AsyncIterator[Platform]
                 f"port {options.port} is held by {holder_of(options.port)}; "
                 "end it, or choose another with --port"
             )
+        if options.grpc_port > 0 and not is_free(options.grpc_port):
+            raise PortHeldError(
+                f"port {options.grpc_port}, for gRPC, is held by {holder_of(options.grpc_port)}; "
+                "end it, or choose another with --grpc-port (-1: none)"
+            )
         port = options.port or free_port()
+        grpc_port = options.grpc_port or free_port()
         platform = Platform(layout, options, f"http://{options.host}:{port}", tell)
-        children = platform.children = _children(layout, options, port, tell)
+        platform.grpc = f"{options.host}:{grpc_port}" if grpc_port > 0 else ""
+        children = platform.children = _children(layout, options, (port, grpc_port), tell)
         async with asyncio.TaskGroup() as tasks:
             keeping = [tasks.create_task(child.keep_running()) for child in children.values()]
             try:
@@ -199,7 +220,9 @@ async def open_platform(options: Options, tell: Tell) -> AsyncIterator[Platform]
         layout.close()
 
 
-def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[str, Child]:
+def _children(
+    layout: Layout, options: Options, ports: tuple[int, int], tell: Tell
+) -> dict[str, Child]:
     def on_restart(name: str, how: str, pause_s: float) -> None:
         tell("restarted", part=name, ended=how, again_in_s=pause_s)
 
@@ -234,7 +257,8 @@ def _children(layout: Layout, options: Options, port: int, tell: Tell) -> dict[s
         }
         if service == "gateway":
             env |= {
-                "PORT": str(port),
+                "PORT": str(ports[0]),
+                "GRPC_PORT": str(ports[1]),
                 "HOST": options.host,
                 "TOKEN_FILE": str(layout.secret_file("token")),
                 "MASTER_KEY_FILE": str(layout.secret_file("master-key")),

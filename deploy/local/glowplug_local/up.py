@@ -54,6 +54,7 @@ WORDS: dict[str, str] = {
     "ready": (
         "  containers: {backend}\n"
         "Ready in {seconds:.1f} s: {url}   (token: {token_file})\n"
+        "gRPC: {grpc}\n"
         "Try: glowplug run app.py::fn · glowplug deploy app.py · glowplug status · Ctrl-C ends it"
     ),
     "stopping": "Stopping ...",
@@ -120,6 +121,7 @@ def _say_ready(platform: Platform, health: dict[str, Any], seconds: float, tell:
         "ready",
         seconds=round(seconds, 2),
         url=platform.url,
+        grpc=platform.grpc or "off",
         token_file=str(platform.layout.secret_file("token")),
         data=str(platform.options.data),
         pid=os.getpid(),
@@ -143,6 +145,7 @@ def detach(options: Options, as_json: bool) -> int:  # noqa: FBT001
         str(options.data),
     ]
     command += ["--port", str(options.port), "--workers", str(options.workers)]
+    command += ["--grpc-port", str(options.grpc_port)]
     command += ["--gpus", options.gpus] if options.gpus else []
     command += ["--nats-server", options.nats_server] if options.nats_server else []
     command += [] if options.profile else ["--no-profile"]

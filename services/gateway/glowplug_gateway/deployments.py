@@ -41,6 +41,8 @@ ENV_MAX = 1_000
 STEPS_MAX = 200
 PRIORITY_MAX = 10
 
+_SPEC = msgspec.json.Decoder(DeploymentSpec)
+
 
 class Deployer:
     """See the module."""
@@ -245,6 +247,20 @@ def ephemeral_id(workspace: WorkspaceId, spec: DeploymentSpec) -> DeploymentId:
     """Return the id that stands for a spec: equal specs, equal ids."""
     key = blake3(workspace.encode() + b"\0" + encode(spec, "msgpack")).digest(length=16)
     return DeploymentId(derive_id("deployment", key))
+
+
+def read_spec(data: bytes) -> DeploymentSpec:
+    """Return the spec that a door was given as JSON. Raises: InvalidRequestError."""
+    try:
+        spec = _SPEC.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as err:
+        raise InvalidRequestError(
+            "request.invalid",
+            f"the body is no deployment: {err}",
+            details={"fields": {"": str(err)}},
+        ) from err
+    check_spec(spec)
+    return spec
 
 
 def check_spec(spec: DeploymentSpec) -> None:

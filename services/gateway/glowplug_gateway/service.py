@@ -40,6 +40,7 @@ from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
 from glowplug_gateway.intake import Intake
+from glowplug_gateway.later import open_later
 from glowplug_gateway.letters import Letters
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
@@ -153,6 +154,31 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         )
         stack.callback(events.end_readers)
         stack.callback(logs.end_followers)  # before the door waits for its requests to end
+        if settings.grpc_port >= 0:
+
+            def open_grpc() -> contextlib.AbstractAsyncContextManager[int]:
+                from glowplug_gateway.rpc.door import RpcDoor, open_rpc  # noqa: PLC0415
+                from glowplug_gateway.rpc.methods import RpcMethods  # noqa: PLC0415
+
+                methods = RpcMethods(
+                    process, catalog, deployer, calls, intake, records, blobs, logs, readmodel
+                )
+                return open_rpc(
+                    RpcDoor(methods.methods(), tokens),
+                    settings.host,
+                    settings.grpc_port,
+                    bytes_max=bytes_max,
+                    drain_s=settings.drain_s,
+                )
+
+            await stack.enter_async_context(
+                open_later(
+                    ("glowplug_gateway.rpc.methods",),
+                    open_grpc,
+                    lambda port: shell.ready_note(grpc=port),
+                    shell.tasks,
+                )
+            )
         shell.url = f"http://{settings.host}:{port}"
         shell.ready_note(url=shell.url)
         if settings.callback_networks:

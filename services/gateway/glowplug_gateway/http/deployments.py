@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 from aiohttp import web
-from glowplug_contracts.errors import ForbiddenError, InvalidRequestError
+from glowplug_contracts.errors import ForbiddenError
 from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec, FunctionKind
 
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
-from glowplug_gateway.deployments import Deployer, check_spec
+from glowplug_gateway.deployments import Deployer, read_spec
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
@@ -17,8 +16,6 @@ from glowplug_gateway.live import Live
 from glowplug_gateway.secrets import Secrets
 
 SPEC_BYTES_MAX = 2 * 1024 * 1024
-
-_SPEC = msgspec.json.Decoder(DeploymentSpec)
 
 
 class DeploymentRoutes:
@@ -71,7 +68,7 @@ class DeploymentRoutes:
     async def on_deploy(self, exchange: Exchange) -> web.StreamResponse:
         """Deploy."""
         ephemeral = exchange.flag("ephemeral")
-        spec = _spec(await body(exchange.request, SPEC_BYTES_MAX))
+        spec = read_spec(await body(exchange.request, SPEC_BYTES_MAX))
         workspace = exchange.workspace
         if exchange.inside is not None:
             asker = await self._catalog.by_id(workspace, exchange.inside.deployment_id)
@@ -199,16 +196,3 @@ def _deployed(exchange: Exchange, deployment: Deployment) -> dict[str, object]:
         "deployment": deployment_value(deployment),
         "url": deployment_url(exchange, deployment),
     }
-
-
-def _spec(data: bytes) -> DeploymentSpec:
-    try:
-        spec = _SPEC.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as err:
-        raise InvalidRequestError(
-            "request.invalid",
-            f"the body is no deployment: {err}",
-            details={"fields": {"": str(err)}},
-        ) from err
-    check_spec(spec)
-    return spec

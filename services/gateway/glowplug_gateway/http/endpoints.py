@@ -13,7 +13,6 @@ from glowplug_contracts.ids import DEFAULT_WORKSPACE, InvocationId, WorkspaceId
 from glowplug_contracts.messages.deployment import Deployment, FunctionKind
 from glowplug_contracts.messages.http import HEADER_INVOCATION
 from glowplug_contracts.messages.invocation import (
-    Format,
     Input,
     InputOutcome,
     Payload,
@@ -28,8 +27,8 @@ from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body, deadline_s, invocation_id, put_options
 from glowplug_gateway.http.calls import accepted
 from glowplug_gateway.http.route import Exchange, Route
-from glowplug_gateway.inputs import check_inputs, parse_object
 from glowplug_gateway.intake import Intake
+from glowplug_gateway.json_arguments import json_arguments
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.work import given_up, interactive, outcome_of
 
@@ -158,28 +157,8 @@ class EndpointRoutes:
         """Return the call's payload. Raises: InvalidRequestError naming every wrong field."""
         request = exchange.request
         raw = await body(request, self._body_bytes_max)
-        values = parse_object(raw)
-        specs = deployment.spec.inputs
-        query = request.rel_url.raw_query_string
-        if not query and specs is None:
-            # The body was parsed only to be checked: its bytes go on as they are.
-            data = b'{"args":[],"kwargs":' + (raw or b"{}") + b"}"
-            return await self._blobs.payload(data, Format.JSON)
-        texts = dict(request.query) if query else {}
-        both = texts.keys() & values.keys()
-        if both:
-            name = min(both)
-            raise InvalidRequestError(
-                "request.invalid",
-                f"{name} is in the query and in the body",
-                details={"fields": {name: "is there twice"}},
-            )
-        values |= texts
-        if specs is not None:
-            values = check_inputs(specs, values, text=frozenset(texts))
-        return await self._blobs.payload(
-            encode({"args": [], "kwargs": values}, "json"), Format.JSON
-        )
+        texts = dict(request.query) if request.rel_url.raw_query_string else {}
+        return await json_arguments(deployment, self._blobs, raw, texts)
 
     async def _answer(
         self, exchange: Exchange, call_id: InvocationId, outcome: InputOutcome

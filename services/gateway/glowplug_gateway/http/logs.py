@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
 
 from aiohttp import web
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
-from glowplug_contracts.messages.container import LogSegment
 from glowplug_contracts.messages.trace import Span
 
 from glowplug_gateway.http import answers
-from glowplug_gateway.http.answers import Stream
 from glowplug_gateway.http.route import Exchange, Route
-from glowplug_gateway.logs import Dropped, Entry, Follower, Logs, Mark, lines_of
+from glowplug_gateway.log_lines import LogQuery, log_lines
+from glowplug_gateway.logs import Logs
 from glowplug_gateway.readmodel import ReadModel
 
 TAIL_MAX = 100_000
 TAIL_DEFAULT = 1_000
-SEGMENTS_READ_MAX = 20_000
 TAG_CHARS_MAX = 128
 MARK_CHARS_MAX = 256
 DEPLOYMENTS_MAX = 100
@@ -70,22 +68,20 @@ class LogRoutes:
             raise InvalidRequestError("request.invalid", "the tag is too long")
         follow = exchange.flag("follow")
         tail = int(exchange.number("tail", TAIL_DEFAULT, 0, TAIL_MAX))
-        workspace = exchange.workspace
+        asked = LogQuery(
+            workspace=exchange.workspace,
+            wanted=wanted,
+            invocation=invocation,
+            tag=tag,
+            tail=tail,
+            follow=follow,
+        )
         stream = answers.Stream(exchange, answers.NDJSON_TYPE)
-        # The follower collects before history is read, so that nothing falls between the two.
-        with self._logs.follower(workspace, wanted, invocation, tag) as follower:
-            last: dict[str, int] = {}
-            if tail:
-                segments = await self._readmodel.logs(
-                    workspace, sorted(wanted), min(tail, SEGMENTS_READ_MAX)
-                )
-                last = {one.container_id: one.number for one in segments}
-                await stream.start()
-                for value in list(_history(segments, invocation))[-tail:]:
-                    await stream.line(value)
+        lines = log_lines(self._logs, self._readmodel, asked)
+        async with contextlib.aclosing(lines):
             await stream.start()
-            if follow:
-                await _follow(stream, follower, last)
+            async for value in lines:
+                await stream.line(value)
         return await stream.end()
 
     async def on_mark(self, exchange: Exchange) -> web.StreamResponse:
@@ -108,43 +104,6 @@ class LogRoutes:
                 f"no spans of {reference[:96]!r} are known (yet): they come within a second",
             )
         return answers.json({"trace_id": trace_id, "spans": [_span_value(one) for one in spans]})
-
-
-async def _follow(stream: Stream, follower: Follower, last: dict[str, int]) -> None:
-    async for entry in lines_of(follower):
-        if isinstance(entry, LogSegment) and entry.number <= last.get(entry.container_id, -1):
-            continue  # it was in the history
-        for value in _values(entry, follower.invocation):
-            await stream.line(value)
-
-
-def _history(segments: list[LogSegment], invocation: str) -> Iterator[dict[str, object]]:
-    for segment in segments:
-        yield from _values(segment, invocation)
-
-
-def _values(entry: Entry, invocation: str) -> Iterator[dict[str, object]]:
-    match entry:
-        case Mark(text):
-            yield {"mark": text}
-        case Dropped(lines):
-            yield {"dropped": lines, "why": "the reader was too slow"}
-        case LogSegment():
-            about = {
-                "container_id": entry.container_id,
-                "deployment_id": entry.deployment_id,
-                "name": entry.name,
-            }
-            if entry.dropped:
-                yield {"dropped": entry.dropped, "why": "the program wrote too fast"} | about
-            for line in entry.lines:
-                if not invocation or line.invocation_id == invocation:
-                    yield {
-                        "at": line.at,
-                        "stream": line.stream,
-                        "text": line.text,
-                        "invocation_id": line.invocation_id,
-                    } | about
 
 
 def _span_value(span: Span) -> dict[str, object]:

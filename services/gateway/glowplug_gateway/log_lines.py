@@ -1,0 +1,85 @@
+"""Log lines for every door that shows them: history first, then what comes, and nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+
+import msgspec
+from glowplug_contracts.ids import WorkspaceId
+from glowplug_contracts.messages.container import LogSegment
+
+from glowplug_gateway.logs import Dropped, Entry, Logs, Mark, lines_of
+from glowplug_gateway.readmodel import ReadModel
+
+SEGMENTS_READ_MAX = 20_000
+
+
+class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for.
+
+    Attributes:
+        wanted: deployments by id or name; none = all of the workspace.
+        invocation: only what this one wrote; "" = everything.
+        tag: names the follower, so that marks find it.
+        tail: so many lines of history.
+        follow: whether to go on as lines come.
+    """
+
+    workspace: WorkspaceId
+    wanted: frozenset[str] = frozenset()
+    invocation: str = ""
+    tag: str = ""
+    tail: int = 0
+    follow: bool = False
+
+
+async def log_lines(
+    logs: Logs, readmodel: ReadModel, query: LogQuery
+) -> AsyncGenerator[dict[str, object], None]:
+    """Yield lines as JSON shows them; also gaps (`dropped`) and marks (`mark`)."""
+    # The follower collects before history is read, so that nothing falls between the two.
+    with logs.follower(query.workspace, query.wanted, query.invocation, query.tag) as follower:
+        last: dict[str, int] = {}
+        if query.tail:
+            segments = await readmodel.logs(
+                query.workspace, sorted(query.wanted), min(query.tail, SEGMENTS_READ_MAX)
+            )
+            last = {one.container_id: one.number for one in segments}
+            for value in list(_history(segments, query.invocation))[-query.tail :]:
+                yield value
+        if not query.follow:
+            return
+        async for entry in lines_of(follower):
+            if isinstance(entry, LogSegment) and entry.number <= last.get(entry.container_id, -1):
+                continue  # it was in the history
+            for value in _values(entry, follower.invocation):
+                yield value
+
+
+def _history(segments: list[LogSegment], invocation: str) -> Iterator[dict[str, object]]:
+    for segment in segments:
+        yield from _values(segment, invocation)
+
+
+def _values(entry: Entry, invocation: str) -> Iterator[dict[str, object]]:
+    match entry:
+        case Mark(text):
+            yield {"mark": text}
+        case Dropped(lines):
+            yield {"dropped": lines, "why": "the reader was too slow"}
+        case LogSegment():
+            about = {
+                "container_id": entry.container_id,
+                "deployment_id": entry.deployment_id,
+                "name": entry.name,
+            }
+            if entry.dropped:
+                yield {"dropped": entry.dropped, "why": "the program wrote too fast"} | about
+            for line in entry.lines:
+                if not invocation or line.invocation_id == invocation:
+                    yield {
+                        "at": line.at,
+                        "stream": line.stream,
+                        "text": line.text,
+                        "invocation_id": line.invocation_id,
+                    } | about
