@@ -115,15 +115,17 @@ class MemoryBlobs:
 
     def __init__(self) -> None:
         self.kept: dict[Digest, bytes] = {}
+        self.kept_s: dict[Digest, float] = {}
 
     async def get(self, digest: Digest) -> bytes:
         if digest not in self.kept:
             raise NotFoundError("image.not_found", f"no blob {digest}")
         return self.kept[digest]
 
-    async def put(self, data: bytes) -> Digest:
+    async def put(self, data: bytes, keep_s: float = 0.0) -> Digest:
         digest = Digest(blake3(data).hexdigest())
         self.kept[digest] = data
+        self.kept_s[digest] = keep_s
         return digest
 
 

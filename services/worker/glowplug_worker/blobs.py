@@ -7,7 +7,7 @@ from typing import Final
 
 from glowplug_contracts.ids import Digest
 
-from glowplug_worker.ports import Blobs
+from glowplug_worker.ports import CALL_BLOBS_KEPT_S, Blobs
 
 CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
 CACHED_BLOB_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -34,6 +34,6 @@ class CachedBlobs:
                 self._kept_bytes -= len(self._kept.popitem(last=False)[1])
         return data
 
-    async def put(self, data: bytes) -> Digest:
-        """Store the bytes; return their name. Results are not kept: who reads them is elsewhere."""
-        return await self._store.put(data)
+    async def put(self, data: bytes, keep_s: float = CALL_BLOBS_KEPT_S) -> Digest:
+        """Store the bytes; return their name. Results are not kept here: who reads them is elsewhere."""
+        return await self._store.put(data, keep_s)

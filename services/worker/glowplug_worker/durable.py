@@ -34,6 +34,7 @@ from glowplug_contracts.subjects import PROGRESS, RECORD, Address
 from glowplug_worker import frames
 from glowplug_worker.attempts import Attempt, trim_error
 from glowplug_worker.inflight import InFlight
+from glowplug_worker.ports import CALL_BLOBS_KEPT_S, LEASE_S_MAX
 from glowplug_worker.progress import PROGRESS_EVERY_S, Throttled, spoken
 from glowplug_worker.records import CLAIMABLE, claim, expire, finish, lose
 
@@ -138,6 +139,13 @@ class DurableFlight(InFlight):
             shard=self.shard, workspace=self.workspace, invocation_id=self.invocation_id
         )
         await self.supervisor.workshop.bus.send(at, told)
+
+    def result_kept_s(self) -> float:
+        """Return as long as the record is kept with it, and a while more."""
+        assert self._record is not None  # noqa: S101
+        ended = msgspec.structs.replace(self._record, state=State.SUCCEEDED)
+        kept = kept_s(ended, self.supervisor.workshop.clock.unix())
+        return min(LEASE_S_MAX, kept + CALL_BLOBS_KEPT_S)
 
     async def write_outcomes(self, outcomes: tuple[InputOutcome, ...]) -> None:
         """Finish the record with its one outcome."""

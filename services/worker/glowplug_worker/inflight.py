@@ -33,6 +33,7 @@ from glowplug_runtime.tracing import record_span
 from glowplug_worker import frames
 from glowplug_worker.attempts import COALESCE_S, Attempt, timed_out, trim_error
 from glowplug_worker.frames import Cancel, FrameError, Item, Result, Run
+from glowplug_worker.ports import CALL_BLOBS_KEPT_S
 
 log = structlog.get_logger()
 
@@ -201,11 +202,15 @@ class InFlight:
         give_up_at = workshop.clock.now() + BLOB_TRIES_S
         while True:
             try:
-                return Payload(format=form, blob=await workshop.blobs.put(body), size=len(body))
+                return Payload(format=form, blob=await workshop.blobs.put(body, self.result_kept_s()), size=len(body))
             except UnavailableError:
                 if workshop.clock.now() >= give_up_at:
                     raise
                 await asyncio.sleep(TRY_AGAIN_S)
+
+    def result_kept_s(self) -> float:
+        """Return how long a large result is kept."""
+        return CALL_BLOBS_KEPT_S
 
     def _take(self, outcome: InputOutcome) -> None:
         now = self.supervisor.workshop.clock.now()

@@ -218,11 +218,17 @@ class ImageStore(Protocol):
         """Return the images that are on disk now, for placement's affinity."""
 
 
+# What belongs to a call is kept so long, unless something says longer.
+CALL_BLOBS_KEPT_S = 2 * 86_400.0
+# imagecache refuses longer leases.
+LEASE_S_MAX = 90 * 86_400.0
+
+
 class Blobs(Protocol):
     """Large arguments and results, kept by imagecache under their BLAKE3 digest."""
 
     async def get(self, digest: Digest) -> bytes:
         """Return the verified bytes. Raises: NotFoundError, UnavailableError, ContractError."""
 
-    async def put(self, data: bytes) -> Digest:
-        """Store the bytes; return their name once they are safe. Raises: UnavailableError."""
+    async def put(self, data: bytes, keep_s: float = CALL_BLOBS_KEPT_S) -> Digest:
+        """Store the bytes for so long; return their name once they are safe. Raises: UnavailableError."""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from glowplug_contracts.messages.invocation import (
+    INLINE_BYTES_MAX,
     PLATFORM_RETRIES_MAX,
     Format,
     Input,
@@ -108,6 +109,29 @@ async def test_claims_runs_and_finishes(
     assert found.sequence == sequence + 2
     assert found.headers["Glowplug-State"] == "succeeded"
     assert "Nats-TTL" in found.headers
+
+
+async def large(peer: Peer) -> Exit | None:
+    """Answer with more than fits into a record."""
+    await peer.greet()
+    header, _ = await peer.until("run")
+    peer.answer(header, b"x" * (INLINE_BYTES_MAX + 1))
+    await peer.until("never")
+    return None
+
+
+@pytest.mark.parametrize(("keep_s", "at_least_s"), [(60.0, 60.0), (30 * 86_400.0, 30 * 86_400.0)])
+async def test_a_large_result_is_kept_as_long_as_its_record(
+    bus: Any, rest: Any, records: Records, tmp_path: Path, keep_s: float, at_least_s: float
+) -> None:
+    sequence = await records.accept(keep_result_s=keep_s)
+    async with open_worker(bus, tmp_path, ScriptedBackend(large)) as worker:
+        await rest.bound()
+        await rest.run(a_durable_run(sequence))
+        found = await records.state(State.SUCCEEDED)
+        digest = found.message.outcome.result.blob
+        assert len(worker.workshop.blobs.kept[digest]) == INLINE_BYTES_MAX + 1
+        assert at_least_s < worker.workshop.blobs.kept_s[digest] <= 90 * 86_400
 
 
 async def test_does_not_run_a_record_that_moved_on(

@@ -36,6 +36,7 @@ from glowplug_contracts.manifests import (
 )
 
 from glowplug_worker.images.objects import check_blob, digest_of
+from glowplug_worker.ports import CALL_BLOBS_KEPT_S
 
 TRY_AGAIN_S = 0.25
 # An imagecache that was killed is started again, or another replica takes over, well within it.
@@ -46,7 +47,6 @@ PIECE_BYTES = 1024 * 1024
 STALLED_S = 60.0
 CONNECT_S = 5.0
 # Arguments and results: longer than records of durable invocations are kept.
-CALL_BLOBS_KEPT_S = 2 * 86_400
 KEEP_HEADER = "X-Keep-Seconds"
 
 NOT_FOUND = 404
