@@ -202,7 +202,11 @@ class InFlight:
         give_up_at = workshop.clock.now() + BLOB_TRIES_S
         while True:
             try:
-                return Payload(format=form, blob=await workshop.blobs.put(body, self.result_kept_s()), size=len(body))
+                return Payload(
+                    format=form,
+                    blob=await workshop.blobs.put(body, self.result_kept_s()),
+                    size=len(body),
+                )
             except UnavailableError:
                 if workshop.clock.now() >= give_up_at:
                     raise

@@ -9,8 +9,14 @@ import json
 import aiohttp
 import msgspec
 import pytest
-from glowplug_contracts.messages.invocation import InvocationFact, InvocationFacts, State
-from glowplug_contracts.subjects import FACTS
+from glowplug_contracts.messages.invocation import (
+    InvocationFact,
+    InvocationFacts,
+    Progress,
+    ProgressMade,
+    State,
+)
+from glowplug_contracts.subjects import FACTS, PROGRESS
 
 from tests.support.builders_records import DEPLOYMENT, a_record, ended, record_at, task_id, write
 from tests.support.eventually import eventually
@@ -145,8 +151,8 @@ async def test_lists_survive_the_gateway_and_the_loss_of_its_file(
 
 
 @contextlib.asynccontextmanager
-async def subscribed(gateway, task: str, last: str = ""):
-    """Yield a function that returns the next event: its id, and state; None at the end."""
+async def subscribed(gateway, task: str, last: str = "", show: str = "state"):
+    """Yield a function that returns the next event: its id, and what it shows; None at the end."""
     headers = {"Last-Event-ID": last} if last else {}
     async with gateway("GET", f"/tasks/{task}/subscribe", headers=headers) as response:
         assert response.status == 200
@@ -159,7 +165,8 @@ async def subscribed(gateway, task: str, last: str = ""):
                 if not line:
                     return None
                 if line == "\n" and found:
-                    return found["id"], json.loads(found["data"])["state"]
+                    told = json.loads(found["data"])
+                    return found["id"], told[show]
                 name, _, value = line.strip().partition(": ")
                 if name:
                     found[name] = value
@@ -188,6 +195,28 @@ async def test_a_subscriber_is_told_of_every_change_until_the_end_and_goes_on_wh
         assert response.status == 204
 
 
+async def test_progress_is_told_while_it_runs_and_not_twice(gateway, bus):
+    sequence = await write(bus, a_record(1, State.RUNNING, attempt=1))
+    said = [
+        Progress(fraction=0.25, message="a", at=5.0),
+        Progress(fraction=0.5, message="b", at=6.0),
+    ]
+
+    async def say(progress: Progress) -> None:
+        made = ProgressMade(invocation_id=task_id(1), attempt=1, progress=progress)
+        to = PROGRESS.at(shard=0, workspace="default", invocation_id=task_id(1))
+        await bus.append(to, made)
+
+    async with subscribed(gateway, task_id(1), show="progress") as event:
+        assert await event() == (str(sequence), 0.0)
+        await say(said[0])
+        first, shown = await event()
+        assert shown == 25.0
+    async with subscribed(gateway, task_id(1), last=first, show="progress") as event:
+        await say(said[1])
+        assert (await event())[1] == 50.0
+
+
 async def test_only_ones_own_tasks_can_be_followed(gateway, bus):
     await write(bus, a_record(1, workspace="foreign"))
     await write(bus, a_record(2))
@@ -197,4 +226,7 @@ async def test_only_ones_own_tasks_can_be_followed(gateway, bus):
         f"/api/v1/task/foreign/{task_id(2)}",
     ):
         await gateway.json("GET", path, status=404)
-    assert (await gateway.json("GET", f"/api/v1/task/default/{task_id(2)}"))["state"] == "pending"
+    mine = f"/api/v1/task/default/{task_id(2)}"
+    assert (await gateway.json("GET", mine))["state"] == "pending"
+    await gateway.json("DELETE", f"/api/v1/task/foreign/{task_id(2)}", status=404)
+    assert (await gateway.json("DELETE", mine))["state"] == "cancelled"

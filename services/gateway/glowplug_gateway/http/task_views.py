@@ -73,6 +73,13 @@ class TaskViewRoutes:
                 summary="Show a task of a workspace.",
                 on_request=self.on_show,
             ),
+            Route(
+                method="DELETE",
+                path="/api/v1/task/{workspace}/{task}",
+                action="task.cancel",
+                summary="Cancel a task of a workspace that has not ended.",
+                on_request=self.on_cancel,
+            ),
         )
 
     async def on_list(self, exchange: Exchange) -> web.StreamResponse:
@@ -94,6 +101,11 @@ class TaskViewRoutes:
         _check_workspace(exchange)
         return await self._tasks.on_show(exchange)
 
+    async def on_cancel(self, exchange: Exchange) -> web.StreamResponse:
+        """Cancel a record."""
+        _check_workspace(exchange)
+        return await self._tasks.on_cancel(exchange)
+
     async def on_subscribe(self, exchange: Exchange) -> web.StreamResponse:
         """Tell how it is, then every change; go on after the event that the caller has seen."""
         _check_workspace(exchange)
@@ -110,10 +122,14 @@ class TaskViewRoutes:
             while True:
                 changed.clear()
                 record, sequence = await self._records.read(exchange.workspace, task)
-                event = f"{sequence}"
+                progress = await self._records.progress(record)
+                event = f"{sequence}-{progress.at:.3f}" if progress is not None else f"{sequence}"
                 if event != seen:
+                    same_state = seen.split("-")[0] == str(sequence)
                     await stream.event(
-                        msgspec.json.encode(task_value(record)), "state", event_id=event
+                        msgspec.json.encode(task_value(record, progress)),
+                        "progress" if same_state else "state",
+                        event_id=event,
                     )
                     seen = event
                 if is_terminal(record.state):
