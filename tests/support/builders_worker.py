@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from glowplug_contracts.messages.invocation import (
     Input,
     InvocationRequested,
     Payload,
+    Reply,
     RetryPolicy,
     RunInvocation,
 )
@@ -36,7 +37,9 @@ from glowplug_runtime.clock import Clock
 from glowplug_worker import frames
 from glowplug_worker.capacity import Offer
 from glowplug_worker.images.kit import BuildKit
-from glowplug_worker.ports import Bind, Exit, Interpreter, LocalImage, StartPlan
+from glowplug_worker.notices import Notices
+from glowplug_worker.outbox import Outbox
+from glowplug_worker.ports import Answers, Bind, Exit, Interpreter, LocalImage, Room, StartPlan
 from glowplug_worker.service import WorkerService
 from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import Changes, Workshop
@@ -107,6 +110,16 @@ def a_run(
 
 
 # -- ports -----------------------------------------------------------------------------------------
+
+
+class NoAnswers:
+    """No gateway is linked."""
+
+    async def answer(self, instance: str, reply: Reply, room: Room | None = None) -> bool:
+        return False
+
+    def changed(self, rooms: Iterable[Room]) -> None:
+        return
 
 
 class MemoryBlobs:
@@ -367,7 +380,12 @@ async def echo(peer: Peer) -> Exit | None:
 
 @contextlib.asynccontextmanager
 async def _open_worker(
-    bus: Bus, directory: Path, backend: Any, *, offer: Offer | None = None
+    bus: Bus,
+    directory: Path,
+    backend: Any,
+    *,
+    offer: Offer | None = None,
+    answers: Answers | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
@@ -389,6 +407,9 @@ async def _open_worker(
             sdk=ensure_sdk(directory),
             changes=Changes(),
             facts=deque(),
+            answers=answers or NoAnswers(),
+            notices=Notices(),
+            outbox=Outbox(spawn),
         )
         service = WorkerService(
             workshop,
@@ -409,14 +430,19 @@ async def _open_worker(
 
 @contextlib.asynccontextmanager
 async def open_worker(
-    bus: Bus, directory: Path, backend: Any, *, offer: Offer | None = None
+    bus: Bus,
+    directory: Path,
+    backend: Any,
+    *,
+    offer: Offer | None = None,
+    answers: Answers | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker in a task of its own, so that fixtures may hold it over their yield."""
     opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
 
     async def live() -> None:
-        async with _open_worker(bus, directory, backend, offer=offer) as service:
+        async with _open_worker(bus, directory, backend, offer=offer, answers=answers) as service:
             opened.set_result(service)
             await stop.wait()
 

@@ -17,6 +17,7 @@ from glowplug_contracts.codec import decode
 from glowplug_contracts.ids import ENTROPY_BYTES, make_id
 from glowplug_contracts.messages.http import (
     HEADER_BLOB,
+    HEADER_FIRST,
     HEADER_FORMAT,
     HEADER_INVOCATION,
     HEADER_RUN_MS,
@@ -107,7 +108,12 @@ def call_directly(
         http.profile.urls[0],
         http.profile.token,
         f"/api/v1/deployments/{deployment_id}/call",
-        {HEADER_INVOCATION: invocation_id, HEADER_FORMAT: form, HEADER_TRACE: new_trace()},
+        {
+            HEADER_INVOCATION: invocation_id,
+            HEADER_FIRST: "1",  # whoever sends it again goes the long way, which does not say so
+            HEADER_FORMAT: form,
+            HEADER_TRACE: new_trace(),
+        },
         data,
     )
     if answer.status >= 400:  # noqa: PLR2004

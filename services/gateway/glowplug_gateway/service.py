@@ -16,18 +16,21 @@ from glowplug_gateway.blobs import open_blobs
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.deployments import Deployer
+from glowplug_gateway.dispatch import Dispatch
 from glowplug_gateway.http.blobs import BlobRoutes
 from glowplug_gateway.http.calls import CallRoutes
 from glowplug_gateway.http.deployments import DeploymentRoutes
 from glowplug_gateway.http.door import Door, open_door
 from glowplug_gateway.http.endpoints import EndpointRoutes
 from glowplug_gateway.http.health import HealthRoutes
+from glowplug_gateway.http.links import LinkRoutes
 from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
 from glowplug_gateway.http.route import Route, Router
 from glowplug_gateway.http.sandboxes import SandboxRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.images import Images
+from glowplug_gateway.links import Links
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
 from glowplug_gateway.readmodel import Bounds, ReadModel
@@ -71,7 +74,10 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         )
         blobs = await stack.enter_async_context(open_blobs(shell.peers, shell.internal_token()))
         catalog, live, logs = Catalog(shell.bus), Live(process), Logs(process)
-        calls = Calls(process, workspace_max=settings.in_hand_max)
+        links = Links()
+        dispatch = Dispatch(shell.bus, links, shell.shards)
+        calls = Calls(process, dispatch, workspace_max=settings.in_hand_max)
+        links.listen(calls)
         records = Records(process, calls, blobs)
         for part in (catalog, live, logs, calls, records):
             await stack.enter_async_context(part.open())
@@ -96,10 +102,11 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             SandboxRoutes(Sandboxes(process, images, blobs)),
             HealthRoutes(process, live, shell.peers.services, version()),
             BlobRoutes(blobs, blob_bytes_max=settings.blob_bytes_max),
+            LinkRoutes(links),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
         routes += OpenApiRoutes(version(), lambda: routes).routes()
-        door = Door(Router(tuple(routes)), tokens, shell.clock)
+        door = Door(Router(tuple(routes)), tokens, shell.clock, shell.internal_token())
         port = await stack.enter_async_context(
             open_door(
                 door,
@@ -107,6 +114,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 settings.port,
                 body_bytes_max=bytes_max,
                 drain_s=settings.drain_s,
+                on_closing=lambda: links.drain(settings.drain_s),
             )
         )
         stack.callback(logs.end_followers)  # before the door waits for its requests to end

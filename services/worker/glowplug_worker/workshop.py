@@ -13,7 +13,9 @@ from glowplug_contracts.ids import WorkerId
 from glowplug_contracts.messages.invocation import InvocationFact
 from glowplug_runtime.bus import Bus
 
-from glowplug_worker.ports import Backend, Blobs, ImageStore, Pythons
+from glowplug_worker.notices import Notices
+from glowplug_worker.outbox import Outbox
+from glowplug_worker.ports import Answers, Backend, Blobs, ImageStore, Pythons
 
 # History is for people; when the broker is away for long, the oldest of it goes first.
 FACTS_KEPT_MAX = 20_000
@@ -53,6 +55,9 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         sdk: directory that holds the package `glowplug` and nothing else.
         facts: history lines that wait for their batch.
         changes: told when a container's state changed, so that a beat tells soon.
+        answers: the short way to gateways that are linked.
+        notices: what dispatchers must hear of calls that came that way.
+        outbox: outcomes that are being stored after they were told.
     """
 
     worker_id: WorkerId
@@ -67,3 +72,6 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     sdk: Path
     changes: Changes
     facts: deque[InvocationFact]
+    answers: Answers
+    notices: Notices
+    outbox: Outbox

@@ -25,7 +25,7 @@ from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.calls import Calls, HeldCall
 from glowplug_gateway.catalog import LATEST, Catalog
 from glowplug_gateway.http import answers
-from glowplug_gateway.http.arguments import body, deadline_s, invocation_id
+from glowplug_gateway.http.arguments import body, deadline_s, invocation_id, is_first
 from glowplug_gateway.http.calls import offered_durable
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.inputs import check_inputs, parse_object
@@ -115,6 +115,7 @@ class EndpointRoutes:
             (Input(args=args),),
             exchange.trace,
             deadline_s=wait_s,
+            first=is_first(exchange.request),
         )
         async with self._calls.open_call(asked, deployment.spec.max_pending, wait_s) as held:
             if asked.stream:
