@@ -30,7 +30,7 @@ def wire_types() -> dict[str, tuple[type, str]]:
     """Return every top-level type that is written somewhere: name → type and wire.
 
     A subject's payload is `CALL.v1`, its reply `PROBE.v1.reply`, a bucket's value `kv-tokens.v1`,
-    a body of the Python door `http-MapRequest.v1`.
+    a body of the Python door `http-MapRequest.v1`, a frame of the direct path `link-CallSent.v1`.
     """
     found: dict[str, tuple[type, str]] = {}
     for name, subject in named_subjects().items():
@@ -40,10 +40,11 @@ def wire_types() -> dict[str, tuple[type, str]]:
             found[f"{name}.{version}.reply"] = (subject.reply, subject.wire)
     for bucket in BUCKETS:
         found[f"kv-{bucket.name}.v1"] = (bucket.value, "json")
-    http = importlib.import_module("glowplug_contracts.messages.http")
-    for kind in message_types():
-        if kind.__module__ == http.__name__:
-            found[f"http-{kind.__name__}.v1"] = (kind, "msgpack")
+    for door in ("http", "link"):
+        module = f"{messages_package.__name__}.{door}"
+        for kind in message_types():
+            if kind.__module__ == module:
+                found[f"{door}-{kind.__name__}.v1"] = (kind, "msgpack")
     # Read back from blobs, for as long as the blobs live.
     found["blob-ImageManifest.v1"] = (ImageManifest, "msgpack")
     return found

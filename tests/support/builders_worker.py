@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from glowplug_contracts.messages.invocation import (
     Input,
     InvocationRequested,
     Payload,
+    Reply,
     RetryPolicy,
     RunInvocation,
 )
@@ -37,7 +38,9 @@ from glowplug_worker import frames
 from glowplug_worker.capacity import Offer
 from glowplug_worker.door import Gateways, NoGateways
 from glowplug_worker.images.kit import BuildKit
-from glowplug_worker.ports import Bind, Exit, Interpreter, LocalImage, StartPlan
+from glowplug_worker.notices import Notices
+from glowplug_worker.outbox import Outbox
+from glowplug_worker.ports import Answers, Bind, Exit, Interpreter, LocalImage, Room, StartPlan
 from glowplug_worker.service import WorkerService
 from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import Changes, Workshop
@@ -108,6 +111,16 @@ def a_run(
 
 
 # -- ports -----------------------------------------------------------------------------------------
+
+
+class NoAnswers:
+    """No gateway is linked."""
+
+    async def answer(self, instance: str, reply: Reply, room: Room | None = None) -> bool:
+        return False
+
+    def changed(self, rooms: Iterable[Room]) -> None:
+        return
 
 
 class MemoryBlobs:
@@ -376,6 +389,7 @@ async def _open_worker(
     *,
     offer: Offer | None = None,
     gateways: Gateways | None = None,
+    answers: Answers | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
@@ -398,6 +412,9 @@ async def _open_worker(
             changes=Changes(),
             facts=deque(),
             gateways=gateways or NoGateways(),
+            answers=answers or NoAnswers(),
+            notices=Notices(),
+            outbox=Outbox(spawn),
         )
         service = WorkerService(
             workshop,
@@ -424,13 +441,16 @@ async def open_worker(
     *,
     offer: Offer | None = None,
     gateways: Gateways | None = None,
+    answers: Answers | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker in a task of its own, so that fixtures may hold it over their yield."""
     opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
 
     async def live() -> None:
-        async with _open_worker(bus, directory, backend, offer=offer, gateways=gateways) as service:
+        async with _open_worker(
+            bus, directory, backend, offer=offer, gateways=gateways, answers=answers
+        ) as service:
             opened.set_result(service)
             await stop.wait()
 

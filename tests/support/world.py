@@ -24,6 +24,7 @@ from glowplug_contracts.messages.invocation import InvocationRecord, InvocationR
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_gateway.admission import Admission
 from glowplug_gateway.waiting import Waiting
+from glowplug_gateway.warm import WarmSlots
 from glowplug_scheduler.dispatch import Dispatcher
 from glowplug_scheduler.place import Placement
 
@@ -53,6 +54,7 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
     autoscaler: Callable[[int], Autoscaler] = Autoscaler
     admission: Callable[[], Admission] = Admission
     waiting: Callable[[], Waiting] = Waiting
+    warm: Callable[[], WarmSlots] = WarmSlots
     worker_checks_capacity: bool = True
     worker_compares_and_sets: bool = True
 

@@ -1,6 +1,6 @@
 """What must hold in the simulated world, whatever happens: judged from outside the machines.
 
-C1 no input ever has two different outcomes, and a caller gets the one that was stored
+C1 no input ever has two different outcomes, and a caller gets the one that was stored, or will be if any is
 C2 nothing accepted is lost: every call and every durable record comes to its end, by a right reason
 C3 no worker's CPU, memory, GPUs or slots are ever oversold
 C4 at rest a deployment has exactly its minimum
@@ -36,6 +36,7 @@ class Checks:
     def __init__(self, world: World) -> None:
         self.world = world
         self.stored: dict[tuple[InvocationId, int], InputOutcome] = {}
+        self.told: dict[tuple[InvocationId, int], InputOutcome] = {}
         self.nodes: Any = None
 
     def must(self, holds: object, promise: str) -> None:
@@ -49,11 +50,21 @@ class Checks:
             key = (link.invocation_id, outcome.index)
             self.must(key not in self.stored, f"C1 {key} has a second outcome")
             self.stored[key] = outcome
+            told = self.told.get(key, outcome)
+            self.must(told == outcome, f"C1 {key}: stored is another outcome than was told")
 
-    def outcome_delivered(self, invocation_id: InvocationId, outcome: InputOutcome) -> None:
-        stored = self.stored.get((invocation_id, outcome.index))
-        self.must(stored is not None, f"C1 {invocation_id}: an outcome that nobody stored")
-        self.must(stored == outcome, f"C1 {invocation_id}: another outcome than the stored one")
+    def outcome_delivered(
+        self, invocation_id: InvocationId, outcome: InputOutcome, *, stored: bool
+    ) -> None:
+        key = (invocation_id, outcome.index)
+        self.told[key] = outcome
+        if not stored:
+            link = self.stored.get(key, outcome)
+            self.must(link == outcome, f"C1 {key}: told is another outcome than was stored")
+            return
+        found = self.stored.get(key)
+        self.must(found is not None, f"C1 {invocation_id}: an outcome that nobody stored")
+        self.must(found == outcome, f"C1 {invocation_id}: another outcome than the stored one")
 
     def record_written(self, before: InvocationRecord | None, after: InvocationRecord) -> None:
         if before is None:

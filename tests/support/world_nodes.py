@@ -15,6 +15,7 @@ from glowplug_contracts.messages.invocation import (
     AttemptEnded,
     AttemptLost,
     AttemptRefused,
+    AttemptsBegan,
     BacklogChanged,
     CallsKnown,
     CancelInvocation,
@@ -30,14 +31,23 @@ from glowplug_contracts.messages.invocation import (
     State,
     ordered_by,
 )
+from glowplug_contracts.messages.link import (
+    CallAnswered,
+    CallCancelled,
+    CallRefused,
+    CallSent,
+    SlotsTold,
+)
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_gateway import admission, waiting
+from glowplug_gateway.dispatch import fits_a_link
 from glowplug_scheduler import dispatch, place
 from glowplug_scheduler.records import changed
 
 from tests.support.builders_scale import WORKSPACE
 from tests.support.world import HEALTHY, Conflict, Node, Unanswered, World
+from tests.support.world_links import Link
 from tests.support.world_worker import Habits, Worker
 
 CALL_BYTES = 100
@@ -139,6 +149,9 @@ class Scheduler(Node):
         if decided.target < decided.previous:
             self._place(place.LoadsSeen(dict(self.dispatcher.loads())))
         self._place(place.TargetDecided(decided))
+
+    def on_began(self, began: AttemptsBegan) -> None:
+        self._dispatch(dispatch.Began(began))
 
     def on_ended(self, ended: AttemptEnded) -> None:
         self._dispatch(dispatch.Ended(ended))
@@ -358,6 +371,11 @@ class Gateway(Node):
         self.alive, self.life = True, self.life + 1
         self.admission = self.world.machines.admission()
         self.waiting = self.world.machines.waiting()
+        self.warm = self.world.machines.warm()
+        self.links: dict[int, Link] = {}
+        self.sent: dict[InvocationId, Link] = {}
+        self.queued: dict[DeploymentId, int] = {}
+        self._stored = True
         self.calls: dict[InvocationId, Call] = {}
         self.world.every(0.25, self, self._tick)
 
@@ -400,7 +418,9 @@ class Gateway(Node):
                     invocation_id=outcome.invocation_id,
                     attempt=outcome.attempt,
                     outcomes=outcome.outcomes,
-                )
+                    stored=reply.stored,
+                ),
+                stored=reply.stored,
             )
         elif reply.lost is not None:
             lost = reply.lost
@@ -421,6 +441,53 @@ class Gateway(Node):
             in_flight=backlog.in_flight,
         )
         self.admission.step(heard, self.world.now)
+        self.queued[backlog.deployment_id] = backlog.queued
+
+    # -- The direct path ------------------------------------------------------------------------
+
+    def on_link(self, link: Link) -> None:
+        self.links[link.number] = link
+        self.warm.open(link.number)
+
+    def on_link_ended(self, link: Link) -> None:
+        del self.links[link.number]
+        self.warm.close(link.number)
+        for invocation_id, attempt in list(link.calls.items()):
+            self._leave(link, invocation_id)
+            lost = AttemptLost(invocation_id=invocation_id, attempt=attempt, cause="worker")
+            self.on_reply(Reply(lost=lost))
+
+    def _leave(self, link: Link, invocation_id: InvocationId) -> bool:
+        if link.calls.pop(invocation_id, None) is None:
+            return False
+        self.sent.pop(invocation_id, None)
+        return True
+
+    def on_frame(self, link: Link, frame: CallAnswered | CallRefused | SlotsTold) -> None:
+        match frame:
+            case CallAnswered(reply=reply, slots=slots):
+                if slots is not None:
+                    self.warm.told(link.number, slots)
+                ended = reply.outcome or reply.lost
+                if ended is not None:
+                    self._leave(link, ended.invocation_id)
+                self.on_reply(reply)
+            case SlotsTold():
+                self.warm.told(link.number, frame)
+            case CallRefused(invocation_id=invocation_id, slots=slots):
+                self.warm.told(link.number, slots)
+                if self._leave(link, invocation_id) and invocation_id in self.calls:
+                    self._append(self.calls[invocation_id], 1, warm=False)
+
+    def _send_straight(self, request: InvocationRequested) -> bool:
+        slot = self.warm.take(request.deployment_id)
+        if slot is None:
+            return False
+        link = self.links[slot.link]
+        link.calls[request.invocation_id] = request.attempt
+        self.sent[request.invocation_id] = link
+        link.to_worker(CallSent(container_id=slot.container_id, shard=0, request=request))
+        return True
 
     def on_probed(self, probe: waiting.Probe, known: CallsKnown) -> None:
         self._wait(
@@ -432,7 +499,8 @@ class Gateway(Node):
             )
         )
 
-    def _wait(self, event: Any) -> None:
+    def _wait(self, event: Any, *, stored: bool = True) -> None:
+        self._stored = stored
         for decision in self.waiting.step(event, self.world.now):
             self._perform(decision)
 
@@ -443,7 +511,9 @@ class Gateway(Node):
             case waiting.Deliver():
                 call = self.calls[decision.invocation_id]
                 for outcome in decision.outcomes:
-                    self.world.checks.outcome_delivered(decision.invocation_id, outcome)
+                    self.world.checks.outcome_delivered(
+                        decision.invocation_id, outcome, stored=self._stored
+                    )
                 call.missing -= {outcome.index for outcome in decision.outcomes}
                 if decision.done:
                     self._left(call)
@@ -457,11 +527,13 @@ class Gateway(Node):
                 if schedulers:
                     scheduler = self.world.rng.choice(schedulers)
                     self.world.send(scheduler, scheduler.on_probe, self, decision)
+            case waiting.SendCancel(invocation_id, _) if invocation_id in self.sent:
+                self.sent[invocation_id].to_worker(CallCancelled(invocation_id=invocation_id))
             case waiting.SendCancel(invocation_id, _):
                 for scheduler in self.nodes.schedulers():
                     self.world.send(scheduler, scheduler.on_cancel, invocation_id)
 
-    def _append(self, call: Call, attempt: int) -> None:
+    def _append(self, call: Call, attempt: int, *, warm: bool = True) -> None:
         self.world.counts["attempts beyond the first"] += attempt > 1
         request = InvocationRequested(
             invocation_id=call.invocation_id,
@@ -474,7 +546,11 @@ class Gateway(Node):
             reply_to=self.instance,
             attempt=attempt,
             priority=call.priority,
+            first=attempt == 1 and call.sends == 1,
         )
+        waits = self.queued.get(call.deployment_id, 0) > 0
+        if warm and not waits and fits_a_link(request) and self._send_straight(request):
+            return
 
         def then(answer: Any) -> None:
             if isinstance(answer, Unanswered):
@@ -502,6 +578,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     inputs: int
     priority: int
     missing: set[int]
+    sends: int = 0
     given_up: str = ""
     refused: bool = False
     cancelled: bool = False
@@ -547,6 +624,8 @@ class Client(Node):
             self.world.later(0.2, self, self._submit, call)
             return
         gateway = self.world.rng.choice(alive)
+        call.sends += 1
+        call.missing = set(range(call.inputs))  # what the last gateway told went with it
         if not gateway.submit(call):
             call.refused = True
             self.world.counts["refused"] += 1
@@ -641,6 +720,7 @@ class Nodes:
             if gateway.alive:
                 yield gateway.admission
                 yield gateway.waiting
+                yield gateway.warm
 
     def worker(self, worker_id: str) -> Worker:
         return next(worker for worker in self.workers if worker.name == worker_id)
@@ -721,6 +801,9 @@ class Nodes:
         if isinstance(node, Worker):
             node.die()
         node.alive = False
+        if isinstance(node, Gateway):
+            for link in list(node.links.values()):
+                link.end()
         self.world.later(
             self.world.rng.uniform(least_s, most_s), self.world.broker, self._revive, node
         )

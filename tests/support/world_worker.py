@@ -17,10 +17,12 @@ from glowplug_contracts.messages.invocation import (
     AttemptEnded,
     AttemptLost,
     AttemptRefused,
+    AttemptsBegan,
     CancelInvocation,
     Format,
     InputOutcome,
     InvocationRecord,
+    InvocationRequested,
     Outcome,
     Payload,
     RemoteError,
@@ -30,12 +32,21 @@ from glowplug_contracts.messages.invocation import (
     State,
     ordered_by,
 )
+from glowplug_contracts.messages.link import (
+    CallAnswered,
+    CallCancelled,
+    CallRefused,
+    CallSent,
+    SlotsTold,
+)
 from glowplug_contracts.messages.worker import ContainerView, GpuDevice, WorkerBeat
 from glowplug_worker.capacity import Offer, refuse_for_capacity
 from glowplug_worker.chains import Chain
+from glowplug_worker.notices import EVERY_S, Notices
 from glowplug_worker.records import CLAIMABLE, claim, finish, lose
 
 from tests.support.world import Conflict, Node, Unanswered, World
+from tests.support.world_links import DIAL_AGAIN_S, Link, Room
 
 if TYPE_CHECKING:
     from tests.support.world_nodes import Nodes
@@ -60,6 +71,7 @@ class Flight:
     def __init__(self, run: RunInvocation, container: Container) -> None:
         self.run = run
         self.container = container
+        self.direct = False
         self.ended = False
         self.cancelled = False
 
@@ -102,6 +114,7 @@ class Worker(Node):
             for n, kind in enumerate(gpus)
         )
         self.containers: dict[ContainerId, Container] = {}
+        self.links: dict[str, Link] = {}
         self.runs = 0
 
     # -- Life -----------------------------------------------------------------------------------
@@ -113,13 +126,85 @@ class Worker(Node):
         self.generation = 0
         self.shard_generation = 0
         self.world.tell(f"{self.name} starts")
+        self.links = {}
+        self.notices = Notices()
+        self.notices.listen(lambda: self.world.later(EVERY_S, self, self._say_notices))
         self.beat()
         self.world.every(1.0, self, self.beat)
+        self.world.every(0.25, self, self._dial)
 
     def die(self) -> None:
         self.world.tell(f"{self.name} dies with {[*self.containers]}")
         self.alive = False
         self.containers.clear()
+        for link in self.links.values():
+            link.end()
+
+    # -- The direct path ------------------------------------------------------------------------
+
+    def _dial(self) -> None:
+        for gateway in self.nodes.gateways:
+            if gateway.alive and gateway.instance not in self.links:
+                link = self.links[gateway.instance] = Link(self.world, gateway, self)
+                gateway.on_link(link)
+                self._tell_rooms(*self.containers.values())
+
+    def on_link_ended(self, link: Link) -> None:
+        again_s = self.world.rng.uniform(*DIAL_AGAIN_S)
+        self.world.later(again_s, self, lambda: self.links.pop(link.instance, None))
+
+    def _tell_rooms(self, *containers: Container) -> None:
+        for container in containers:
+            room = Room(container)
+            for link in self.links.values():
+                if link.open and link.told.should_hear(room):
+                    link.to_gateway(link.told.say(room))
+
+    def on_frame(self, link: Link, frame: CallSent | CallCancelled) -> None:
+        if isinstance(frame, CallCancelled):
+            self.on_cancel(CancelInvocation(invocation_id=frame.invocation_id))
+            return
+        link.told.count(frame.container_id)
+        request, container = frame.request, self.containers.get(frame.container_id)
+        if container is None:
+            slots = _closed(frame)
+        elif self._find(request.invocation_id) is None and Room(container).free > 0:
+            self.world.counts["calls sent straight"] += 1
+            run = RunInvocation(
+                shard=0,
+                generation=0,
+                container_id=container.name,
+                deployment_id=request.deployment_id,
+                request=request,
+            )
+            self._fly(run, request.invocation_id, container, direct=True)
+            return
+        else:
+            slots = link.told.say(Room(container))
+        self.world.counts["calls refused straight"] += 1
+        refused = CallRefused(invocation_id=request.invocation_id, reason="full", slots=slots)
+        link.to_gateway(refused)
+
+    def answer(self, reply_to: str, reply: Reply, container: Container | None = None) -> None:
+        link = self.links.get(reply_to)
+        if link is None or not link.open:
+            self.reply(reply_to, reply)
+            return
+        slots = None if container is None else link.told.say(Room(container))
+        link.to_gateway(CallAnswered(reply=reply, slots=slots))
+
+    def _say_notices(self) -> None:
+        for notice in self.notices.take():
+            began = AttemptsBegan(
+                container_id=notice.container_id,
+                invocation_ids=notice.began,
+                passed=notice.passed,
+                peak=notice.peak,
+            )
+            ended = AttemptEnded(container_id=notice.container_id, invocation_ids=notice.ended)
+            for scheduler in self.nodes.schedulers():
+                self.world.send(scheduler, scheduler.on_began, began)
+                self.world.send(scheduler, scheduler.on_ended, ended)
 
     def beat(self) -> None:
         self.beats += 1
@@ -233,6 +318,7 @@ class Worker(Node):
         error: RemoteError | None = None,
     ) -> None:
         container.state = state
+        self._tell_rooms(container)
         spec = container.bind.spec
         change = ContainerChanged(
             container_id=container.name,
@@ -300,9 +386,19 @@ class Worker(Node):
         if run.container_id != flight.container.name:
             self._say_ended(run.container_id, invocation_id)
 
-    def _fly(self, run: RunInvocation, invocation_id: InvocationId, container: Container) -> None:
+    def _fly(
+        self,
+        run: RunInvocation,
+        invocation_id: InvocationId,
+        container: Container,
+        *,
+        direct: bool = False,
+    ) -> None:
         kind = Durable if run.record else Interactive
         flight = kind(run, container)
+        flight.direct = direct
+        if direct:
+            self.notices.began(0, container.name, invocation_id)
         container.flights[invocation_id] = flight
         self.world.checks.worker_changed(self)
         flight.begin(self)
@@ -319,7 +415,11 @@ class Worker(Node):
         if container.flights.get(invocation_id) is not flight:
             return
         del container.flights[invocation_id]
-        self._say_ended(container.name, invocation_id)
+        if flight.direct:
+            self.notices.ended(0, container.name, invocation_id)
+        else:
+            self._say_ended(container.name, invocation_id)
+        self._tell_rooms(container)
         if container.stop_reason and not container.flights:
             self._end(container, ContainerState.STOPPED, container.stop_reason, None)
 
@@ -345,6 +445,13 @@ class Worker(Node):
             return InputOutcome(state=State.FAILED, error=USER_ERROR, run_ms=float(self.runs))
         data = f"{self.name}/{self.life}/{self.runs}".encode()
         return InputOutcome(state=State.SUCCEEDED, result=Payload(format=Format.JSON, data=data))
+
+
+def _closed(frame: CallSent) -> SlotsTold:
+    deployment_id = frame.request.deployment_id
+    return SlotsTold(
+        container_id=frame.container_id, deployment_id=deployment_id, free=0, closed=True
+    )
 
 
 class Interactive(Flight):
@@ -400,6 +507,30 @@ class Interactive(Flight):
             outcome = InputOutcome(state=State.CANCELLED)
         self._write((msgspec.structs.replace(outcome, index=index),))
 
+    def _tell_first(
+        self, worker: Worker, request: InvocationRequested, outcomes: tuple[InputOutcome, ...]
+    ) -> None:
+        link = self.chain.compose(
+            request,
+            outcomes,
+            container_id=self.container.name,
+            worker_id=WorkerId(worker.name),
+        )
+        reply = Reply(outcome=link, stored=False)
+        # As the real one: out of the slot first, told with the room, stored afterwards.
+        container = self.container
+        container.flights.pop(self.invocation_id)
+        self.ended = True
+        worker.notices.ended(0, container.name, self.invocation_id)
+        worker.answer(request.reply_to, reply, container)
+        worker.world.later(EVERY_S, worker, worker._store, lambda: self._store_told(link))
+        worker.world.counts["told before stored"] += 1
+        if container.stop_reason and not container.flights:
+            worker._end(container, ContainerState.STOPPED, container.stop_reason, None)
+
+    def _store_told(self, link: Outcome) -> int | Conflict:
+        return self.worker.world.broker.append_outcome(link, 0)
+
     def _write(self, outcomes: tuple[InputOutcome, ...]) -> None:
         if self.ended:
             return
@@ -408,6 +539,9 @@ class Interactive(Flight):
             return
         worker, request = self.worker, self.run.request
         assert request is not None
+        if self.direct and request.first and request.attempt == 1 and len(request.inputs) == 1:
+            self._tell_first(worker, request, outcomes)
+            return
         link = self.chain.compose(
             request,
             outcomes,

@@ -183,9 +183,17 @@ def end(data: Path) -> int:
     os.kill(running.pid, signal.SIGTERM)
     deadline = time.monotonic() + DOWN_S
     while time.monotonic() < deadline:
-        if Layout(data).running() is None:
+        if Layout(data).running() is None and _is_gone(running.pid):
             sys.stdout.write("Stopped.\n")
             return 0
         time.sleep(0.02)
     sys.stderr.write(f"pid {running.pid} has not ended within {DOWN_S:.0f} s\n")
     return 1
+
+
+def _is_gone(pid: int) -> bool:
+    """Return whether a process has ended; one that nobody has waited for yet has no command left."""
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True

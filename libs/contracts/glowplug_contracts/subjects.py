@@ -178,6 +178,13 @@ ENDED = Subject(
     subscribers=("scheduler",),
     wire="msgpack",
 )
+BEGAN = Subject(
+    template="v1.dispatch.{shard}.began",
+    payload=invocation.AttemptsBegan,
+    publishers=("worker",),
+    subscribers=("scheduler",),
+    wire="msgpack",
+)
 REFUSED = Subject(
     template="v1.dispatch.{shard}.refused",
     payload=invocation.AttemptRefused,

@@ -37,7 +37,7 @@ async def open_http(app: web.Application, host: str, port: int) -> AsyncIterator
         await runner.cleanup()
 
 
-def check_internal(request: web.Request, token: str) -> None:
+def check_internal(request: web.BaseRequest, token: str) -> None:
     """Let only the platform's own services pass. Raises: UnauthenticatedError."""
     shown = request.headers.get("Authorization", "")
     if not hmac.compare_digest(shown.encode(), f"Bearer {token}".encode()):

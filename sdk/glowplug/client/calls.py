@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from glowplug.client.answers import Answer, BrokenAnswerError, BusyError, refusal_of
 from glowplug.client.names import (
     HEADER_BLOB,
+    HEADER_FIRST,
     HEADER_FORMAT,
     HEADER_INVOCATION,
     HEADER_OPTIONS,
@@ -91,7 +92,12 @@ def call_directly(
         http.profile.urls[0],
         http.profile.token,
         f"/api/v1/deployments/{deployment_id}/call",
-        {HEADER_INVOCATION: invocation_id, HEADER_FORMAT: form, HEADER_TRACE: new_trace()},
+        {
+            HEADER_INVOCATION: invocation_id,
+            HEADER_FIRST: "1",  # whoever sends it again goes the long way, which does not say so
+            HEADER_FORMAT: form,
+            HEADER_TRACE: new_trace(),
+        },
         data,
     )
     if answer.status >= 400:  # noqa: PLR2004

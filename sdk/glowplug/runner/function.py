@@ -1,7 +1,7 @@
 """Function mode: import the user's code, say ready, run what the worker sends until it says stop.
 
-The reading thread turns frames into invocations and never runs user code; a lane runs them. When the
-worker's end of the socket closes, the process ends at once: nobody is left to hear a result.
+Whoever has the turn to read (`turns.py`) turns frames into invocations; a lane runs them. When the worker's end of
+the socket closes, the process ends at once: nobody is left to hear a result.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from glowplug.runner.call import Caller
 from glowplug.runner.capture import WAIT_S, Capture
 from glowplug.runner.invocation import Invocation
 from glowplug.runner.lanes import CURRENT, MainLane, ThreadLane
+from glowplug.runner.turns import Turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ def serve_function(channel: Channel, init: Header) -> int:
     blobs = receive_blobs(channel, init)
     desk = Desk(channel)
     door.open_door(channel, current_invocation, str(init.get("deployment_id") or ""))
+    turns = Turns(channel, desk.take)
     capture = Capture(desk.emit_log, desk.owner, channel.busy)
     capture.start()
     os.register_at_fork(after_in_child=channel.close)
-    _thread.start_new_thread(desk.read_frames, ())
+    _thread.start_new_thread(turns.stand_in, ())
     try:
         caller, loop = load(channel, capture, init, blobs)
     except BaseException as error:  # noqa: BLE001 - SystemExit at import is a failed start, too
@@ -55,7 +57,7 @@ def serve_function(channel: Channel, init: Header) -> int:
     elif concurrency > 1:
         lane = ThreadLane(caller, desk.ended, concurrency)
     else:
-        lane = MainLane(caller, desk.ended)
+        lane = MainLane(caller, desk.ended, turns)
     capture.finish(NOBODY)
     desk.open(lane)
     channel.send({"type": "ready", "phases": caller.phases})
@@ -124,7 +126,7 @@ def load(
 
 
 class Desk:
-    """What the reading thread knows: which inputs are here, and where they go."""
+    """What whoever reads knows: which inputs are here, and where they go."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -165,17 +167,8 @@ class Desk:
         with self._lock:
             self._known.pop(invocation.key, None)
 
-    def read_frames(self) -> None:
-        """Serve the socket until it closes; then end the process, whatever it does."""
-        try:
-            while (frame := self._channel.receive()) is not None:
-                self._take(*frame)
-        except BaseException as error:  # noqa: BLE001 - a broken reader must not leave a deaf process
-            os.write(2, f"runner: {type(error).__name__}: {error}\n".encode())
-            os._exit(70)
-        os._exit(0)
-
-    def _take(self, header: Header, body: bytes) -> None:
+    def take(self, header: Header, body: bytes) -> None:
+        """Take one frame. Raises: ValueError for one that may not come."""
         kind = header["type"]
         if kind == "run":
             self._take_run(header, body)

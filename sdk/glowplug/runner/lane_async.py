@@ -34,11 +34,11 @@ class AsyncLane:
         self._stopping = False
 
     def put(self, invocation: Invocation) -> None:
-        """Take an input (from the reading thread)."""
+        """Take an input (from the stand-in, who reads all the time here)."""
         self._loop.call_soon_threadsafe(self._start, invocation)
 
     def stop(self) -> None:
-        """End once everything taken has ended (from the reading thread)."""
+        """End once everything taken has ended (from the stand-in, who reads all the time here)."""
         self._loop.call_soon_threadsafe(self._stop)
 
     def run(self) -> None:

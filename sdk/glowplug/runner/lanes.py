@@ -1,6 +1,6 @@
 """Where sync functions run: in the main thread one at a time, or in some threads.
 
-A lane takes invocations from the reading thread (`put`), runs them in the order they came, at most
+A lane takes invocations from whoever reads (`put`), runs them in the order they came, at most
 `concurrency` at once, and returns from `run` when it was told to `stop` and everything taken has ended.
 `lane_async.py` is the lane of async functions.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from glowplug.runner.call import Caller
+    from glowplug.runner.turns import Turns
 
 # Which input the code that runs now belongs to; tasks inherit it, the user's own threads do not.
 CURRENT: ContextVar[Invocation | None] = ContextVar("glowplug_invocation", default=None)
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
         """What all lanes offer to the reading thread."""
 
         def put(self, invocation: Invocation) -> None:
-            """Queue an input (from the reading thread)."""
+            """Queue an input (from whoever reads)."""
 
         def stop(self) -> None:
-            """End once everything queued before has run (from the reading thread)."""
+            """End once everything queued before has run (from whoever reads)."""
 
         def run(self) -> None:
             """Run until stopped (in the main thread)."""
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
 class MainLane:
     """One at a time, in the main thread: signals work there and some libraries want it."""
 
-    def __init__(self, caller: Caller, ended: Callable[[Invocation], None]) -> None:
+    def __init__(self, caller: Caller, ended: Callable[[Invocation], None], turns: Turns) -> None:
         self._caller = caller
         self._ended = ended
+        self._turns = turns
         self._waiting: SimpleQueue[Invocation | None] = SimpleQueue()
         self._running: Invocation | None = None
         self._main = _thread.get_ident()
@@ -62,12 +64,20 @@ class MainLane:
         self._waiting.put(None)
 
     def run(self) -> None:
-        """Run until stopped."""
-        while (invocation := self._waiting.get()) is not None:
+        """Run until stopped; read what comes while there is nothing to run."""
+        waiting, turns = self._waiting, self._turns
+        while True:
+            while waiting.empty():
+                turns.read(lambda: not waiting.empty())
+            invocation = waiting.get()
+            if invocation is None:
+                return
+            turns.begin()
             invocation.interrupt = self._interrupt
             self._running = invocation
             run_input(self._caller, invocation)
             self._running = None
+            turns.end()
             self._ended(invocation)
 
     def _interrupt(self) -> None:

@@ -4,8 +4,8 @@ HTTP routes submit a request and read what comes; replies, reports and time come
 machines decide. Nothing here is a truth: if this process dies, its callers' clients send the same id to
 another gateway.
 
-The hot path is one append, one future and one reply: `submit` awaits the append, the reply handler steps
-the machine and wakes the future.
+The hot path is one frame to a worker, one future and one reply: `submit` sends, the reply steps the machine and
+wakes the future.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from glowplug_contracts.messages.invocation import (
     BacklogChanged,
     CallsKnown,
     CallsProbed,
-    CancelInvocation,
     InputOutcome,
     InvocationRequested,
     Payload,
     Reply,
     StreamCredit,
 )
-from glowplug_contracts.subjects import BACKLOG, CALL, CANCEL, PROBE, REPLY, STREAM_CREDIT, shard_of
+from glowplug_contracts.subjects import BACKLOG, PROBE, REPLY, STREAM_CREDIT, shard_of
 from glowplug_runtime.bus import Delivery
 
 from glowplug_gateway import admission, waiting
 from glowplug_gateway.admission import Admission, BacklogHeard, CallLeft, CallOffered, Refuse
+from glowplug_gateway.dispatch import Dispatch
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.waiting import (
     Append,
@@ -64,7 +64,6 @@ from glowplug_gateway.waiting import (
 
 TICK_S = 0.25
 PROBE_TIMEOUT_S = 1.0
-APPEND_TIMEOUT_S = 10.0
 
 
 class HeldCall:
@@ -106,8 +105,9 @@ class HeldCall:
 class Calls:
     """See the module."""
 
-    def __init__(self, platform: Platform, *, workspace_max: int) -> None:
+    def __init__(self, platform: Platform, dispatch: Dispatch, *, workspace_max: int) -> None:
         self._platform = platform
+        self._dispatch = dispatch
         self._bus = platform.bus
         self._clock = platform.clock
         self._admission = Admission(workspace_max=workspace_max)
@@ -165,9 +165,8 @@ class Calls:
         self._perform(self._waiting.step(CancelAsked(invocation_id), self._clock.now()))
 
     async def send_cancel(self, invocation_id: InvocationId, shard: int) -> None:
-        """Tell the shard's owner to stop something that this gateway does not hold."""
-        message = CancelInvocation(invocation_id=invocation_id)
-        await self._bus.send(CANCEL.at(shard=shard), message)
+        """Have something stopped, whether this gateway holds it or not."""
+        await self._dispatch.cancel(invocation_id, shard)
 
     # -- taking in ------------------------------------------------------------------------------
 
@@ -238,9 +237,11 @@ class Calls:
 
     async def on_reply(self, delivery: Delivery[Reply]) -> None:
         """A worker or dispatcher says something about a call that is in hand here."""
-        reply = delivery.message
-        if reply is None:
-            return
+        if delivery.message is not None:
+            self.hear(delivery.message)
+
+    def hear(self, reply: Reply) -> None:
+        """Take what a worker or dispatcher says, whichever way it came."""
         now = self._clock.now()
         if reply.outcome is not None:
             one = reply.outcome
@@ -249,6 +250,7 @@ class Calls:
                 attempt=one.attempt,
                 outcomes=one.outcomes,
                 frames=one.frames,
+                stored=reply.stored,
             )
             self._perform(self._waiting.step(event, now))
         elif reply.frame is not None:
@@ -327,18 +329,28 @@ class Calls:
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         self._platform.spawn(work, name)
 
-    async def _append(self, decision: Append) -> None:
+    def refused(self, invocation_id: InvocationId) -> None:
+        """A warm slot was none: the same attempt goes through the shard's stream."""
+        held = self._held.get(invocation_id)
+        if held is not None:
+            again = Append(invocation_id, held.request.attempt)
+            self._spawn(self._append(again, warm=False), "append")
+
+    def _waits(self, request: InvocationRequested) -> bool:
+        """Return whether others wait already for a slot of this deployment."""
+        backlog = self.backlogs.get(request.deployment_id)
+        return backlog is not None and backlog.queued > 0
+
+    async def _append(self, decision: Append, *, warm: bool = True) -> None:
         """Publish an attempt; if that fails, the machine decides what follows."""
         held = self._held.get(decision.invocation_id)
         if held is None:
             return
         request = held.request
         if decision.attempt != request.attempt:
-            request = msgspec.structs.replace(request, attempt=decision.attempt)
-        shard = shard_of(request.workspace, self._platform.shards)
-        to = CALL.at(shard=shard, workspace=request.workspace, invocation_id=request.invocation_id)
+            request = msgspec.structs.replace(request, attempt=decision.attempt, first=False)
         try:
-            await self._bus.append(to, request, timeout_s=APPEND_TIMEOUT_S)
+            await self._dispatch.send(request, warm=warm and not self._waits(request))
         except PlatformError as error:
             failed = AppendFailed(
                 invocation_id=decision.invocation_id,

@@ -17,6 +17,7 @@ from glowplug_gateway.blobs import open_blobs
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.deployments import Deployer
+from glowplug_gateway.dispatch import Dispatch
 from glowplug_gateway.events import Events
 from glowplug_gateway.http.blobs import BlobRoutes
 from glowplug_gateway.http.callbacks import CallbackRoutes
@@ -27,6 +28,7 @@ from glowplug_gateway.http.door import Door, open_door
 from glowplug_gateway.http.endpoints import EndpointRoutes
 from glowplug_gateway.http.events import EventRoutes
 from glowplug_gateway.http.health import HealthRoutes
+from glowplug_gateway.http.links import LinkRoutes
 from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.maps import MapRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
@@ -42,6 +44,7 @@ from glowplug_gateway.images import Images
 from glowplug_gateway.intake import Intake
 from glowplug_gateway.later import open_later
 from glowplug_gateway.letters import Letters
+from glowplug_gateway.links import Links
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
 from glowplug_gateway.maps import Maps
@@ -92,7 +95,10 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         )
         blobs = await stack.enter_async_context(open_blobs(shell.peers, shell.internal_token()))
         catalog, live, logs = Catalog(shell.bus), Live(process), Logs(process)
-        calls = Calls(process, workspace_max=settings.in_hand_max)
+        links = Links()
+        dispatch = Dispatch(shell.bus, links, shell.shards)
+        calls = Calls(process, dispatch, workspace_max=settings.in_hand_max)
+        links.listen(calls)
         feed = RecordFeed(process, readmodel)
         networks = parse_networks(settings.callback_networks)
         records = Records(process, calls, blobs, feed, networks)
@@ -137,6 +143,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             MapRoutes(process, Maps(process)),
             SecretRoutes(catalog, vault),
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
+            LinkRoutes(links),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
         routes += OpenApiRoutes(version(), lambda: routes).routes()
@@ -150,6 +157,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 settings.port,
                 body_bytes_max=bytes_max,
                 drain_s=settings.drain_s,
+                on_closing=lambda: links.drain(settings.drain_s),
             )
         )
         stack.callback(events.end_readers)

@@ -80,12 +80,16 @@ class CancelAsked(msgspec.Struct, frozen=True):
 
 
 class OutcomeHeard(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's link of the outcome chain. `frames`: items a stream had; −1 = not said."""
+    """A worker's link of the outcome chain. `frames`: items a stream had; −1 = not said.
+
+    `stored` is false where it is told while it is being stored.
+    """
 
     invocation_id: InvocationId
     attempt: int
     outcomes: tuple[InputOutcome, ...]
     frames: int = -1
+    stored: bool = True
 
 
 class FrameHeard(msgspec.Struct, frozen=True):
@@ -318,6 +322,8 @@ class Waiting:
         call = self._calls.get(event.invocation_id)
         if call is None:
             return ()
+        if not event.stored and event.attempt != call.attempt:
+            return ()  # another attempt is under way, and may store another outcome first
         missing = call.missing
         if call.stream and 0 <= event.frames != call.frames:
             return self._break_stream(call, f"{call.frames} of {event.frames} items arrived")

@@ -43,8 +43,9 @@ def interactive(
     trace: str,
     *,
     deadline_s: float = 0.0,
+    first: bool = False,
 ) -> InvocationRequested:
-    """Return the request for a call whose caller waits."""
+    """Return the request for a call whose caller waits. `first`: its id was never sent before."""
     spec = deployment.spec
     return InvocationRequested(
         invocation_id=invocation_id,
@@ -58,6 +59,7 @@ def interactive(
         accepted_at=platform.clock.unix(),
         trace=trace,
         retry=spec.retry,
+        first=first,
     )
 
 

@@ -23,6 +23,7 @@ from glowplug_contracts.streams import SHARD_BACKLOG_MAX
 from glowplug_scheduler.dispatch_checks import check
 from glowplug_scheduler.dispatch_containers import (
     hear_beat,
+    hear_began,
     hear_container,
     lose_worker,
     reopen_worker,
@@ -35,6 +36,7 @@ from glowplug_scheduler.dispatch_types import (
     Ack,
     AnnounceBacklog,
     AnswerProbe,
+    Began,
     CancelAsked,
     Decision,
     DeploymentMoved,
@@ -72,6 +74,7 @@ __all__ = [
     "AnswerProbe",
     "AskWorker",
     "BeatHeard",
+    "Began",
     "BrokerReached",
     "CancelAsked",
     "ContainerMoved",
@@ -125,6 +128,7 @@ class Dispatcher:
         # Any: each handler takes its own event type; `step` looks it up by that type.
         self._handlers: dict[type, Callable[[Any, float, list[Decision]], None]] = {
             RequestArrived: self._arrive,
+            Began: lambda event, now, out: hear_began(state, event, now, out),
             Ended: self._end,
             RecordSeen: lambda event, now, out: see_record(state, event, now, out),
             RecordsRead: lambda _, now, out: read_all(state, now, out),
@@ -272,6 +276,11 @@ class Dispatcher:
         state = self.state
         ended = event.ended
         container = state.containers.get(ended.container_id)
+        if container is not None and container.refusing == "full":
+            # A call that came straight from a gateway was in its slot; now there is room.
+            container.refusing = ""
+            state.reopen(container)
+            state.fill(container.queue, now, out)
         for invocation_id in ended.invocation_ids:
             item = state.items.get(invocation_id)
             if (
@@ -308,7 +317,7 @@ class Dispatcher:
         container = state.containers.get(refused.container_id)
         about_record = refused.reason in RECORD_REASONS
         if container is not None and not about_record:
-            container.refusing = True
+            container.refusing = refused.reason or "unsaid"
             state.reopen(container)
         item = state.items.get(refused.invocation_id)
         if item is None:

@@ -20,7 +20,7 @@ from glowplug_contracts.messages.worker import ContainerView
 from glowplug_contracts.subjects import shard_of
 
 from glowplug_scheduler.dispatch_state import ShardState
-from glowplug_scheduler.dispatch_types import Decision
+from glowplug_scheduler.dispatch_types import Began, Decision
 from glowplug_scheduler.events import BeatHeard, ContainerMoved
 from glowplug_scheduler.liveness import Heard
 from glowplug_scheduler.queues import Container, Place
@@ -69,8 +69,8 @@ def _hear_view(
     out: list[Decision],
 ) -> None:
     container = _seen(state, view.container_id, worker_id, view.deployment_id, now)
-    changed = _advance(container, view.state, view.slots) or container.refusing
-    container.refusing = False
+    changed = _advance(container, view.state, view.slots) or container.refusing != ""
+    container.refusing = ""
     listed = set(view.in_flight)
     for invocation_id in list(container.occupied):
         if not _still_there(state, container, invocation_id, listed, now, out):
@@ -110,6 +110,25 @@ def _still_there(
     return False
 
 
+def hear_began(state: ShardState, event: Began, now: float, out: list[Decision]) -> None:
+    """Take in what a worker got straight from gateways: it occupies slots that nobody handed out."""
+    began = event.began
+    container = state.containers.get(began.container_id)
+    if container is None:
+        return
+    queue = container.queue
+    queue.arrivals += len(began.invocation_ids) + began.passed
+    for invocation_id in began.invocation_ids:
+        known = invocation_id in state.items or invocation_id in state.strangers
+        # Not what a notice that was overtaken by its end names.
+        if not known and invocation_id not in container.ended:
+            state.add_stranger(container, invocation_id)
+    brief = max(0, began.peak - len(began.invocation_ids))
+    if brief > queue.brief.get(began.container_id, 0):
+        queue.brief[began.container_id] = brief
+    state.touch(queue, now, out)
+
+
 def hear_container(
     state: ShardState, event: ContainerMoved, now: float, out: list[Decision]
 ) -> None:
@@ -123,7 +142,7 @@ def hear_container(
     state.liveness.touched(change.worker_id, now)
     container = _seen(state, change.container_id, change.worker_id, change.deployment_id, now)
     _advance(container, change.state, change.slots)
-    container.refusing = False
+    container.refusing = ""
     state.reopen(container)
     state.fill(container.queue, now, out)
     state.touch(container.queue, now, out)

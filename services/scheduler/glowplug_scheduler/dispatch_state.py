@@ -419,6 +419,7 @@ class ShardState:
     def announce(self, queue: DeploymentQueue, now: float, out: list[Decision]) -> None:
         """Announce a deployment's figures."""
         oldest = queue.oldest()
+        brief = sum(queue.brief.values())
         queue.announced_at = queue.active_at = now
         if queue.dirty:
             queue.dirty = False
@@ -428,7 +429,7 @@ class ShardState:
                 BacklogChanged(
                     deployment_id=queue.deployment_id,
                     queued=queue.queued_inputs,
-                    in_flight=queue.flying_inputs,
+                    in_flight=queue.flying_inputs + brief,
                     oldest_age_s=0.0 if oldest is None else max(0.0, now - oldest.arrived),
                     arrivals=queue.arrivals,
                     shard=self.shard,
@@ -437,6 +438,10 @@ class ShardState:
                 )
             )
         )
+        if brief:  # it is over already: the next announcement says so
+            queue.brief.clear()
+            queue.dirty = True
+            self.dirty[queue.deployment_id] = queue
 
     # -- Containers -----------------------------------------------------------------------------
 

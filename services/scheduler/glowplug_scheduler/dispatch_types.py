@@ -13,6 +13,7 @@ from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, Work
 from glowplug_contracts.messages.invocation import (
     AttemptEnded,
     AttemptRefused,
+    AttemptsBegan,
     BacklogChanged,
     CallsKnown,
     InvocationRequested,
@@ -103,6 +104,12 @@ class DeploymentMoved(msgspec.Struct, frozen=True):
     deleted: bool
 
 
+class Began(msgspec.Struct, frozen=True):
+    """A worker took attempts straight from a gateway; they may have ended meanwhile."""
+
+    began: AttemptsBegan
+
+
 class Ended(msgspec.Struct, frozen=True):
     """A worker finished attempts; their slots are free."""
 
@@ -143,6 +150,7 @@ Event: TypeAlias = (
     | RecordRemoved
     | RecordsRead
     | DeploymentMoved
+    | Began
     | Ended
     | Refused
     | CancelAsked

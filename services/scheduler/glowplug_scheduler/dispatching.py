@@ -36,6 +36,7 @@ from glowplug_contracts.messages.invocation import (
     AttemptEnded,
     AttemptLost,
     AttemptRefused,
+    AttemptsBegan,
     BacklogChanged,
     CallsProbed,
     CancelInvocation,
@@ -48,6 +49,7 @@ from glowplug_contracts.messages.invocation import (
 )
 from glowplug_contracts.subjects import (
     BACKLOG,
+    BEGAN,
     CALL,
     CANCEL,
     ENDED,
@@ -67,6 +69,7 @@ from glowplug_scheduler.dispatch import (
     AnnounceBacklog,
     AnswerProbe,
     AskWorker,
+    Began,
     CancelAsked,
     Decision,
     DeploymentMoved,
@@ -170,6 +173,7 @@ class ShardOwner:
     async def _listen(self, stack: AsyncExitStack) -> None:
         bus, shard = self._bus, self.shard
         for subscription in (
+            await bus.listen(BEGAN.pattern(shard=shard), self.on_attempts_began),
             await bus.listen(ENDED.pattern(shard=shard), self.on_attempt_ended),
             await bus.listen(REFUSED.pattern(shard=shard), self.on_attempt_refused),
             await bus.listen(CANCEL.pattern(shard=shard), self.on_cancel_invocation),
@@ -263,6 +267,11 @@ class ShardOwner:
     def _on_our_clock(self, unix: str | None) -> float:
         at = float(unix or 0.0)
         return self._clock.now() + at - self._clock.unix() if at else 0.0
+
+    async def on_attempts_began(self, delivery: Delivery[AttemptsBegan]) -> None:
+        """A worker took calls that did not come this way."""
+        if delivery.message is not None:
+            await self._step(Began(delivery.message))
 
     async def on_attempt_ended(self, delivery: Delivery[AttemptEnded]) -> None:
         """A worker has free slots again."""

@@ -94,7 +94,7 @@ class Container(msgspec.Struct, eq=False, kw_only=True):
         occupied: invocations in its slots: ours, and those its worker listed.
         open: ready, not refusing, and its worker is heard: it may be given work.
         version: new with every change; a heap entry of an older version is stale.
-        refusing: it gave work back; closed until its worker's next word.
+        refusing: why it gave work back, or ""; closed until its worker's next word.
         absent: beats of its worker, in a row, that did not list it.
         ended: when invocations left it lately, so that a beat written before does not bring them back.
     """
@@ -107,7 +107,7 @@ class Container(msgspec.Struct, eq=False, kw_only=True):
     occupied: set[InvocationId]
     open: bool = False
     version: int = 0
-    refusing: bool = False
+    refusing: str = ""
     absent: int = 0
     seen_at: float = 0.0
     ended: dict[InvocationId, float]
@@ -125,6 +125,7 @@ class DeploymentQueue:
         self.flying = 0
         self.flying_inputs = 0
         self.arrivals = 0
+        self.brief: dict[ContainerId, int] = {}  # ran and ended unnamed since the last announcement
         self.announced_at = float("-inf")
         self.active_at = float("-inf")
         self.dirty = False

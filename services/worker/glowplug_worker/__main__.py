@@ -20,7 +20,11 @@ from glowplug_worker import janitor
 from glowplug_worker.blobs import CachedBlobs
 from glowplug_worker.door import open_gateways
 from glowplug_worker.images import open_images
+from glowplug_worker.images.client import open_session
 from glowplug_worker.inventory import open_directory, open_offers
+from glowplug_worker.links import Links
+from glowplug_worker.notices import Notices
+from glowplug_worker.outbox import Outbox
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
@@ -29,6 +33,8 @@ from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 
 log = structlog.get_logger()
+
+LINKS_S = 0.25
 
 
 @contextlib.asynccontextmanager
@@ -50,12 +56,15 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         gateways = await stack.enter_async_context(
             open_gateways(shell.internal_token(), lambda: shell.peers.urls("gateway"))
         )
+        spawn = _spawner(shell)
+        session = await stack.enter_async_context(open_session(shell.internal_token()))
+        links = Links(session, worker_id, lambda: _gateways(shell), spawn)
         workshop = Workshop(
             gateways=gateways,
             worker_id=worker_id,
             bus=shell.bus,
             clock=shell.clock,
-            spawn=_spawner(shell),
+            spawn=spawn,
             backend=backend,
             pythons=find_pythons(),
             images=images,
@@ -64,6 +73,9 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             sdk=ensure_sdk(directory),
             changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),
+            answers=links,
+            notices=Notices(),
+            outbox=Outbox(spawn),
         )
         service = WorkerService(
             workshop, offers.renew, pool=settings.pool, started_at=shell.clock.unix()
@@ -76,6 +88,8 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             pythons=", ".join(workshop.pythons.versions()),
             network="shared with the host",
         )
+        links.serve(service)
+        stack.push_async_callback(links.close)
         await service.listen()
         await service.send_beat()
         loops = [
@@ -85,6 +99,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 (TICK_S, service.tick, "keep_time"),
                 (FACTS_S, service.send_facts, "keep_history"),
                 (MEMORY_POLL_S, service.watch_memory, "keep_memory_limits"),
+                (LINKS_S, links.keep, "keep_links"),
             )
         ]
         try:
@@ -93,6 +108,12 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         finally:
             for each in loops:
                 each.cancel()
+
+
+def _gateways(shell: Shell[WorkerSettings]) -> dict[str, str]:
+    """Return where each ready gateway answers."""
+    beats = shell.peers.services()
+    return {b.instance: b.url for b in beats if b.service == "gateway" and b.ready and b.url}
 
 
 async def _repeat(period_s: float, loop: Any, name: str) -> None:

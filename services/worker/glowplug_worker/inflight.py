@@ -70,6 +70,7 @@ class InFlight:
         self.stream = stream
         self.method = method
         self.scheduled_for = 0.0
+        self.direct = False  # sent here by its gateway, past the shard
         self.cancelled_at: float | None = None
         self.inputs = len(attempt.unfinished())
         self._started_unix = 0.0
@@ -319,18 +320,21 @@ class InFlight:
         """Free the slot and tell the shard's owner."""
         if self._ended:
             return
-        workshop = self.supervisor.workshop
+        workshop, container_id = self.supervisor.workshop, self.supervisor.container_id
         self._ended = True
         self.supervisor.release(self)
-        await workshop.bus.send(
-            _ended_address(self.shard),
-            AttemptEnded(
-                container_id=self.supervisor.container_id,
-                invocation_ids=(self.invocation_id,),
-                run_s=self.attempt.run_ms / 1000,
-                inputs=self.inputs,
-            ),
-        )
+        if self.direct:
+            self._notice_end()
+        else:
+            await workshop.bus.send(
+                _ended_address(self.shard),
+                AttemptEnded(
+                    container_id=container_id,
+                    invocation_ids=(self.invocation_id,),
+                    run_s=self.attempt.run_ms / 1000,
+                    inputs=self.inputs,
+                ),
+            )
         if self._started_unix:
             self._note_fact()
         self.supervisor.after_release()
@@ -339,7 +343,13 @@ class InFlight:
         """Free the slot without a word: the invocation goes on elsewhere."""
         self._ended = True
         self.supervisor.release(self)
+        if self.direct:
+            self._notice_end()
         self.supervisor.after_release()
+
+    def _notice_end(self) -> None:
+        notices, container_id = self.supervisor.workshop.notices, self.supervisor.container_id
+        notices.ended(self.shard, container_id, self.invocation_id)
 
     def _note_fact(self) -> None:
         """Add a line of history, and the span of the run."""

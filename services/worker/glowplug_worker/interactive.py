@@ -1,12 +1,16 @@
 """An interactive invocation in a slot: links are appended, then the caller's gateway is answered.
 
 The chain on OUTCOME is the truth; a reply is only its echo. Whoever comes second to a link takes what
-is there, so a caller sees one outcome per input whatever ran twice.
+is there, so a caller sees one outcome per input whatever ran twice. One exception saves a round trip: the only
+attempt there ever was of a call, sent here by the gateway that waits for it, is answered while its link is being
+stored, and the answer says so. No other outcome can exist; the gateway drops the answer if it has begun another
+attempt meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -51,7 +55,9 @@ TRY_AGAIN_S: Final = 0.1
 class InteractiveFlight(InFlight):
     """See the module."""
 
-    def __init__(self, supervisor: Supervisor, run: RunInvocation, process: int) -> None:
+    def __init__(
+        self, supervisor: Supervisor, run: RunInvocation, process: int, *, direct: bool = False
+    ) -> None:
         request = run.request
         assert request is not None  # noqa: S101
         spec = supervisor.binding.spec
@@ -72,7 +78,9 @@ class InteractiveFlight(InFlight):
             stream=request.stream,
             method=request.method,
         )
+        self.direct = direct
         self.request = request
+        self._segments = supervisor.segments
         self._chain = Chain(each.index for each in request.inputs)
         self._until = STREAM_AHEAD
 
@@ -164,34 +172,71 @@ class InteractiveFlight(InFlight):
 
     async def write_outcomes(self, outcomes: tuple[InputOutcome, ...]) -> None:
         """Append the next link and answer with it."""
-        workshop = self.supervisor.workshop
-        give_up_at = workshop.clock.now() + WRITE_TRIES_S
+        if self._may_tell_first():
+            await self._tell_first(self._link(outcomes))
+            return
         while outcomes:
-            if workshop.clock.now() >= give_up_at:
-                raise UnavailableError(
-                    "platform.unavailable", f"the outcome of {self.invocation_id} can't be stored"
-                )
-            link = self._chain.compose(
-                self.request,
-                outcomes,
-                container_id=self.supervisor.container_id,
-                worker_id=workshop.worker_id,
-                frames=self._items_taken if self.stream else -1,
-            )
+            link = self._link(outcomes)
             try:
-                sequence = await workshop.bus.append(
-                    self._address(), link, expect_last=self._chain.last_sequence
-                )
+                sequence = await self._append(link)
             except ConflictError:
                 for other in await self._read_chain():
                     await self._answer(other)
                 outcomes = self._chain.unwritten(outcomes)
-            except (UnavailableError, OverloadedError):
-                await asyncio.sleep(TRY_AGAIN_S)
             else:
                 self._chain.wrote(sequence, link)
                 await self._answer(link)
                 return
+
+    def _link(self, outcomes: tuple[InputOutcome, ...]) -> Outcome:
+        return self._chain.compose(
+            self.request,
+            outcomes,
+            container_id=self.supervisor.container_id,
+            worker_id=self.supervisor.workshop.worker_id,
+            frames=self._items_taken if self.stream else -1,
+        )
+
+    async def _append(self, link: Outcome) -> int:
+        """Append a link, patiently. Raises: ConflictError; UnavailableError in the end."""
+        workshop = self.supervisor.workshop
+        give_up_at = workshop.clock.now() + WRITE_TRIES_S
+        while workshop.clock.now() < give_up_at:
+            try:
+                return await workshop.bus.append(
+                    self._address(), link, expect_last=self._chain.last_sequence
+                )
+            except (UnavailableError, OverloadedError):
+                await asyncio.sleep(TRY_AGAIN_S)
+        raise UnavailableError(
+            "platform.unavailable", f"the outcome of {self.invocation_id} can't be stored"
+        )
+
+    def _may_tell_first(self) -> bool:
+        """Tell whether this is surely the only attempt, so that what it ends in is the outcome."""
+        request = self.request
+        return (
+            self.direct
+            and request.first
+            and request.attempt == 1
+            and not self.stream
+            and len(request.inputs) == 1
+            and self.supervisor.workshop.outbox.has_room
+        )
+
+    async def _tell_first(self, link: Outcome) -> None:
+        """Answer, with the slot already free, and store in the background."""
+        self.supervisor.release(self)
+        await self._reply(Reply(outcome=link, stored=False), room=self.supervisor)
+        self.supervisor.workshop.outbox.put(functools.partial(self._store, link), _size(link))
+
+    async def _store(self, link: Outcome) -> None:
+        try:
+            await self._append(link)
+        except ConflictError:
+            # Another attempt of it was begun after all, and its outcome is the one that counts: the gateway that
+            # began it does not take ours.
+            log.info("outcome.second", invocation_id=self.invocation_id)
 
     async def lose(self, error: RemoteError | None, *, alone: bool) -> None:
         """Tell the gateway, which tries again; blame the input only when its tries are used up."""
@@ -264,9 +309,13 @@ class InteractiveFlight(InFlight):
     async def _answer(self, link: Outcome) -> None:
         await self._reply(Reply(outcome=link))
 
-    async def _reply(self, reply: Reply) -> None:
-        request = self.request
-        await self.supervisor.workshop.bus.send(
+    async def _reply(self, reply: Reply, room: Supervisor | None = None) -> None:
+        """Answer by the short way, unless what came before must not be overtaken: items, and output."""
+        request, workshop = self.request, self.supervisor.workshop
+        follows = self.stream or self.supervisor.segments != self._segments
+        if not follows and await workshop.answers.answer(request.reply_to, reply, room):
+            return
+        await workshop.bus.send(
             REPLY.at(instance=request.reply_to, invocation_id=request.invocation_id), reply
         )
 
@@ -275,3 +324,10 @@ class InteractiveFlight(InFlight):
         return OUTCOME.at(
             shard=self.shard, workspace=request.workspace, invocation_id=request.invocation_id
         )
+
+
+def _size(link: Outcome) -> int:
+    """Return about how many bytes a link of one outcome keeps in memory."""
+    result, error = link.outcomes[0].result, link.outcomes[0].error
+    size = len(result.data or b"") if result is not None else 0
+    return size + (len(error.traceback) + len(error.pickled or b"") if error is not None else 0)

@@ -14,13 +14,16 @@ Makers that the composition root calls:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
-from glowplug_contracts.ids import ContainerId, Digest, ImageDigest, WorkspaceId
+from glowplug_contracts.ids import ContainerId, DeploymentId, Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.messages.container import ContainerKind, LayerCommitted
+from glowplug_contracts.messages.invocation import Reply
+
+from glowplug_worker.slots import Slots
 
 # What a backend may be able to enforce.
 Enforced = Literal["memory", "cpu", "pids", "filesystem", "network", "users"]
@@ -232,3 +235,29 @@ class Blobs(Protocol):
 
     async def put(self, data: bytes, keep_s: float = CALL_BLOBS_KEPT_S) -> Digest:
         """Store the bytes for so long; return their name once they are safe. Raises: UnavailableError."""
+
+
+class Room(Protocol):
+    """A container, as far as calls from gateways are concerned."""
+
+    @property
+    def container_id(self) -> ContainerId:
+        """Which one."""
+
+    @property
+    def deployment_id(self) -> DeploymentId:
+        """Whose calls it takes."""
+
+    @property
+    def slots(self) -> Slots:
+        """What it would take now."""
+
+
+class Answers(Protocol):
+    """The short way to gateways that are linked."""
+
+    async def answer(self, instance: str, reply: Reply, room: Room | None = None) -> bool:
+        """Answer the gateway `instance`, and tell what room a container has now; False without a link."""
+
+    def changed(self, rooms: Iterable[Room]) -> None:
+        """Containers have got or lost room by other means than answers."""

@@ -46,7 +46,18 @@ def tree_pss_bytes(pid: int) -> int:
 
     Where the kernel does not let us look, the resident size stands in (it counts shared pages fully).
     """
-    return sum(_pss_bytes(each) for each in tree(pid))
+    return sum(_pss_bytes(each) for each in _tree_now(pid))
+
+
+def _tree_now(pid: int) -> list[int]:
+    """Return the tree as far as the kernel lists children: cheap, and may miss one that comes or goes."""
+    found = [pid]
+    for each in found:  # it grows
+        threads = PROC / str(each) / "task"
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(threads):  # noqa: PTH208 - names only, and often
+                found += map(int, (threads / thread / "children").read_text().split())
+    return found
 
 
 def _pss_bytes(pid: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -27,6 +27,7 @@ from glowplug_contracts.messages.container import (
 from glowplug_contracts.messages.invocation import (
     AttemptEnded,
     AttemptRefused,
+    AttemptsBegan,
     CancelInvocation,
     InvocationFacts,
     RemoteError,
@@ -34,8 +35,10 @@ from glowplug_contracts.messages.invocation import (
     ShardOwned,
     StreamCredit,
 )
+from glowplug_contracts.messages.link import CallCancelled, CallSent
 from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_contracts.subjects import (
+    BEGAN,
     BIND,
     CANCEL_ATTEMPT,
     COMMIT,
@@ -54,6 +57,7 @@ from glowplug_runtime.bus import Delivery
 from glowplug_worker.capacity import Offer, refuse_for_capacity
 from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
+from glowplug_worker.notices import EVERY_S
 from glowplug_worker.processes import tree_pss_bytes
 from glowplug_worker.slots import Refusal
 from glowplug_worker.supervisor import Supervisor
@@ -100,11 +104,17 @@ class WorkerService:
         self._ended: dict[ContainerId, None] = {}
         self._gone = False
 
+    @property
+    def rooms(self) -> Mapping[ContainerId, Supervisor]:
+        """Return the containers that live here."""
+        return self.supervisors
+
     # -- life -----------------------------------------------------------------------------------
 
     async def listen(self) -> None:
         """Open every door."""
-        self.workshop.changes.listen(self.beat_soon)
+        self.workshop.changes.listen(self.on_change)
+        self.workshop.notices.listen(self._notice_soon)
         bus, worker_id = self.workshop.bus, self.workshop.worker_id
         await bus.listen(RUN.pattern(worker_id=worker_id), self.on_run)
         await bus.listen(CANCEL_ATTEMPT.pattern(worker_id=worker_id), self.on_cancel)
@@ -125,6 +135,7 @@ class WorkerService:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._wait_until_empty()
+                    await self.workshop.outbox.emptied()
         await self.send_facts()
         await self.send_beat()
         self._gone = True
@@ -155,6 +166,63 @@ class WorkerService:
             taken = supervisor.run(message, invocation_id)
             if isinstance(taken, Refusal):
                 await self._refuse(message, invocation_id, taken.value)
+
+    def take_call(self, frame: CallSent) -> str:
+        """Take a call that its gateway sent straight here; return "" or why not."""
+        request = frame.request
+        invocation_id = request.invocation_id
+        supervisor = self.supervisors.get(frame.container_id)
+        if supervisor is None:
+            return "unknown"
+        spec = supervisor.binding.spec
+        if (spec.deployment_id, spec.workspace) != (request.deployment_id, request.workspace):
+            return "unknown"
+        flight = self._find_flight(invocation_id)
+        if flight is not None:
+            return "known"
+        run = RunInvocation(
+            shard=frame.shard,
+            generation=0,
+            container_id=frame.container_id,
+            deployment_id=request.deployment_id,
+            request=request,
+            workspace=request.workspace,
+        )
+        taken = supervisor.run(run, invocation_id, direct=True)
+        if isinstance(taken, Refusal):
+            return taken.value
+        self.workshop.notices.began(frame.shard, frame.container_id, invocation_id)
+        return ""
+
+    def cancel_call(self, frame: CallCancelled) -> None:
+        """Stop a call that its gateway sent straight here."""
+        flight = self._find_flight(frame.invocation_id)
+        if flight is not None:
+            flight.cancel()
+
+    def _notice_soon(self) -> None:
+        asyncio.get_running_loop().call_later(EVERY_S, self._notice_now)
+
+    def _notice_now(self) -> None:
+        if not self._gone:
+            self.workshop.spawn(self._send_notices(), "notices")
+
+    async def _send_notices(self) -> None:
+        """Tell shards what began and ended without them."""
+        bus = self.workshop.bus
+        for notice in self.workshop.notices.take():
+            container_id, shard = notice.container_id, notice.shard
+            if notice.began or notice.passed:
+                began = AttemptsBegan(
+                    container_id=container_id,
+                    invocation_ids=notice.began,
+                    passed=notice.passed,
+                    peak=notice.peak,
+                )
+                await bus.send(BEGAN.at(shard=shard), began)
+            if notice.ended:
+                ended = AttemptEnded(container_id=container_id, invocation_ids=notice.ended)
+                await bus.send(ENDED.at(shard=shard), ended)
 
     async def on_cancel(self, delivery: Delivery[CancelInvocation]) -> None:
         """Stop an invocation that runs here."""
@@ -264,6 +332,11 @@ class WorkerService:
             pool=self._pool,
         )
         await workshop.bus.send(WORKER_BEAT.at(worker_id=workshop.worker_id), beat)
+
+    def on_change(self) -> None:
+        """A container reached another state."""
+        self.workshop.answers.changed(self.supervisors.values())
+        self.beat_soon()
 
     def beat_soon(self) -> None:
         """Send a beat in a moment, one for all that changes until then."""

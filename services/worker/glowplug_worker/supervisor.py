@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 from glowplug_contracts.errors import InvariantError, PlatformError
-from glowplug_contracts.ids import ContainerId, InvocationId
+from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId
 from glowplug_contracts.messages.container import (
     BindContainer,
     ContainerChanged,
@@ -99,6 +99,7 @@ class Supervisor:
         self.places = Places(binds=(), mounts=True, tmp="")
         self.running: RunningContainer | None = None
         self.peak_bytes = 0
+        self.segments = 0  # of output, published so far
         self._on_ended = on_ended
         self._links: list[RunnerLink] = []
         self._under_way: asyncio.Task[None] | None = None
@@ -121,14 +122,21 @@ class Supervisor:
         if self.life.state is not ContainerState.BOUND:
             self.step(life.StopAsked(grace_s=grace_s, reason=reason, busy=self.busy))
 
-    def run(self, message: RunInvocation, invocation_id: InvocationId) -> InFlight | Refusal:
-        """Take an invocation if there is a slot for it."""
+    @property
+    def deployment_id(self) -> DeploymentId:
+        """Return whose invocations it takes."""
+        return self.binding.spec.deployment_id
+
+    def run(
+        self, message: RunInvocation, invocation_id: InvocationId, *, direct: bool = False
+    ) -> InFlight | Refusal:
+        """Take an invocation if there is a slot for it; `direct`: from its gateway, past the shard."""
         process = self.slots.take(invocation_id)
         if isinstance(process, Refusal):
             return process
         flight: InteractiveFlight | DurableFlight
         if message.request is not None:
-            flight = InteractiveFlight(self, message, process)
+            flight = InteractiveFlight(self, message, process, direct=direct)
         else:
             flight = DurableFlight(self, message, process)
         self.flights[invocation_id] = flight
@@ -218,12 +226,14 @@ class Supervisor:
             link.resume()
 
     def release(self, flight: InFlight) -> None:
-        """Free the flight's slot."""
-        self.slots.release(flight.invocation_id)
-        self.flights.pop(flight.invocation_id, None)
+        """Free the flight's slot. Of the same invocation another attempt may be here by now."""
+        if self.flights.get(flight.invocation_id) is flight:
+            self.slots.release(flight.invocation_id)
+            del self.flights[flight.invocation_id]
 
     def after_release(self) -> None:
-        """Tell the machine if nothing runs inside any more."""
+        """Tell gateways of the room, and the machine if nothing runs inside any more."""
+        self.workshop.answers.changed((self,))
         if not self.busy and self.life.state in (ContainerState.READY, ContainerState.DRAINING):
             self.step(life.Emptied())
 
@@ -253,6 +263,7 @@ class Supervisor:
         )
         async with self._publishing:
             while self.logbook.pending:
+                self.segments += 1
                 await bus.send(at, self.logbook.take(self.workshop.clock.unix()))
 
     # -- the machine ----------------------------------------------------------------------------

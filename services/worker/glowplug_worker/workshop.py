@@ -14,7 +14,9 @@ from glowplug_contracts.messages.invocation import InvocationFact
 from glowplug_runtime.bus import Bus
 
 from glowplug_worker.door import Gateways, NoGateways
-from glowplug_worker.ports import Backend, Blobs, ImageStore, Pythons
+from glowplug_worker.notices import Notices
+from glowplug_worker.outbox import Outbox
+from glowplug_worker.ports import Answers, Backend, Blobs, ImageStore, Pythons
 
 # History is for people; when the broker is away for long, the oldest of it goes first.
 FACTS_KEPT_MAX = 20_000
@@ -55,6 +57,9 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         facts: history lines that wait for their batch.
         gateways: where requests of code inside containers go.
         changes: told when a container's state changed, so that a beat tells soon.
+        answers: the short way to gateways that are linked.
+        notices: what dispatchers must hear of calls that came that way.
+        outbox: outcomes that are being stored after they were told.
     """
 
     worker_id: WorkerId
@@ -69,4 +74,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     sdk: Path
     changes: Changes
     facts: deque[InvocationFact]
+    answers: Answers
+    notices: Notices
+    outbox: Outbox
     gateways: Gateways = NoGateways()

@@ -17,6 +17,8 @@ HEADER_BLOB = "Glowplug-Blob"
 HEADER_SIZE = "Glowplug-Size"
 HEADER_STREAM = "Glowplug-Stream"
 HEADER_RUN_MS = "Glowplug-Run-Ms"
+# "1" on the first request that carries an invocation's id: there can be no outcome of it yet.
+HEADER_FIRST = "Glowplug-First"
 HEADER_TRACE = "traceparent"
 # PutOptions as a JSON object, at every door that accepts durable work.
 HEADER_OPTIONS = "Glowplug-Options"

@@ -122,6 +122,8 @@ class InvocationRequested(Message, frozen=True, kw_only=True):
         reply_to: the gateway instance that holds the caller; it listens on REPLY.
         deadline_s: seconds from acceptance after which nobody waits; 0 = none.
         stream: the caller takes a generator's items as they come (numbered frames).
+        first: this id was never sent before, so no other outcome of it can exist. Its worker may tell the
+            outcome while it is being stored, instead of after.
         retry: tries for errors of the user's code; the worker makes them before it writes an outcome.
     """
 
@@ -138,6 +140,7 @@ class InvocationRequested(Message, frozen=True, kw_only=True):
     trace: str = ""
     method: str = ""
     retry: RetryPolicy = RetryPolicy()
+    first: bool = False
 
 
 class InputOutcome(Message, frozen=True, kw_only=True):
@@ -192,11 +195,16 @@ class AttemptLost(Message, frozen=True, kw_only=True):
 
 
 class Reply(Message, frozen=True, kw_only=True):
-    """What a gateway hears for an invocation it holds; exactly one field is set."""
+    """What a gateway hears for an invocation it holds; one of `outcome`, `frame` and `lost` is set.
+
+    `stored` is false for an outcome that is still on its way into the chain: it answers only the attempt it
+    is of, and only while no later one was sent.
+    """
 
     outcome: Outcome | None = None
     frame: StreamFrame | None = None
     lost: AttemptLost | None = None
+    stored: bool = True
 
 
 class StreamCredit(Message, frozen=True, kw_only=True):
@@ -576,6 +584,21 @@ class RunInvocation(Message, frozen=True, kw_only=True):
     record: InvocationId | None = None
     record_sequence: int = 0
     workspace: WorkspaceId = WorkspaceId("")
+
+
+class AttemptsBegan(Message, frozen=True, kw_only=True):
+    """The worker tells the shard's owner what it took straight from gateways, a few milliseconds late.
+
+    Attributes:
+        invocation_ids: those that still run; an AttemptEnded names them later.
+        passed: how many more came and went since the last such message.
+        peak: how many ran at once since then, at most.
+    """
+
+    container_id: ContainerId
+    invocation_ids: tuple[InvocationId, ...] = ()
+    passed: int = 0
+    peak: int = 0
 
 
 class AttemptEnded(Message, frozen=True, kw_only=True):

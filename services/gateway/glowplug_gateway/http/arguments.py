@@ -8,6 +8,7 @@ from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import InvocationId, check_digest, check_id
 from glowplug_contracts.messages.http import (
     HEADER_BLOB,
+    HEADER_FIRST,
     HEADER_FORMAT,
     HEADER_IDEMPOTENCY,
     HEADER_INVOCATION,
@@ -24,6 +25,12 @@ from glowplug_gateway.put_options import read_options
 
 DEADLINE_MAX_S = 7 * 86_400.0
 HEADER_DEADLINE = "Glowplug-Deadline-S"
+
+
+def is_first(request: web.BaseRequest) -> bool:
+    """Return whether the call's id was surely never sent before: it is new here, or its maker says so."""
+    headers = request.headers
+    return HEADER_INVOCATION not in headers or headers.get(HEADER_FIRST) == "1"
 
 
 def invocation_id(request: web.BaseRequest, clock: Time) -> InvocationId:

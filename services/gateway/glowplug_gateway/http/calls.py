@@ -38,7 +38,14 @@ from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.calls import Calls, HeldCall
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.http import answers
-from glowplug_gateway.http.arguments import arguments, body, deadline_s, invocation_id, put_options
+from glowplug_gateway.http.arguments import (
+    arguments,
+    body,
+    deadline_s,
+    invocation_id,
+    is_first,
+    put_options,
+)
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.intake import Intake
 from glowplug_gateway.ports import Platform
@@ -126,6 +133,7 @@ class CallRoutes:
             (Input(args=args),),
             exchange.trace,
             deadline_s=wait_s,
+            first=is_first(request),
         )
         async with self._calls.open_call(asked, deployment.spec.max_pending, wait_s) as held:
             if stream:

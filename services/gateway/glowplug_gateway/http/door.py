@@ -7,7 +7,7 @@ foresaw is a 500 with the code platform.bug and the request's id; the stack goes
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -24,7 +24,7 @@ from glowplug_contracts.inside import allows_route
 from glowplug_contracts.messages.deployment import Principal
 from glowplug_contracts.messages.http import HEADER_TRACE
 from glowplug_runtime.failures import PortTakenError
-from glowplug_runtime.http import error_response
+from glowplug_runtime.http import check_internal, error_response
 from glowplug_runtime.tracing import start_span
 
 from glowplug_gateway.auth import TokenTable, inside_of, shows_internal
@@ -52,6 +52,7 @@ class Door:
         self._internal_token = internal_token
         self._router = router
         self._tokens = tokens
+        self._internal_token = internal_token
         self._clock = clock
 
     async def on_request(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -88,6 +89,9 @@ class Door:
         if route.access == "open":
             return
         shown = exchange.request.headers.get("Authorization", "")
+        if route.access == "internal":
+            check_internal(exchange.request, self._internal_token)
+            return
         if shows_internal(shown, self._internal_token):
             self._take_inside(route, exchange)
             return
@@ -180,11 +184,18 @@ def _gone(exchange: Exchange) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def open_door(
-    door: Door, host: str, port: int, *, body_bytes_max: int, drain_s: float
+    door: Door,
+    host: str,
+    port: int,
+    *,
+    body_bytes_max: int,
+    drain_s: float,
+    on_closing: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[int]:
     """Serve; yield the bound port. At the end requests in hand get `drain_s`, and no new one comes in.
 
-    A caller's disconnect cancels its route. Raises: PortTakenError.
+    `on_closing` is awaited while nobody can connect any more but what is connected is still heard: a server that
+    cleans up reads no further frame. A caller's disconnect cancels its route. Raises: PortTakenError.
     """
 
     def make_request(
@@ -218,4 +229,6 @@ async def open_door(
     try:
         yield int(runner.addresses[0][1])
     finally:
+        await site.stop()
+        await on_closing()
         await runner.cleanup()

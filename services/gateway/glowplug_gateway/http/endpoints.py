@@ -24,7 +24,13 @@ from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.calls import Calls, HeldCall
 from glowplug_gateway.catalog import LATEST, Catalog
 from glowplug_gateway.http import answers
-from glowplug_gateway.http.arguments import body, deadline_s, invocation_id, put_options
+from glowplug_gateway.http.arguments import (
+    body,
+    deadline_s,
+    invocation_id,
+    is_first,
+    put_options,
+)
 from glowplug_gateway.http.calls import accepted
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.intake import Intake
@@ -114,6 +120,7 @@ class EndpointRoutes:
             (Input(args=args),),
             exchange.trace,
             deadline_s=wait_s,
+            first=is_first(exchange.request),
         )
         async with self._calls.open_call(asked, deployment.spec.max_pending, wait_s) as held:
             if asked.stream:

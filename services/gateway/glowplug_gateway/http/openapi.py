@@ -42,9 +42,11 @@ class OpenApiRoutes:
 
 
 def document(routes: Sequence[Route], version: str) -> dict[str, object]:
-    """Return the OpenAPI 3.1 document of these routes."""
+    """Return the OpenAPI 3.1 document of these routes, but for those of the platform's own services."""
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
+        if route.access == "internal":
+            continue
         for method in ANY_METHODS if route.method == "ANY" else (route.method,):
             paths.setdefault(route.path, {})[method.lower()] = _operation(route, method)
     return {

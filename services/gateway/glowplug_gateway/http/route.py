@@ -20,8 +20,8 @@ from glowplug_runtime.tracing import SpanHandle
 from glowplug_gateway.auth import Inside
 
 # "token": a bearer token is needed. "deployment": unless the deployment says `authorized=False`.
-# "open": for everybody.
-Access = Literal["token", "deployment", "open"]
+# "open": for everybody. "internal": for the platform's own services, which show their common token.
+Access = Literal["token", "deployment", "open", "internal"]
 
 SEGMENTS_MAX = 12
 PATH_CHARS_MAX = 1_024

@@ -1,0 +1,194 @@
+"""The workers that are linked to this gateway, and the calls that run straight through their links.
+
+A worker dials (`http/links.py` is the door), tells which of its containers have room, and answers here every
+call whose gateway this is. A link that ends counts as a lost worker for what was sent through it: the waiting
+machine sends it again as the next attempt, through the shard's stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from typing import Final, Protocol
+
+import structlog
+from aiohttp import WSMessage, WSMsgType, web
+from glowplug_contracts.codec import decode, encode
+from glowplug_contracts.errors import ContractError
+from glowplug_contracts.ids import InvocationId, WorkerId
+from glowplug_contracts.messages.invocation import AttemptLost, InvocationRequested, Reply
+from glowplug_contracts.messages.link import (
+    CallAnswered,
+    CallCancelled,
+    CallRefused,
+    CallSent,
+    SlotsTold,
+    ToGateway,
+    ToWorker,
+    WorkerLinked,
+)
+
+from glowplug_gateway.warm import WarmSlots
+
+log = structlog.get_logger()
+
+_VIOLATION: Final = 1002  # WebSocket: protocol error
+_GOING_AWAY: Final = 1001
+
+
+class Caller(Protocol):
+    """Who holds the calls."""
+
+    def hear(self, reply: Reply) -> None:
+        """A worker says something about a call."""
+
+    def refused(self, invocation_id: InvocationId) -> None:
+        """A worker did not take a call: it goes another way, as the same attempt."""
+
+
+class Link:
+    """One worker's connection."""
+
+    def __init__(self, number: int, worker_id: WorkerId, socket: web.WebSocketResponse) -> None:
+        self.number = number
+        self.worker_id = worker_id
+        self.socket = socket
+        self.calls: dict[InvocationId, int] = {}  # with their attempts
+
+    async def send(self, frame: ToWorker) -> None:
+        """Send one frame. Raises: ConnectionError."""
+        await self.socket.send_bytes(encode(frame, "msgpack"))
+
+
+class Links:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._warm = WarmSlots()
+        self._links: dict[int, Link] = {}
+        self._by_call: dict[InvocationId, Link] = {}
+        self._numbers = itertools.count(1)
+        self._caller: Caller | None = None
+        self._draining = False
+        self._answered = asyncio.Event()
+
+    def listen(self, caller: Caller) -> None:
+        """Tell `caller` from now on."""
+        self._caller = caller
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    # -- out ------------------------------------------------------------------------------------
+
+    async def send(self, request: InvocationRequested, shard: int) -> bool:
+        """Send a call to a warm slot, or return False where none is known."""
+        slot = None if self._draining else self._warm.take(request.deployment_id)
+        if slot is None:
+            return False
+        link = self._links[slot.link]
+        link.calls[request.invocation_id] = request.attempt
+        self._by_call[request.invocation_id] = link
+        try:
+            await link.send(CallSent(container_id=slot.container_id, shard=shard, request=request))
+        except ConnectionError:
+            self._end(link)  # perhaps it arrived: the call counts as lost, not as never sent
+        return True
+
+    async def cancel(self, invocation_id: InvocationId) -> bool:
+        """Pass a cancel on to the worker that was sent the call; False if none was."""
+        link = self._by_call.get(invocation_id)
+        if link is None:
+            return False
+        try:
+            await link.send(CallCancelled(invocation_id=invocation_id))
+        except ConnectionError:
+            self._end(link)
+        return True
+
+    # -- in -------------------------------------------------------------------------------------
+
+    async def serve(self, socket: web.WebSocketResponse) -> None:
+        """Hear one worker until its connection ends."""
+        link: Link | None = None
+        try:
+            async for message in socket:
+                frame = _frame(message)
+                if link is None:
+                    link = self._open(frame, socket)
+                else:
+                    self._take(link, frame)
+        except ContractError as error:
+            log.warning("link.violated", worker_id=link and link.worker_id, error=str(error))
+            await socket.close(code=_VIOLATION)
+        finally:
+            if link is not None:
+                self._end(link)
+
+    async def drain(self, grace_s: float) -> None:
+        """Send nothing more; let what was sent be answered for `grace_s`; then end every link."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self._by_call:
+                    self._answered.clear()
+                    await self._answered.wait()
+        for link in list(self._links.values()):
+            await link.socket.close(code=_GOING_AWAY)
+
+    def _open(self, frame: ToGateway, socket: web.WebSocketResponse) -> Link:
+        if not isinstance(frame, WorkerLinked):
+            raise ContractError("platform.contract", "a link begins with its worker's name")
+        link = Link(next(self._numbers), frame.worker_id, socket)
+        self._links[link.number] = link
+        self._warm.open(link.number)
+        log.info("link.opened", worker_id=link.worker_id)
+        return link
+
+    def _take(self, link: Link, frame: ToGateway) -> None:
+        caller = self._caller
+        if caller is None:
+            return
+        match frame:
+            case CallAnswered(reply=reply, slots=slots):
+                # The room first: whoever is woken by the answer may call again at once.
+                if slots is not None:
+                    self._warm.told(link.number, slots)
+                ended = reply.outcome or reply.lost
+                if ended is not None:
+                    self._leave(link, ended.invocation_id)
+                caller.hear(reply)
+            case SlotsTold():
+                self._warm.told(link.number, frame)
+            case CallRefused(invocation_id=invocation_id, slots=slots):
+                self._warm.told(link.number, slots)
+                if self._leave(link, invocation_id):
+                    caller.refused(invocation_id)
+            case WorkerLinked():
+                raise ContractError("platform.contract", "a worker says its name once")
+
+    def _leave(self, link: Link, invocation_id: InvocationId) -> bool:
+        if link.calls.pop(invocation_id, None) is None:
+            return False
+        self._by_call.pop(invocation_id, None)
+        self._answered.set()
+        return True
+
+    def _end(self, link: Link) -> None:
+        if self._links.pop(link.number, None) is None:
+            return
+        self._warm.close(link.number)
+        log.info("link.ended", worker_id=link.worker_id, calls=len(link.calls))
+        for invocation_id, attempt in list(link.calls.items()):
+            self._leave(link, invocation_id)
+            if self._caller is not None:
+                lost = AttemptLost(invocation_id=invocation_id, attempt=attempt, cause="worker")
+                self._caller.hear(Reply(lost=lost))
+
+
+def _frame(message: WSMessage) -> ToGateway:
+    if message.type is not WSMsgType.BINARY:
+        raise ContractError("platform.contract", f"a frame of type {message.type.name}")
+    # mypy takes a union of types for no type.
+    return decode(message.data, ToGateway, "msgpack")  # type: ignore[arg-type]
