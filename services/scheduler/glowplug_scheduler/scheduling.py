@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
-from glowplug_contracts.errors import ConflictError, InvalidRequestError, PlatformError
+from glowplug_contracts.errors import ConflictError, PlatformError
 from glowplug_contracts.ids import DeploymentId, WorkspaceId
 from glowplug_contracts.messages.deployment import Deployment, DeploymentState, FunctionKind
 from glowplug_contracts.messages.invocation import record_headers
@@ -250,6 +250,6 @@ def next_due(when: str, timezone: str, unix: float) -> float:
     """Return the first due time after `unix`; NEVER where the text means nothing on this machine."""
     try:
         return due_times(when, timezone).after(unix)
-    except InvalidRequestError as error:
-        log.warning("schedule.unreadable", when=when, timezone=timezone, error=str(error))
+    except Exception:  # one schedule's text, read by a library, must not end the scheduler
+        log.exception("schedule.unreadable", when=when, timezone=timezone)
         return NEVER
