@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import aiohttp
 import blake3
+import msgspec
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 TRY_S = 15.0
@@ -38,6 +39,8 @@ WEIGHTS = {
 }
 RETRIES = 2
 LATE_S = 1.0
+BATCHED = 0.03  # share of submissions that are a batch of short tasks
+BATCH = 12
 CANCELLED = 0.3  # share of slow tasks that somebody cancels
 HANDLERS = {"call": "short"}
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
@@ -148,8 +151,12 @@ class Load:
             if not room():
                 await asyncio.sleep(AGAIN_S)
                 continue
-            self.asked += 1
-            await self._submit_one()
+            if self._chance.random() < BATCHED and self.asked + BATCH <= total:
+                self.asked += BATCH
+                await self._submit_batch()
+            else:
+                self.asked += 1
+                await self._submit_one()
 
     async def call(self) -> None:
         """Make interactive calls one after the other until the load stops."""
@@ -196,6 +203,34 @@ class Load:
             task = asyncio.create_task(self._cancel(name, self._chance.uniform(0, 1.5)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _submit_batch(self) -> None:
+        """Submit short tasks together; what was refused of them is asked for again, under its id."""
+        left = {}
+        for _ in range(BATCH):
+            self._number += 1
+            left[self._id()] = f"short-{self._number}"
+        path = f"/api/v1/deployments/{self._deployments['short']}/spawn-many"
+        while left:
+            puts = [
+                {
+                    "invocation_id": name,
+                    "args": {
+                        "format": "json",
+                        "data": json.dumps({"args": [key], "kwargs": {}}).encode(),
+                    },
+                }
+                for name, key in left.items()
+            ]
+            _, body = await self.ask("POST", path, msgspec.msgpack.encode({"puts": puts}))
+            for put, told in zip(puts, json.loads(body)["tasks"], strict=True):
+                if "task_id" in told:
+                    name = str(put["invocation_id"])
+                    self.accepted += 1
+                    key = left.pop(name)
+                    self._say(self._accepted, id=name, key=key, kind="short", cancelled=False)
+            if left:
+                await asyncio.sleep(AGAIN_S)
 
     async def _cancel(self, name: str, after_s: float) -> None:
         await asyncio.sleep(after_s)
