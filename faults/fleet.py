@@ -277,7 +277,8 @@ class Fleet:
             if service == "gateway":
                 values["PORT"] = str(GATEWAY_PORT)
         prefix = f"GLOWPLUG_{service.upper()}_"
-        clock = self._clock_of(name) if self._clocks else {}
+        # Not the worker: containers and the Pythons it looks for can't run under the fake.
+        clock = self._clock_of(name) if self._clocks and service != "worker" else {}
         self.parts[name] = Part(
             name,
             [*before, str(Path(sys.executable).with_name(f"glowplug-{service}"))],

@@ -101,7 +101,7 @@ def make_plan(
         if others and chance.random() < OTHERS:
             kind, down = chance.choice(others), chance.uniform(1.0, 5.0)
             if kind == "clock":
-                service = chance.choice(PARTS)
+                service = chance.choice([part for part in PARTS if part != "worker"])
                 targets, value = [_one(chance, service, replicas, brokers)], chance.choice(CLOCKS_S)
             else:
                 targets = ["broker-0"]
