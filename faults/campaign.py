@@ -109,7 +109,7 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
         await asyncio.to_thread(fleet.stop)
         actor.close()
     seconds = time.monotonic() - started
-    verdict = check(_evidence(directory, records, census.left()))
+    verdict = check(evidence_of(directory, records, census.left()))
     return _result(asked, verdict, actor, load, watcher, faults, seconds, rest_s, rested)
 
 
@@ -155,7 +155,9 @@ async def _rest(load: Load, watcher: Watcher) -> bool:
     return False
 
 
-def _evidence(directory: Path, records: dict[str, dict[str, Any]], left: list[str]) -> Evidence:
+def evidence_of(directory: Path, records: dict[str, dict[str, Any]], left: list[str]) -> Evidence:
+    """Return what a slice wrote down, with what was read of its records and what it left."""
+
     def lines(name: str) -> list[Any]:
         file = directory / name
         return [json.loads(line) for line in file.open()] if file.exists() else []
