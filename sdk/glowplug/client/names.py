@@ -12,6 +12,7 @@ import time
 from glowplug.remote import is_remote
 
 HEADER_INVOCATION = "Glowplug-Invocation-Id"
+HEADER_FIRST = "Glowplug-First"
 HEADER_FORMAT = "Glowplug-Format"
 HEADER_STATE = "Glowplug-State"
 HEADER_BLOB = "Glowplug-Blob"
