@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from glowplug_contracts.errors import CODES
-from glowplug_contracts.permissions import SERVICES, permissions
+from glowplug_contracts.permissions import APP, SERVICES, permissions
 from glowplug_contracts.streams import BUCKETS, STREAMS, Stream
 from glowplug_contracts.subjects import PLACEHOLDERS, Subject
 from glowplug_runtime.settings import Settings
@@ -287,7 +287,7 @@ def accounts() -> str:
         "    jetstream: enabled",
         "    users: [",
     ]
-    for service in SERVICES:
+    for service in (*SERVICES, APP):
         allowed = permissions(service)
         lines += [
             "      {",

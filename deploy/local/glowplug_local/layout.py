@@ -1,7 +1,8 @@
 """Where things are under the data directory, and who holds it.
 
 broker/        the broker's store and configuration
-secrets/       one broker credential per service, the internal token, the user's token (0700/0600)
+secrets/       one broker credential per service, the internal token, the user's token (0700/0600);
+               events.json: how users' programs publish events straight to the broker
 gateway/ imagecache/ worker-*/   the services' own directories
 logs/          one file per service
 run.json       the running platform: pid and URLs; lock: held as long as it runs
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import msgspec
 import platformdirs
-from glowplug_contracts.permissions import SERVICES
+from glowplug_contracts.ids import DEFAULT_WORKSPACE
+from glowplug_contracts.permissions import APP, SERVICES
+from glowplug_contracts.subjects import INGRESS
 
 TOKEN_BYTES = 32
 
@@ -28,6 +31,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     token_file: str
     started_at: float
+    events_file: str = ""
 
 
 class DirectoryTakenError(Exception):
@@ -68,13 +72,27 @@ class Layout:
             raise DirectoryTakenError(self.running(), self.root) from err
         for directory in (self.broker, self.secrets, self.logs):
             directory.mkdir(exist_ok=True, mode=0o700)
-        for service in SERVICES:
+        for service in (*SERVICES, APP):
             self._ensure_secret(
                 f"broker-{service}", f"{service}:{secrets.token_urlsafe(TOKEN_BYTES)}"
             )
         self._ensure_secret("internal-token", secrets.token_urlsafe(TOKEN_BYTES))
         self._ensure_secret("master-key", secrets.token_hex(TOKEN_BYTES))
         self._ensure_secret("token", "gp_local_" + secrets.token_urlsafe(TOKEN_BYTES))
+
+    def write_events_file(self, broker_url: str) -> Path:
+        """Write how users' programs publish events to the broker: address, user, password, subject."""
+        user, _, password = self.secret(f"broker-{APP}").partition(":")
+        told = {
+            "url": broker_url,
+            "user": user,
+            "password": password,
+            "subject": INGRESS.at(workspace=DEFAULT_WORKSPACE).subject,
+        }
+        path = self.secret_file("events.json")
+        path.touch(mode=0o600)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
+        return path
 
     def secret_file(self, name: str) -> Path:
         """Return the path of a secret."""

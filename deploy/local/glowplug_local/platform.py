@@ -27,7 +27,7 @@ from glowplug_contracts.messages.deployment import (
     Resources,
     SourceRef,
 )
-from glowplug_contracts.permissions import SERVICES
+from glowplug_contracts.permissions import APP, SERVICES
 
 from glowplug_local.broker import GO_MEMORY_LIMIT, find_broker, server_config
 from glowplug_local.layout import Layout, Running
@@ -209,6 +209,7 @@ async def open_platform(options: Options, tell: Tell) -> AsyncIterator[Platform]
                         url=platform.url,
                         token_file=str(layout.secret_file("token")),
                         started_at=time.time(),
+                        events_file=str(layout.secret_file("events.json")),
                     )
                 )
                 yield platform
@@ -228,7 +229,8 @@ def _children(
 
     nats_port = free_port()
     config = layout.broker / "nats.conf"
-    secrets = {s: layout.secret(f"broker-{s}").partition(":")[2] for s in SERVICES}
+    secrets = {s: layout.secret(f"broker-{s}").partition(":")[2] for s in (*SERVICES, APP)}
+    layout.write_events_file(f"nats://127.0.0.1:{nats_port}")
     config.touch(mode=0o600)
     store = layout.broker / ("memory" if options.in_memory else "store")
     config.write_text(server_config(nats_port, store, secrets, in_memory=options.in_memory))

@@ -55,6 +55,7 @@ WORDS: dict[str, str] = {
         "  containers: {backend}\n"
         "Ready in {seconds:.1f} s: {url}   (token: {token_file})\n"
         "gRPC: {grpc}\n"
+        "Events over NATS: {events_file}\n"
         "Try: glowplug run app.py::fn · glowplug deploy app.py · glowplug status · Ctrl-C ends it"
     ),
     "stopping": "Stopping ...",
@@ -123,6 +124,7 @@ def _say_ready(platform: Platform, health: dict[str, Any], seconds: float, tell:
         url=platform.url,
         grpc=platform.grpc or "off",
         token_file=str(platform.layout.secret_file("token")),
+        events_file=str(platform.layout.secret_file("events.json")),
         data=str(platform.options.data),
         pid=os.getpid(),
         backend=notes.get("backend", ""),

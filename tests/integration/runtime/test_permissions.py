@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import nats
 import pytest
 from glowplug_contracts.messages.worker import LeaseHeld
-from glowplug_contracts.permissions import SERVICES, permissions
+from glowplug_contracts.permissions import APP, SERVICES, permissions
 from glowplug_contracts.streams import GENERATIONS, LEASES, TOKENS
 from glowplug_contracts.subjects import CALL
 from glowplug_local.broker import accounts_config
@@ -18,7 +19,7 @@ from tests.support.nats import open_nats_server
 
 @pytest.fixture
 def guarded_server(tmp_path):
-    secrets = {service: f"secret-{service}" for service in SERVICES}
+    secrets = {service: f"secret-{service}" for service in (*SERVICES, APP)}
     with open_nats_server(tmp_path / "nats", accounts_config(secrets)) as server:
         yield server
 
@@ -58,6 +59,31 @@ async def test_a_worker_can_neither_take_requests_nor_write_leases(guarded_serve
         assert await scheduler.bucket(GENERATIONS).entries() == []
         names = await scheduler.api("STREAM.NAMES", {})
         assert "RECORDS_0" in names["streams"]
+
+
+async def test_a_users_program_may_publish_events_and_nothing_else(guarded_server):
+    """With the client that such programs use, and its own inboxes."""
+    async with connect(guarded_server, "scheduler") as scheduler:
+        await ensure_topology(scheduler, shards=1)
+        refused: list[str] = []
+
+        async def on_error(error: Exception) -> None:
+            refused.append(str(error))
+
+        client = await nats.connect(
+            guarded_server.url, user=APP, password="secret-app", error_cb=on_error
+        )
+        stream = client.jetstream()
+        headers = {"ce-id": "1", "ce-source": "/p", "ce-type": "t", "ce-specversion": "1.0"}
+        acked = await stream.publish("v1.ingress.default", b"x", headers=headers)
+        assert (acked.stream, acked.seq) == ("EVENT_INGRESS", 1)
+        for forged in (call_at(1).subject, "v1.event.0.default.evt_1", "$JS.API.STREAM.LIST"):
+            await client.publish(forged, b"{}")
+        await client.subscribe("v1.>")
+        await client.flush()
+        await eventually(lambda: len(refused) == 4)
+        assert await scheduler.last(call_at(1)) is None
+        await client.close()
 
 
 def test_only_the_scheduler_may_make_streams():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 
@@ -44,6 +45,15 @@ def test_secrets_are_made_once_and_only_for_the_owner(tmp_path):
     again.open()
     assert {name: again.secret(f"broker-{name}") for name in SERVICES} == before
     assert again.secret_file("token").stat().st_mode & 0o777 == 0o600
+    told = again.write_events_file("nats://127.0.0.1:4222")
+    assert told.stat().st_mode & 0o777 == 0o600
+    user, _, password = again.secret("broker-app").partition(":")
+    assert json.loads(told.read_text()) == {
+        "url": "nats://127.0.0.1:4222",
+        "user": user,
+        "password": password,
+        "subject": "v1.ingress.default",
+    }
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     again.close()
 
