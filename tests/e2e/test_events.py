@@ -128,3 +128,28 @@ def test_a_trigger_runs_here_for_a_test(platform) -> None:
     assert module.burst.local(Event(id="1", source="/s", type="t", data=5)) == 5
     with pytest.raises(TypeError, match="called by events"):
         module.burst(Event(id="1", source="/s", type="t"))
+
+
+def test_a_handler_written_for_aws_deploys_unchanged(platform) -> None:
+    shown = platform.cli("deploy", "hooks.py:lambda_handler", "--memory", "64Mi", "--json").stdout
+    (deployed,) = json.loads(shown)["deployments"]
+    assert deployed["name"] == "hooks"
+    answer = platform.http("POST", "/endpoint/hooks?a=1&a=2", {"n": 1})
+    told = answer.json()
+    assert (answer.status, answer.headers["X-Kind"]) == (201, "hook")
+    assert told.pop("id").startswith("inv_")
+    assert told == {
+        "got": {"n": 1},
+        "method": "POST",
+        "query": {"a": "1,2"},
+        "agent": True,
+        "token": False,
+        "time_left": True,
+    }
+    assert platform.http("POST", "/endpoint/hooks", {"fail": 1}).status == 500
+    bad = platform.http("POST", "/endpoint/hooks", {"bad": 1})
+    assert (bad.status, bad.json()["error"]["code"]) == (500, "function.bad_result")
+    assert platform.http("POST", "/endpoint/hooks", {}, token="").status == 401
+    refused = platform.cli("deploy", "listening.py:singly", "--gpu", "any", check=False)
+    assert (refused.returncode, "decorator" in refused.stderr) == (2, True)
+    platform.cli("deployment", "delete", "hooks")

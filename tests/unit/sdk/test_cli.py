@@ -157,8 +157,8 @@ def test_deploy_makes_a_version_of_every_decorated_function(run, app, gateway: F
 
 def test_deploying_a_plain_function_is_refused_with_a_sentence(run, app, gateway):
     code, _, err = run("deploy", f"{app}:here")
-    assert code == 1
-    assert "not yet supported; decorate it" in err
+    assert code == 2
+    assert "two parameters, (event, context)" in err
 
 
 def test_call_sends_json_and_prints_json(run, app_there, gateway: FakeGateway):

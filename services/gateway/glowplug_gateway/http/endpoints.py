@@ -36,6 +36,7 @@ from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.intake import Intake
 from glowplug_gateway.json_arguments import json_arguments
 from glowplug_gateway.ports import Platform
+from glowplug_gateway.whole_requests import BadAnswerError, WholeRequest, answer_of, event_of
 from glowplug_gateway.work import given_up, interactive, outcome_of
 
 _TIMED_OUT = 504
@@ -112,7 +113,11 @@ class EndpointRoutes:
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
         wait_s = deadline_s(exchange.request)
-        args = await self._arguments(exchange, deployment)
+        whole = deployment.spec.takes == "request"
+        if whole:
+            args = await self._whole_request(exchange, call_id, deployment)
+        else:
+            args = await self._arguments(exchange, deployment)
         asked = interactive(
             self._platform,
             deployment,
@@ -127,6 +132,8 @@ class EndpointRoutes:
                 return await self._events(exchange, held)
             while not held.done:
                 await held.changed()
+            if whole:
+                return await self._whole_answer(call_id, outcome_of(held))
             return await self._answer(exchange, call_id, outcome_of(held))
 
     async def _endpoint(self, exchange: Exchange) -> Deployment:
@@ -159,6 +166,41 @@ class EndpointRoutes:
                 f"{name} is a {deployment.spec.kind.value}: POST to {_DOORS[deployment.spec.kind]}{name}",
             )
         return deployment
+
+    async def _whole_request(
+        self, exchange: Exchange, call_id: InvocationId, deployment: Deployment
+    ) -> Payload:
+        """Return the payload of a function that takes the request as it is."""
+        request = exchange.request
+        event = event_of(
+            WholeRequest(
+                method=request.method,
+                path=request.rel_url.path,
+                raw_query=request.rel_url.raw_query_string,
+                query=tuple(request.query.items()),
+                headers=tuple(request.headers.items()),
+                body=await body(request, self._body_bytes_max),
+                request_id=call_id,
+                token_ours=deployment.spec.authorized,
+            )
+        )
+        data = encode({"takes": "request", "args": [event], "kwargs": {}}, "json")
+        return await self._blobs.payload(data, Format.JSON)
+
+    async def _whole_answer(self, call_id: InvocationId, outcome: InputOutcome) -> web.Response:
+        """Answer what a function that takes whole requests returned."""
+        if outcome.state is not State.SUCCEEDED or outcome.result is None:
+            return self._failure(call_id, outcome)
+        try:
+            answer = answer_of(await self._blobs.bytes_of(outcome.result))
+        except BadAnswerError as wrong:
+            error = RemoteError(code="function.bad_result", type="BadAnswer", message=str(wrong))
+            return self._failure(call_id, InputOutcome(state=State.FAILED, error=error))
+        response = web.Response(status=answer.status, body=answer.body)
+        response.headers.pop("Content-Type", None)  # the function says which
+        for name, value in (*answer.headers, (HEADER_INVOCATION, call_id)):
+            response.headers.add(name, value)
+        return response
 
     async def _arguments(self, exchange: Exchange, deployment: Deployment) -> Payload:
         """Return the call's payload. Raises: InvalidRequestError naming every wrong field."""
