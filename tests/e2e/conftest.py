@@ -36,8 +36,16 @@ class Running(msgspec.Struct):
     token: str
     data: Path
 
-    def http(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Answer:
-        headers = {"Content-Type": "application/json"}
+    def http(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        content_type: str = "application/json",
+    ) -> Answer:
+        headers = {"Content-Type": content_type}
         token = self.token if token is None else token
         if token:
             headers["Authorization"] = f"Bearer {token}"
