@@ -13,6 +13,7 @@ from glowplug_contracts.ids import DEFAULT_WORKSPACE, InvocationId, WorkspaceId
 from glowplug_contracts.messages.deployment import Deployment, FunctionKind
 from glowplug_contracts.messages.http import HEADER_INVOCATION
 from glowplug_contracts.messages.invocation import (
+    Format,
     Input,
     InputOutcome,
     Payload,
