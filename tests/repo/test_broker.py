@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 
-from glowplug_contracts.permissions import SERVICES
+from glowplug_contracts.permissions import APP, SERVICES
 
 from tests.repo.tree import ROOT
 from tests.support.nats import find_nats_server
 
 
 def test_a_broker_accepts_the_configuration_that_we_ship() -> None:
-    secrets = {f"GLOWPLUG_BROKER_{service.upper()}": "a-secret" for service in SERVICES}
+    secrets = {f"GLOWPLUG_BROKER_{service.upper()}": "a-secret" for service in (*SERVICES, APP)}
     done = subprocess.run(
         [find_nats_server(), "-t", "-c", str(ROOT / "deploy/nats/server.conf")],
         env=os.environ | secrets,
