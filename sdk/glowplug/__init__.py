@@ -21,6 +21,7 @@ __all__ = [
     "Secret",
     "Task",
     "TaskPolicy",
+    "Volume",
     "endpoint",
     "errors",
     "function",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from glowplug.secret import Secret
     from glowplug.tasks import FunctionCall, Task
     from glowplug.triggers import on_event
+    from glowplug.volume import Volume
 else:
     # No submodule may be called like one of these names, but for the two that are meant: importing a
     # submodule binds its name here.
@@ -68,6 +70,7 @@ else:
         "Secret": "secret",
         "Task": "tasks",
         "TaskPolicy": "policies",
+        "Volume": "volume",
         "endpoint": "decorators",
         "errors": "",
         "function": "decorators",

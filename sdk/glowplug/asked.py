@@ -25,6 +25,7 @@ from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memo
 
 if TYPE_CHECKING:
     from glowplug.secret import Secret
+    from glowplug.volume import Volume
 
 _NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$")
 PRIORITY_MAX = 10
@@ -99,6 +100,7 @@ class Asked:
     image: Image
     env: dict[str, str]
     secrets: tuple[Secret, ...]
+    volumes: tuple[Volume, ...]
     workers: int
     concurrent_requests: int
     keep_warm_s: float
@@ -135,6 +137,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     image: Image | None = None,
     env: Mapping[str, str] | Sequence[str] | None = None,
     secrets: Sequence[Secret | str] | None = None,
+    volumes: Sequence[Volume] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,
@@ -179,6 +182,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         image=image or Image(),
         env=parse_env("env", env),
         secrets=_secrets(secrets),
+        volumes=_volumes(volumes),
         workers=check_whole("workers", workers, 1, 1024),
         concurrent_requests=check_whole("concurrent_requests", concurrent_requests, 1, 10_000),
         keep_warm_s=_keep_warm(defaults.keep_warm_seconds, keep_warm_seconds),
@@ -210,6 +214,12 @@ def _secrets(given: Sequence[Secret | str] | None) -> tuple[Secret, ...]:
     from glowplug.secret import parse_secrets  # noqa: PLC0415 - it needs check_shared_name of here
 
     return parse_secrets(given)
+
+
+def _volumes(given: Sequence[Volume] | None) -> tuple[Volume, ...]:
+    from glowplug.volume import parse_volumes  # noqa: PLC0415 - likewise
+
+    return parse_volumes(given)
 
 
 def check_shared_name(what: str, name: object) -> str:

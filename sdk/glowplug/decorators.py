@@ -14,6 +14,7 @@ from glowplug.image import Image
 from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
 from glowplug.secret import Secret
+from glowplug.volume import Volume
 from glowplug.wrappers import Endpoint, Function, TaskQueue
 
 P = ParamSpec("P")
@@ -70,6 +71,7 @@ def endpoint(
     image: Image | None = None,
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
+    volumes: Sequence[Volume] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,
@@ -114,6 +116,7 @@ def function(
     image: Image | None = None,
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
+    volumes: Sequence[Volume] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,
@@ -157,6 +160,7 @@ def task_queue(
     image: Image | None = None,
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
+    volumes: Sequence[Volume] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,

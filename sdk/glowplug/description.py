@@ -43,6 +43,10 @@ def describe_asked(
         "secrets": [
             {"name": one.name, "required_keys": list(one.required_keys)} for one in asked.secrets
         ],
+        "volumes": [
+            {"name": one.name, "path": one.mount_path, "read_only": one.read_only}
+            for one in asked.volumes
+        ],
         "workers": asked.workers,
         "concurrent_requests": asked.concurrent_requests,
         "timeout_s": asked.timeout_s,

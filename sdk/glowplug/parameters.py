@@ -35,6 +35,7 @@ COMMON: frozenset[str] = frozenset(
         "on_start",
         "env",
         "secrets",
+        "volumes",
         "authorized",
         "inputs",
         "outputs",
@@ -72,7 +73,6 @@ HONOURED: dict[str, frozenset[str]] = {
 
 _DECORATORS_LATER: dict[str, str] = {
     "gpu_memory": "ask for whole devices with gpu= and gpu_count=",
-    "volumes": "read files from the project, or put them into the image with add_local_file",
     "checkpoint_enabled": "keep containers warm with keep_warm_seconds or min_containers",
     "pool": "leave it out: there is one pool",
     "region": "leave it out: there is one region",
@@ -131,7 +131,6 @@ NAMES_NOT_YET: dict[str, str] = {
     "parameter": "pass arguments",
     "batched": "map over lists",
     "Pod": "use @endpoint, or a Sandbox",
-    "Volume": "put files into the image with add_local_file",
     "CloudBucket": "read the bucket from the function",
     "Output": "return the value",
     "Model": "install weights from a package in the image",

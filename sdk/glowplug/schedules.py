@@ -13,6 +13,7 @@ from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
 from glowplug.remote import is_remote
 from glowplug.secret import Secret
+from glowplug.volume import Volume
 from glowplug.wrappers import Remote, Spawn, Wrapper
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def schedule(
     image: Image | None = None,
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
+    volumes: Sequence[Volume] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,

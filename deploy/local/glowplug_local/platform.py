@@ -264,6 +264,7 @@ def _children(
                 "HOST": options.host,
                 "TOKEN_FILE": str(layout.secret_file("token")),
                 "MASTER_KEY_FILE": str(layout.secret_file("master-key")),
+                "VOLUMES_DIR": str(layout.root / "volumes"),
                 # Receivers of callbacks run beside the platform here; elsewhere loopback is refused.
                 "CALLBACK_NETWORKS": os.environ.get(CALLBACK_NETWORKS, LOOPBACK),
             }
@@ -271,6 +272,7 @@ def _children(
             env["DURABILITY"] = "memory"
         if service == "worker":
             env |= _share_of_machine(options)
+            env["VOLUMES_DIR"] = str(layout.root / "volumes")
         prefix = f"GLOWPLUG_{service.upper()}_"
         command = str(Path(sys.executable).with_name(f"glowplug-{service}"))
         found[name] = child(name, [command], {prefix + key: value for key, value in env.items()})

@@ -172,6 +172,13 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "operator",
         "Start the gateways with the master key under which the secrets were sealed.",
     ),
+    "volume.not_found": ("user", "`glowplug volume list` names the volumes."),
+    "volume.no_file": ("user", "`glowplug volume ls` shows what is in the volume."),
+    "volume.none_here": ("operator", "Give gateways and workers one directory for volumes."),
+    "volume.not_here": (
+        "operator",
+        "Mount the directory of the volumes on every machine that runs a worker, or run workers on one.",
+    ),
     "state.unsure": (
         "user",
         "The broker did not answer in time; read the value before you change it again.",

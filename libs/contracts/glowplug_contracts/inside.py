@@ -37,7 +37,6 @@ ALLOWED: Final[tuple[tuple[str, str], ...]] = (
     ("POST", "/api/v1/queues/{queue}/items"),
     ("POST", "/api/v1/queues/{queue}/take"),
     ("GET", "/api/v1/queues/{queue}/first"),
-    ("POST", "/events"),
 )
 
 # What a worker asks for a container that starts; no container gets through to it.

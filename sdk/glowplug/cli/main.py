@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "container": ("glowplug.cli.parts:container", "Live containers: list."),
     "worker": ("glowplug.cli.parts:worker", "Live workers: list."),
     "secret": ("glowplug.cli.secrets:secret", "Secrets: create, list, rotate, delete."),
+    "volume": ("glowplug.cli.volumes:volume", "Volumes: create, list, ls, cp, rm, delete."),
     "sandbox": ("glowplug.cli.sandboxes:sandbox", "Sandboxes: create, list, exec, run, terminate."),
     "status": ("glowplug.cli.parts:status", "How the platform and its parts are."),
     "config": ("glowplug.cli.config:config", "Profiles: show, use, list."),
@@ -41,9 +42,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 NOT_YET = {
     "serve": "run the program again after a change, or `glowplug deploy` it",
     "shell": "use `glowplug sandbox exec`",
-    "secret": "pass values with env=",
-    "event": "call functions directly",
-    "volume": "put files into the image with add_local_file",
     "image": "images are built when they are deployed",
     "pool": "there is one pool",
     "token": "`glowplug config show` prints the local one",

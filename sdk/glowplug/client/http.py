@@ -114,7 +114,7 @@ class Http:
         method: str,
         path: str,
         *,
-        body: bytes = b"",
+        body: bytes | AsyncIterator[bytes] = b"",
         headers: Mapping[str, str] | None = None,
         params: Any = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -200,7 +200,11 @@ class Http:
         return self._session
 
 
-def _sendable(body: bytes) -> bytes | io.BytesIO | None:
+def _sendable(
+    body: bytes | AsyncIterator[bytes],
+) -> bytes | io.BytesIO | AsyncIterator[bytes] | None:
+    if not isinstance(body, bytes):
+        return body
     # Large bytes are sent in pieces, so that other calls of the program go on meanwhile.
     return io.BytesIO(body) if len(body) > WHOLE_BYTES_MAX else body or None
 

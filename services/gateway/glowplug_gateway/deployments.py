@@ -7,6 +7,7 @@ what a gateway that died in between left behind. Nothing that a name does not le
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -30,8 +31,11 @@ from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.events import tell_deployment
 from glowplug_gateway.images import PLATFORM_PYTHON, ImageReady, Images
 from glowplug_gateway.inputs import check_specs, invalid
+from glowplug_gateway.mounts import check_volumes
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.schedule_specs import check_schedule
+from glowplug_gateway.secrets import Secrets
+from glowplug_gateway.volumes import Volumes
 
 WRITES_MAX = 50
 WORKERS_MAX = 64
@@ -47,11 +51,30 @@ _SPEC = msgspec.json.Decoder(DeploymentSpec)
 class Deployer:
     """See the module."""
 
-    def __init__(self, platform: Platform, catalog: Catalog, images: Images, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        catalog: Catalog,
+        images: Images,
+        blobs: Blobs,
+        secrets: Secrets,
+        volumes: Volumes,
+    ) -> None:
+        self._secrets = secrets
+        self._volumes = volumes
         self._platform = platform
         self._catalog = catalog
         self._images = images
         self._blobs = blobs
+
+    async def prepare(self, workspace: WorkspaceId, spec: DeploymentSpec) -> None:
+        """Make the volumes that the spec names, and see that its secrets are there.
+
+        Raises: InvalidRequestError naming what is missing.
+        """
+        await self._secrets.check(workspace, spec.secrets)
+        for mount in spec.volumes:
+            await asyncio.to_thread(self._volumes.ensure, workspace, mount.name)
 
     async def known_ephemeral(
         self, workspace: WorkspaceId, spec: DeploymentSpec
@@ -298,6 +321,7 @@ def check_spec(spec: DeploymentSpec) -> None:
     for number, step in enumerate(spec.image.steps):
         if step.kind not in ("pip", "run", "file"):
             wrong[f"image.steps[{number}].kind"] = f"{step.kind!r} is no kind of step"
+    wrong |= check_volumes(spec.volumes)
     wrong |= _check_kind(spec)
     wrong |= check_schedule(spec)
     wrong |= check_specs(spec.inputs or {}, "inputs")

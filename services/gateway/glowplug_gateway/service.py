@@ -40,6 +40,7 @@ from glowplug_gateway.http.schedules import ScheduleRoutes
 from glowplug_gateway.http.secrets import SecretRoutes
 from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
+from glowplug_gateway.http.volumes import VolumeRoutes
 from glowplug_gateway.images import Images
 from glowplug_gateway.intake import Intake
 from glowplug_gateway.later import open_later
@@ -59,6 +60,7 @@ from glowplug_gateway.settings import GatewaySettings
 from glowplug_gateway.signing import SigningSecrets
 from glowplug_gateway.telling import LEASE, Teller, Terms
 from glowplug_gateway.tokens import open_tokens
+from glowplug_gateway.volumes import Volumes
 
 MEND_S = 30.0
 
@@ -110,11 +112,12 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         secrets = SigningSecrets(shell.bus)
         shell.hold(LEASE, Teller(process, records, feed, secrets, terms).lead)
         images = Images(process)
-        deployer = Deployer(process, catalog, images, blobs)
+        vault = Secrets(process, read_key_file(settings.master_key_file))
+        volumes = Volumes(Path(settings.volumes_dir) if settings.volumes_dir else None)
+        deployer = Deployer(process, catalog, images, blobs, vault, volumes)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
         events = Events(process, catalog)
         bytes_max = settings.body_bytes_max
-        vault = Secrets(process, read_key_file(settings.master_key_file))
         queues = Queues(process)
         await stack.enter_async_context(queues.open())
         areas = (
@@ -135,13 +138,14 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             DeadLetterRoutes(catalog, Letters(process, catalog, records, feed, readmodel)),
             EventRoutes(events, body_bytes_max=bytes_max),
             ScheduleRoutes(schedules),
-            DeploymentRoutes(catalog, deployer, calls, live, vault),
+            DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
             SandboxRoutes(Sandboxes(process, images, blobs)),
             HealthRoutes(process, live, shell.peers.services, version()),
             BlobRoutes(blobs, blob_bytes_max=settings.blob_bytes_max),
             MapRoutes(process, Maps(process)),
             SecretRoutes(catalog, vault),
+            VolumeRoutes(volumes, file_bytes_max=settings.blob_bytes_max),
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
             LinkRoutes(links),
         )

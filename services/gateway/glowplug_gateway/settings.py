@@ -16,6 +16,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
             are sealed; "" = this platform keeps none.
         grpc_port: of the gRPC door, 1993 unless told otherwise; 0 takes a free one, −1 opens none. It opens a
             moment after the gateway is ready; if the port is held, health says so.
+        volumes_dir: where volumes lie, the same as the workers'; "" = this platform has none.
         token_file: file with a token that is made known at start, if it is not yet; "" for none.
         body_bytes_max: larger request bodies are refused with 413; blobs have their own route and bound.
         blob_bytes_max: of one uploaded blob.
@@ -33,6 +34,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     port: int = 1994
     master_key_file: str = ""
     grpc_port: int = 1993
+    volumes_dir: str = ""
     token_file: str = ""
     body_bytes_max: int = 16 * MIB
     blob_bytes_max: int = 16 * 1024 * MIB

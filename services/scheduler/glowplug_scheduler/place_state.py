@@ -184,6 +184,7 @@ class PlaceState:
             is_generator=spec.is_generator,
             outputs=spec.outputs,
             has_secrets=bool(spec.secrets),
+            volumes=spec.volumes,
         )
 
     # -- Room -----------------------------------------------------------------------------------

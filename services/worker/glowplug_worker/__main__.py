@@ -61,6 +61,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         links = Links(session, worker_id, lambda: _gateways(shell), spawn)
         workshop = Workshop(
             gateways=gateways,
+            volumes_dir=Path(settings.volumes_dir) if settings.volumes_dir else None,
             worker_id=worker_id,
             bus=shell.bus,
             clock=shell.clock,

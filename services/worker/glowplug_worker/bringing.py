@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from glowplug_contracts.errors import RejectedError, UnavailableError
-from glowplug_contracts.ids import Digest
-from glowplug_contracts.messages.container import BindContainer, ContainerKind
+from glowplug_contracts.ids import Digest, check_name, check_token
+from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
 
 from glowplug_worker.launch import Brought
-from glowplug_worker.ports import BuildNeeds, Interpreter, LocalImage
+from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalImage
 from glowplug_worker.workshop import Workshop
 
 T = TypeVar("T")
@@ -52,9 +52,29 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
         image=image,
         needs=needs,
         source=source,
+        volumes=await asyncio.to_thread(find_volumes, workshop.volumes_dir, spec),
         pickled=await _blob(workshop, ref.pickled if ref else None),
         on_start_pickled=await _blob(workshop, ref.on_start_pickled if ref else None),
     )
+
+
+def find_volumes(root: Path | None, spec: ContainerSpec) -> tuple[Bind, ...]:
+    """Return the binds of a container's volumes. Raises: RejectedError if one is not on this machine."""
+    binds = []
+    for mount in spec.volumes:
+        source = (
+            None if root is None else root / check_token(spec.workspace) / check_name(mount.name)
+        )
+        if source is None or source.is_symlink() or not source.is_dir():
+            raise RejectedError(
+                "volume.not_here",
+                f"volume {mount.name} is not on this worker's machine: volumes are directories of one "
+                "machine, or of a file system that all of them mount",
+            )
+        binds.append(
+            Bind(source=source, target=mount.path, writable=not mount.read_only, shared=True)
+        )
+    return tuple(binds)
 
 
 def remove_directory(directory: Path) -> None:

@@ -37,6 +37,7 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
     source: Path | None = None
     pickled: bytes = b""
     on_start_pickled: bytes = b""
+    volumes: tuple[Bind, ...] = ()
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,7 @@ def lay_out(brought: Brought, *, sdk: Path, scratch: Path, mounts: bool) -> Plac
         binds.append(Bind(source=brought.image.root, target=LAYER_AT))
     if brought.source is not None:
         binds.append(Bind(source=brought.source, target=SOURCE_AT))
+    binds += brought.volumes
     return Places(binds=tuple(binds), mounts=mounts, tmp=TMP_AT if mounts else str(scratch))
 
 
@@ -122,6 +124,10 @@ def environment(binding: BindContainer, brought: Brought, places: Places) -> dic
     env |= brought.image.env if brought.image is not None else {}
     env |= brought.needs.env if brought.needs is not None else {}
     env |= spec.env
+    if spec.volumes:
+        # Where a backend can't mount, code finds its volumes only so.
+        seen = {mount.name: places.seen(mount.path) for mount in spec.volumes}
+        env["GLOWPLUG_VOLUMES"] = msgspec.json.encode(seen).decode()
     env["GLOWPLUG_GPUS"] = ",".join(binding.gpu_ids)
     real = [each for each in binding.gpu_ids if not each.startswith(SIMULATED)]
     env["CUDA_VISIBLE_DEVICES"] = ",".join(real)

@@ -56,12 +56,15 @@ class Pythons(Protocol):
 class Bind(msgspec.Struct, frozen=True, kw_only=True):
     """A file or directory of the host that the container sees at `target`.
 
+    What is `shared` by several containers is not handed over to one of them.
+
     Backends without `mounts` ignore binds: there the container sees `source` itself.
     """
 
     source: Path
     target: str
     writable: bool = False
+    shared: bool = False
 
 
 class StartPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         backend: how containers are isolated; "auto" = the best one that really works here.
         pool: which pool's containers it takes.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
+        volumes_dir: where volumes lie, the same as the gateways'; "" = this worker has none.
         stop_grace_s: what running invocations get when the worker is told to end.
     """
 
@@ -45,6 +46,7 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     pool: str = "default"
     claims_dir: str = ""
     stop_grace_s: float = 8.0
+    volumes_dir: str = ""
 
 
 def parse_bytes(text: str) -> int:

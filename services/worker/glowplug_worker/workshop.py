@@ -78,3 +78,4 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     notices: Notices
     outbox: Outbox
     gateways: Gateways = NoGateways()
+    volumes_dir: Path | None = None

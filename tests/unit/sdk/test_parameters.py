@@ -52,6 +52,7 @@ GIVEN = {
     "gpu_count": 2,
     "image": glowplug.Image(python_version="3.11"),
     "env": {"A": "b"},
+    "volumes": [glowplug.Volume("models", "/models", read_only=True)],
     "secrets": ["openai", glowplug.Secret("other", ["KEY"])],
     "workers": 3,
     "concurrent_requests": 4,

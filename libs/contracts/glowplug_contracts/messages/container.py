@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from glowplug_contracts.ids import ContainerId, DeploymentId, ImageDigest, WorkerId, WorkspaceId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.deployment import FieldSpec, Resources, SourceRef
+from glowplug_contracts.messages.deployment import FieldSpec, Resources, SourceRef, VolumeMount
 from glowplug_contracts.messages.invocation import RemoteError
 
 
@@ -48,6 +48,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
     outputs: dict[str, FieldSpec] | None = None
     pool: str = "default"
     has_secrets: bool = False
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 class ContainerWanted(Message, frozen=True, kw_only=True):

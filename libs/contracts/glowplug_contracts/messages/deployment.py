@@ -111,6 +111,14 @@ class SecretRef(Message, frozen=True, kw_only=True):
     required_keys: tuple[str, ...] = ()
 
 
+class VolumeMount(Message, frozen=True, kw_only=True):
+    """A volume that a container sees at `path` (absolute)."""
+
+    name: str
+    path: str
+    read_only: bool = False
+
+
 class FieldSpec(Message, frozen=True, kw_only=True):
     """One named value of `inputs` or `outputs`, as the SDK's `schema` describes it.
 
@@ -166,6 +174,7 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     priority: int = 0
     expires_s: float = 0.0
     secrets: tuple[SecretRef, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
     keep_result_s: float = KEEP_RESULT_S
     rate: RateLimit = RateLimit()
     callback_url: str = ""

@@ -13,7 +13,6 @@ from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.live import Live
-from glowplug_gateway.secrets import Secrets
 
 SPEC_BYTES_MAX = 2 * 1024 * 1024
 
@@ -21,10 +20,7 @@ SPEC_BYTES_MAX = 2 * 1024 * 1024
 class DeploymentRoutes:
     """See the module."""
 
-    def __init__(
-        self, catalog: Catalog, deployer: Deployer, calls: Calls, live: Live, secrets: Secrets
-    ) -> None:
-        self._secrets = secrets
+    def __init__(self, catalog: Catalog, deployer: Deployer, calls: Calls, live: Live) -> None:
         self._catalog = catalog
         self._deployer = deployer
         self._calls = calls
@@ -73,7 +69,7 @@ class DeploymentRoutes:
         if exchange.inside is not None:
             asker = await self._catalog.by_id(workspace, exchange.inside.deployment_id)
             check_sibling(asker, spec, ephemeral=ephemeral)
-        await self._secrets.check(workspace, spec.secrets)
+        await self._deployer.prepare(workspace, spec)
         async with answers.lines(exchange) as stream:
             if ephemeral:
                 known = await self._deployer.known_ephemeral(workspace, spec)
@@ -147,6 +143,12 @@ def check_sibling(asker: Deployment, spec: DeploymentSpec, *, ephemeral: bool) -
             f"{spec.name} is not of the source that {asker.spec.name} was started from",
         )
 
+    mounted = {one.name for one in spec.volumes} - {one.name for one in asker.spec.volumes}
+    if mounted:
+        raise ForbiddenError(
+            "auth.forbidden",
+            f"{spec.name} has volumes that {asker.spec.name} has not: {', '.join(sorted(mounted))}",
+        )
     unnamed = {one.name for one in spec.secrets} - {one.name for one in asker.spec.secrets}
     if unnamed:
         raise ForbiddenError(

@@ -100,6 +100,7 @@ class RpcMethods:
             await self._blobs.put(digest, io.BytesIO(request.source_zip))
             source = msgspec.structs.replace(spec.source, blob=digest)
             spec = msgspec.structs.replace(spec, source=source)
+        await self._deployer.prepare(asked.workspace, spec)
         await self._deployer.keep_source(spec)
         async for one in self._deployer.deploy(asked.workspace, spec, ephemeral=False):
             if isinstance(one, Deployment):

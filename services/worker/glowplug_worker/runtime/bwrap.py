@@ -269,7 +269,7 @@ def _masked(plan: StartPlan) -> tuple[str, ...]:
 
 def _hand_over(binds: tuple[Bind, ...], uid: int) -> None:
     for bind in binds:
-        if bind.writable:
+        if bind.writable and not bind.shared:
             own_tree(bind.source, uid)
 
 

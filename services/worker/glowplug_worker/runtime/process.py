@@ -70,7 +70,10 @@ class ProcessBackend:
         if not all(reachable_by_others(path) for path in needed):
             return None
         uid = self._uids.take()
-        for path in (plan.scratch, *(bind.source for bind in plan.binds if bind.writable)):
+        for path in (
+            plan.scratch,
+            *(bind.source for bind in plan.binds if bind.writable and not bind.shared),
+        ):
             own_tree(path, uid)
         return uid
 

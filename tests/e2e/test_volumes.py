@@ -1,0 +1,61 @@
+"""A volume: shared by containers, reached by the command line, and never left."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.e2e.conftest import APPS
+
+
+@pytest.fixture(scope="module")
+def mounted(platform):
+    sys.path.insert(0, str(APPS))
+    try:
+        import mounted
+
+        yield mounted
+    finally:
+        sys.path.remove(str(APPS))
+
+
+def test_what_one_container_writes_another_changes_and_a_third_only_reads(mounted):
+    mounted.writes.remote("a.txt", "one")
+    assert mounted.changes.remote("a.txt", " two") == "one two"
+    text, error, is_mount = mounted.reads.remote("a.txt")
+    assert text == "one two"
+    if is_mount:  # a backend that mounts keeps it from writing
+        assert error == "OSError"
+
+
+def test_files_go_in_and_out_by_the_command_line(mounted, platform, tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "deep" / "b.txt").write_text("from outside")
+    (tmp_path / "in" / "large").write_bytes(b"x" * 3_000_000)
+    platform.cli("volume", "create", "shared")
+    platform.cli("volume", "cp", str(tmp_path / "in"), "shared:made/in")
+    assert mounted.changes.remote("in/deep/b.txt", "!") == "from outside!"
+    platform.cli("volume", "cp", "shared:made", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "in" / "deep" / "b.txt").read_text() == "from outside!"
+    assert (tmp_path / "out" / "in" / "large").stat().st_size == 3_000_000
+    listed = platform.cli("volume", "ls", "shared:made/in", "-r").stdout
+    assert "made/in/deep/b.txt" in listed
+    platform.cli("volume", "rm", "shared:made/in", "-r")
+    assert "deep" not in platform.cli("volume", "ls", "shared", "-r").stdout
+    assert "shared" in platform.cli("volume", "list", "--json").stdout
+
+
+def test_a_link_that_code_left_does_not_lead_out(mounted, platform, tmp_path):
+    assert mounted.leaves_a_link.remote()
+    answer = platform.http("GET", "/api/v1/volumes/shared/file?path=link")
+    assert answer.status == 422
+    assert b"root:" not in answer.body
+    failed = platform.cli("volume", "cp", "shared:link", str(tmp_path / "x"), check=False)
+    assert not (tmp_path / "x").exists(), failed.stdout
+
+
+def test_a_deleted_volume_is_gone(mounted, platform):
+    platform.cli("volume", "create", "brief")
+    platform.cli("volume", "delete", "brief", "--yes")
+    assert platform.http("GET", "/api/v1/volumes/brief/files").status == 404
