@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from glowplug_contracts.ids import DeploymentId
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from tests.support.schedule_world import KEY, VERSION, ScheduleWorld, all_due
 
 TENS = 10.0
+COUNT = itertools.count()
 
 
 def test_a_calm_world_fires_every_due_time_once_in_order() -> None:
@@ -37,10 +40,8 @@ def test_a_calm_world_fires_every_due_time_once_in_order() -> None:
     ]
 
 
-@pytest.mark.parametrize("done", ["undone", "unanswered"])
-@pytest.mark.parametrize("steps", range(14))
-def test_killed_before_or_after_any_step_nothing_is_lost_or_doubled(steps, done) -> None:
-    """One owner dies at its n-th step, done or not; the next one takes over two seconds later."""
+def killed_at(steps: int, done: str) -> bool:
+    """One owner dies at its n-th step, done or not; the next takes over. Return whether all is right."""
     world = ScheduleWorld()
     start, first = world.now, world.own()
     while steps:
@@ -55,10 +56,42 @@ def test_killed_before_or_after_any_step_nothing_is_lost_or_doubled(steps, done)
     world.pass_time(2.0)
     world.own()
     world.run(start + 60)
-    due = all_due(start, world.now)
     # Killed before its first write nobody knew of the schedule: it counts from the takeover then.
-    assert world.fired in (due, all_due(start + 2.5, world.now))
-    assert len(set(world.fired)) == len(world.fired)
+    return world.fired in (all_due(start, world.now), all_due(start + 2.5, world.now))
+
+
+@pytest.mark.parametrize("done", ["undone", "unanswered"])
+@pytest.mark.parametrize("steps", range(14))
+def test_killed_before_or_after_any_step_nothing_is_lost_or_doubled(steps, done) -> None:
+    assert killed_at(steps, done)
+
+
+def unclaimed(self, state, _version, _called, now):
+    """Decide a due time without naming it: what a claim is there to prevent."""
+    following = all_due(state.next_due, state.next_due + 10)[0]
+    return msgspec.structs.replace(state, decided_until=state.next_due, next_due=following)
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("glowplug_scheduler.schedules.firing_id", lambda _key, _due: f"inv_{next(COUNT)}"),
+        ("glowplug_scheduler.schedules.Schedules._claim", unclaimed),
+        ("glowplug_scheduler.schedules.OVERDUE_S", 1e9),
+    ],
+    ids=["ids that are not derived", "no claim", "blind trust in timers"],
+)  # fmt: skip
+def test_a_broken_machine_is_noticed(monkeypatch, where, what) -> None:
+    monkeypatch.setattr(where, what)
+    if where.endswith("OVERDUE_S"):
+        world = ScheduleWorld()
+        world.own()
+        world.work()
+        start, world.timer = world.now, 0.0  # the broker lost it
+        world.run(start + 30)
+        assert world.fired != all_due(start, world.now)
+        return
+    assert not all(killed_at(n, done) for n in range(14) for done in ("undone", "unanswered"))
 
 
 EVENTS = st.lists(
