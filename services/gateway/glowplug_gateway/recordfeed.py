@@ -34,6 +34,7 @@ class RecordFeed:
         self._pending: dict[int, int] = {}
         self._written: dict[int, int] = {}
         self._moved = asyncio.Event()
+        self.ending = False
         self._listeners: set[Callable[[Delivery[InvocationRecord]], None]] = set()
 
     @contextlib.asynccontextmanager
@@ -81,6 +82,13 @@ class RecordFeed:
             yield
         finally:
             self._listeners.discard(listener)
+
+    def end_watchers(self) -> None:
+        """The gateway stops: whoever follows a task ends here, and goes on at another gateway."""
+        self.ending = True
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.set()
 
     def wrote(self, shard: int, sequence: int) -> None:
         """This gateway wrote a record itself."""

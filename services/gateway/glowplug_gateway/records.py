@@ -157,7 +157,7 @@ class Records:
                 changed.clear()
                 record = await self.show(workspace, known)
                 left_s = deadline - self._platform.clock.now()
-                if is_terminal(record.state) or left_s <= 0:
+                if is_terminal(record.state) or left_s <= 0 or self._feed.ending:
                     return record
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(LOOK_S, left_s)):

@@ -165,6 +165,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             )
         )
         stack.callback(events.end_readers)
+        stack.callback(feed.end_watchers)
         stack.callback(logs.end_followers)  # before the door waits for its requests to end
         if settings.grpc_port >= 0:
 

@@ -8,6 +8,7 @@ import json
 import aiohttp
 import pytest
 
+from tests.support.builders_records import a_record, task_id, write
 from tests.support.eventually import eventually
 from tests.support.gateway_world import Web, ok, open_gateway_service
 
@@ -59,3 +60,19 @@ async def test_a_call_that_outlasts_the_drain_is_cut(world, nats_server, tmp_pat
         with pytest.raises(aiohttp.ClientError):
             await calling
     release.set()
+
+
+async def test_who_follows_or_awaits_a_task_is_let_go_at_once(world, bus, nats_server, tmp_path):
+    await write(bus, a_record(1))
+    async with aiohttp.ClientSession() as session:
+        running = open_gateway_service(nats_server.url, tmp_path, drain_s=600.0)
+        web = Web(await running.__aenter__(), session)
+        waiting = asyncio.ensure_future(
+            web.json("GET", f"/api/v1/tasks/{task_id(1)}/result?wait_s=300", status=202)
+        )
+        async with web("GET", f"/tasks/{task_id(1)}/subscribe") as following:
+            assert await following.content.readline()
+            stopping = asyncio.ensure_future(running.__aexit__(None, None, None))
+            assert b"pending" in await following.content.read()  # ended whole, not cut
+        assert (await waiting)["state"] == "pending"
+        await stopping

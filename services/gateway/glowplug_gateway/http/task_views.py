@@ -132,7 +132,7 @@ class TaskViewRoutes:
                         event_id=event,
                     )
                     seen = event
-                if is_terminal(record.state):
+                if is_terminal(record.state) or self._feed.ending:
                     return await stream.end()
                 looks += 1
                 if looks % BEAT_LOOKS == 0:
