@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.e2e.conftest import APPS
+from tests.support.eventually import eventually_sync
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,23 @@ def test_a_deleted_volume_is_gone(mounted, platform):
     platform.cli("volume", "create", "brief")
     platform.cli("volume", "delete", "brief", "--yes")
     assert platform.http("GET", "/api/v1/volumes/brief/files").status == 404
+
+
+def test_a_file_that_appears_calls_the_function_that_waits_for_it(platform, tmp_path):
+    from glowplug import Map
+
+    (tmp_path / "early.txt").write_text("early")
+    platform.cli("volume", "create", "inbox")
+    platform.cli("volume", "cp", str(tmp_path / "early.txt"), "inbox:early.txt")
+    platform.cli("deploy", "uploads.py")
+    try:
+        (tmp_path / "a.txt").write_text("one")
+        platform.cli("volume", "cp", str(tmp_path / "a.txt"), "inbox:new/a.txt")
+        seen = Map("arrived")
+        eventually_sync(lambda: "created new/a.txt one" in seen, what="the created file")
+        (tmp_path / "a.txt").write_text("two")
+        platform.cli("volume", "cp", str(tmp_path / "a.txt"), "inbox:new/a.txt")
+        eventually_sync(lambda: "changed new/a.txt two" in seen, what="the changed file")
+        assert dict(seen.items()) == {"created new/a.txt one": 1, "changed new/a.txt two": 1}
+    finally:
+        platform.cli("deployment", "delete", "arrived")

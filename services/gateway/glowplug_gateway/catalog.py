@@ -123,6 +123,11 @@ class Catalog:
         ]
         return sorted(found, key=lambda one: (one.created_at, one.deployment_id))
 
+    def active(self) -> list[Deployment]:
+        """Return all known versions of all workspaces that are not deleted."""
+        found = [entry.value for entry in self._by_key.values() if entry.value is not None]
+        return [one for one in found if one.state is DeploymentState.ACTIVE]
+
     def functions(self) -> list[FunctionIndex]:
         """Return all known names."""
         return [entry.value for entry in self._by_name.values() if entry.value is not None]

@@ -60,6 +60,7 @@ from glowplug_gateway.settings import GatewaySettings
 from glowplug_gateway.signing import SigningSecrets
 from glowplug_gateway.telling import LEASE, Teller, Terms
 from glowplug_gateway.tokens import open_tokens
+from glowplug_gateway.volume_events import LOOK_S, VolumeEvents
 from glowplug_gateway.volumes import Volumes
 
 MEND_S = 30.0
@@ -117,6 +118,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         deployer = Deployer(process, catalog, images, blobs, vault, volumes)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
         events = Events(process, catalog)
+        _watch_volumes(process, catalog, volumes)
         bytes_max = settings.body_bytes_max
         queues = Queues(process)
         await stack.enter_async_context(queues.open())
@@ -197,6 +199,11 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         if settings.callback_networks:
             shell.ready_note(callbacks_also_to=settings.callback_networks)
         yield
+
+
+def _watch_volumes(process: Process, catalog: Catalog, volumes: Volumes) -> None:
+    if volumes.there:
+        process.every(LOOK_S, VolumeEvents(process, catalog, volumes).look, "files of volumes")
 
 
 def _readmodel_path(settings: GatewaySettings) -> Path | None:

@@ -17,7 +17,7 @@ import os
 import shutil
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +25,13 @@ import msgspec
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.ids import WorkspaceId, check_name, check_token
 
+from glowplug_gateway.watching import FileState
+
 PATH_BYTES_MAX: Final = 1_024
 DEPTH_MAX: Final = 32
 ENTRIES_MAX: Final = 10_000
+# Files of one volume that are looked at for events, twice a second.
+WATCHED_MAX: Final = 20_000
 UPLOAD_PREFIX: Final = ".glowplug-upload-"
 # Containers run under ids of their own: what one of them makes, the next must be able to change. The volume
 # lies under a directory that nobody else can enter.
@@ -57,6 +61,11 @@ class Volumes:
 
     def __init__(self, root: Path | None) -> None:
         self._root = root
+
+    @property
+    def there(self) -> bool:
+        """Whether this platform has volumes."""
+        return self._root is not None
 
     def ensure(self, workspace: WorkspaceId, name: str) -> bool:
         """Make a volume unless it is there; return whether it was made."""
@@ -157,6 +166,47 @@ class Volumes:
                 raise InvalidRequestError(
                     "request.invalid", f"{path!r} is a folder; say recursive=1 to remove it"
                 )
+
+    # -- for those who watch --------------------------------------------------------------------
+
+    def states(self, workspace: WorkspaceId, name: str) -> dict[str, FileState] | None:
+        """Return every file's state by path; None if there are more than WATCHED_MAX.
+
+        A file whose name is no clean text can't be told of and is left out.
+        """
+        found: dict[str, FileState] = {}
+        try:
+            with self._opened(workspace, name) as root:
+                for path, status in _files(root):
+                    if path.isprintable():
+                        found[path] = FileState(status.st_ino, status.st_ctime_ns, status.st_size)
+                    if len(found) > WATCHED_MAX:
+                        return None
+        except NotFoundError:
+            return {}
+        return found
+
+    def read_told(self, workspace: WorkspaceId, name: str) -> dict[str, FileState] | None:
+        """Return what was told of a volume's files; None if nothing ever was."""
+        try:
+            data = self._told_file(workspace, name).read_bytes()
+            return msgspec.msgpack.decode(data, type=dict[str, FileState])
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def write_told(self, workspace: WorkspaceId, name: str, told: Mapping[str, FileState]) -> None:
+        """Keep what was told."""
+        file = self._told_file(workspace, name)
+        temporary = file.with_name(f"{file.name}.{os.urandom(4).hex()}")
+        temporary.write_bytes(msgspec.msgpack.encode(told))
+        temporary.replace(file)
+
+    def forget_told(self, workspace: WorkspaceId, name: str) -> None:
+        """Nobody is told any more."""
+        self._told_file(workspace, name).unlink(missing_ok=True)
+
+    def _told_file(self, workspace: WorkspaceId, name: str) -> Path:
+        return self._home(workspace) / f".told-{check_name(name, 'volume')}"
 
     # -- ways in --------------------------------------------------------------------------------
 
@@ -272,6 +322,18 @@ def _scan(folder: int, prefix: str, *, deep: bool) -> Iterator[FileEntry]:
     finally:
         for fd, _ in waiting:
             os.close(fd)
+
+
+def _files(root: int) -> Iterator[tuple[str, os.stat_result]]:
+    for folder, names, files, fd in os.fwalk(".", dir_fd=root, follow_symlinks=False):
+        names.sort()
+        for name in files:
+            if name.startswith(UPLOAD_PREFIX):
+                continue
+            with contextlib.suppress(OSError):
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    yield f"{folder}/{name}".removeprefix("./"), status
 
 
 def _entry(path: str, status: os.stat_result) -> FileEntry:
