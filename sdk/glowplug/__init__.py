@@ -22,9 +22,12 @@ __all__ = [
     "Task",
     "TaskPolicy",
     "Volume",
+    "chain",
+    "chord",
     "endpoint",
     "errors",
     "function",
+    "group",
     "is_remote",
     "on_event",
     "schedule",
@@ -38,6 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from glowplug import errors, schema
     from glowplug.callbacks import verify_callback
+    from glowplug.composing import chain, chord, group
     from glowplug.dead_letters import DeadLetters
     from glowplug.decorators import endpoint, function, task_queue
     from glowplug.errors import GlowplugError
@@ -71,6 +75,9 @@ else:
         "Task": "tasks",
         "TaskPolicy": "policies",
         "Volume": "volume",
+        "chain": "composing",
+        "chord": "composing",
+        "group": "composing",
         "endpoint": "decorators",
         "errors": "",
         "function": "decorators",

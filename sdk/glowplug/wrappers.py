@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from glowplug.client.batching import Measured
     from glowplug.client.deploying import Deployed
     from glowplug.client.session import Session
+    from glowplug.composing import Signature
     from glowplug.options import PutOptions
     from glowplug.putting import PutMany
     from glowplug.tasks import FunctionCall, Task
@@ -131,6 +132,18 @@ class Function(Wrapper[P, R]):
             Spawn(self, FunctionCall, wait_when_full=False, said=put_options(**options))
         )
 
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return the function with arguments, for chains and groups; nothing is run by it."""
+        from glowplug.composing import Signature  # noqa: PLC0415 - only for compositions
+
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return the same; it waits for what comes before it, and gets nothing of it."""
+        from glowplug.composing import Signature  # noqa: PLC0415 - only for compositions
+
+        return Signature(self, args, kwargs, immutable=True)
+
     @property
     def map(self) -> Map[R]:
         """Run it once for each input (or each tuple of inputs, for several iterables)."""
@@ -196,6 +209,18 @@ class TaskQueue(Wrapper[P, R]):
 
         return PutMany(self, {})
 
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return the function with arguments, for chains and groups; nothing is run by it."""
+        from glowplug.composing import Signature  # noqa: PLC0415 - only for compositions
+
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Return the same; it waits for what comes before it, and gets nothing of it."""
+        from glowplug.composing import Signature  # noqa: PLC0415 - only for compositions
+
+        return Signature(self, args, kwargs, immutable=True)
+
     @property
     def delay(self) -> Spawn[P, Task]:
         """Queue work; the name that Celery's users know for `put`."""
@@ -208,9 +233,19 @@ class TaskQueue(Wrapper[P, R]):
         **options: Any,
     ) -> Task:
         """Queue work as Celery's users write it: `countdown`, `eta`, `expires`, `priority` and ours."""
+        from glowplug.composing import Signature  # noqa: PLC0415
         from glowplug.options import celery_options  # noqa: PLC0415
         from glowplug.tasks import Task  # noqa: PLC0415
 
+        link, link_error = options.pop("link", ()), options.pop("link_error", ())
+        if link or link_error:
+            signature = self.s(*args, **dict(kwargs or {}))
+            signature.said.update(celery_options(**options))
+            for followers, add in ((link, Signature.on_complete), (link_error, Signature.on_error)):
+                several = followers if isinstance(followers, (list, tuple)) else (followers,)
+                signature = add(signature, *several) if several else signature
+            followed: Task = signature.put()
+            return followed
         put: Spawn[Any, Task] = Spawn(
             self, Task, wait_when_full=True, said=celery_options(**options)
         )

@@ -18,6 +18,7 @@ ALLOWED: Final[tuple[tuple[str, str], ...]] = (
     ("POST", "/api/v1/deployments"),
     ("POST", "/api/v1/deployments/{deployment}/call"),
     ("POST", "/api/v1/deployments/{deployment}/spawn"),
+    ("POST", "/api/v1/compositions"),
     ("DELETE", "/api/v1/calls/{invocation}"),
     ("GET", "/tasks/{task}/status"),
     ("DELETE", "/tasks/{task}"),

@@ -44,6 +44,9 @@ class Caller:
             raise NotImplementedError("classes with methods are not yet supported")
         args, kwargs, takes = payloads.read_arguments(invocation.format, invocation.body)
         invocation.body = b""  # large arguments need not be held twice
+        if invocation.pass_as:
+            args = (payloads.read_passed(invocation.pass_as, invocation.passed), *args)
+            invocation.passed = []
         if takes:
             from glowplug.runner import takes as ways  # noqa: PLC0415 - events and whole requests
 

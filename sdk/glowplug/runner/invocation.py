@@ -9,6 +9,7 @@ from glowplug.runner.frames import CREDIT_AT_FIRST
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from glowplug.events import Event
     from glowplug.runner.context import Context
@@ -27,6 +28,7 @@ class Invocation:
         stoppable: user code runs that `interrupt` may stop; set by the lane.
         reported: its result frame is out, or about to be.
         interrupt: stops the user's code; set by the lane that runs it.
+        passed, pass_as: results of others that it waited for, and what its function gets of them.
         context: what its function was given, if it asked for one.
         on_credit: called when credit grows (async lane).
         events: the batch that it delivers, of which some may fail; None where it delivers none.
@@ -43,7 +45,8 @@ class Invocation:
         self.context: Context | None = None
         self.method = str(header.get("method", ""))
         self.scheduled_for = float(header.get("scheduled_for") or 0.0)
-        self.body = body
+        self.pass_as = str(header.get("pass_as", ""))
+        self.body, self.passed = _cut_off(body, header.get("passed") or ())
         self.cancelled = False
         self.stoppable = False
         self.reported = False
@@ -92,3 +95,13 @@ class Invocation:
             self._more.acquire(timeout=0.5)
             if self.cancelled:
                 raise CancelledError
+
+
+def _cut_off(body: bytes, sizes: Any) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Return the arguments, and the results of others that follow them: (format, bytes) of each."""
+    passed = []
+    end = len(body)
+    for form, size in reversed(sizes):
+        passed.append((str(form), body[end - size : end]))
+        end -= size
+    return body[:end] if passed else body, passed[::-1]

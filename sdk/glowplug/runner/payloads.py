@@ -64,6 +64,18 @@ def read_arguments(form: str, body: bytes) -> tuple[tuple[object, ...], dict[str
         raise BadArgumentsError(f"the arguments can't be read: {_text(error)}") from error
 
 
+def read_passed(way: str, passed: list[tuple[str, bytes]]) -> object:
+    """Return what a function gets of the results of others: one value, or a list of them.
+
+    Raises: BadArgumentsError from the reason.
+    """
+    try:
+        values = [loads(body) if form == "pickle" else _json().loads(body) for form, body in passed]
+    except Exception as error:
+        raise BadArgumentsError(f"a result of another can't be read: {_text(error)}") from error
+    return values if way == "list" else values[0]
+
+
 def write_result(form: str, value: object) -> bytes:
     """Return a value in the caller's format.
 

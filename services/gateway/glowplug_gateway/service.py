@@ -22,6 +22,7 @@ from glowplug_gateway.events import Events
 from glowplug_gateway.http.blobs import BlobRoutes
 from glowplug_gateway.http.callbacks import CallbackRoutes
 from glowplug_gateway.http.calls import CallRoutes
+from glowplug_gateway.http.compositions import CompositionRoutes
 from glowplug_gateway.http.dead_letters import DeadLetterRoutes
 from glowplug_gateway.http.deployments import DeploymentRoutes
 from glowplug_gateway.http.door import Door, open_door
@@ -134,6 +135,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 errors_shown=settings.errors_shown,
             ),
             PutRoutes(catalog, intake, body_bytes_max=bytes_max),
+            CompositionRoutes(process, catalog, calls, records, body_bytes_max=bytes_max),
             TaskRoutes(records),
             CallbackRoutes(secrets),
             TaskViewRoutes(catalog, records, feed, readmodel),

@@ -6,10 +6,12 @@ The record is the truth; what we hold is a copy ordered for handing. A change of
 
 from __future__ import annotations
 
-from glowplug_contracts.messages.invocation import State, is_terminal
+from glowplug_contracts.ids import InvocationId
+from glowplug_contracts.messages.invocation import RemoteError, State, is_terminal
 
-from glowplug_scheduler.dispatch_state import ShardState
+from glowplug_scheduler.dispatch_state import DELETED, ShardState
 from glowplug_scheduler.dispatch_types import Decision, ForwardCancel, RecordRemoved, RecordSeen
+from glowplug_scheduler.followups import INCOMPLETE_S, Verdict, Waiting
 from glowplug_scheduler.queues import Item, Place
 
 
@@ -19,10 +21,14 @@ def see_record(state: ShardState, event: RecordSeen, now: float, out: list[Decis
         return
     state.records_high = event.sequence
     _note_start(state, event, now)
+    for waiter in event.then:
+        _tell_waiter(state, waiter, event, now, out)
     item = state.items.get(event.invocation_id)
     if item is not None and (not item.durable or event.sequence <= item.sequence):
         return
     if is_terminal(event.state):
+        if event.after_count:
+            state.followups.forget(event.invocation_id, now)
         _end(state, item, event, now, out)
         return
     if item is None:
@@ -35,7 +41,7 @@ def see_record(state: ShardState, event: RecordSeen, now: float, out: list[Decis
     if event.state is State.RUNNING:
         _run(state, item, event, now, out)
     else:
-        _queue(state, item, event, now)
+        _queue(state, item, event, now, out)
     state.fill(item.queue, now, out)
     state.touch(item.queue, now, out)
 
@@ -125,9 +131,18 @@ def _run(state: ShardState, item: Item, event: RecordSeen, now: float, out: list
         state.lose(item, "container", None, now, out)
 
 
-def _queue(state: ShardState, item: Item, event: RecordSeen, now: float) -> None:
+def _queue(
+    state: ShardState, item: Item, event: RecordSeen, now: float, out: list[Decision]
+) -> None:
     _lift(state, item, now)
     _copy(item, event)
+    if event.after_count and event.attempt == 0 and event.state is State.ACCEPTED:
+        item.after_count, item.after_if = event.after_count, event.after_if
+        item.place = Place.HELD
+        item.since = now
+        state.remind(now + INCOMPLETE_S, item, Place.HELD)
+        _judge(state, state.followups.wait(item, now), now, out)
+        return
     if item.expires_at > 0 and item.attempt == 0:
         state.remind(item.expires_at, item, Place.GONE)
     if event.due_at > now and not item.queue.deleted:
@@ -140,6 +155,73 @@ def _queue(state: ShardState, item: Item, event: RecordSeen, now: float) -> None
             state.admit(state.keys.ask(item))
     else:
         state.wait(item, now)
+
+
+def _tell_waiter(
+    state: ShardState, waiter: InvocationId, event: RecordSeen, now: float, out: list[Decision]
+) -> None:
+    waiting = state.followups.told(
+        event.invocation_id,
+        waiter,
+        now,
+        ended=is_terminal(event.state),
+        well=event.state is State.SUCCEEDED,
+    )
+    if waiting is not None:
+        _judge(state, waiting, now, out)
+
+
+def _judge(state: ShardState, waiting: Waiting, now: float, out: list[Decision]) -> None:
+    """Do with one that waits for ends what they ask for."""
+    item, verdict = waiting.item, waiting.verdict()
+    if item is None or item.place is not Place.HELD or not item.after_count:
+        return
+    if item.queue.deleted:
+        state.fail(item, DELETED, now, out)
+    elif verdict is Verdict.RUN:
+        item.after_count = 0
+        item.arrived = now
+        state.wait(item, now)
+        state.unfilled[item.queue.deployment_id] = item.queue
+    elif verdict is Verdict.FAIL:
+        state.write(
+            item, State.FAILED, "predecessor", _failed(next(iter(waiting.failed))), now, out
+        )
+    elif verdict is Verdict.DROP:
+        state.write(item, State.CANCELLED, "not_needed", NOT_NEEDED, now, out)
+
+
+def judge_incomplete(state: ShardState, item: Item, now: float, out: list[Decision]) -> None:
+    """What an item waits for should have come long ago; perhaps whoever wrote it died in between."""
+    waiting = state.followups.wait(item, now)
+    if not item.after_count:
+        return
+    if len(waiting.seen) < item.after_count and state.records_read:
+        state.write(item, State.FAILED, "incomplete", INCOMPLETE, now, out)
+    else:
+        item.since = now
+        state.remind(now + INCOMPLETE_S, item, Place.HELD)
+
+
+NOT_NEEDED = RemoteError(
+    code="invocation.cancelled",
+    type="CancelledError",
+    message="what it was to run after the failure of has succeeded",
+)
+INCOMPLETE = RemoteError(
+    code="invocation.predecessor_gone",
+    type="PredecessorFailedError",
+    message="what it waits for was never accepted; put the whole of it again",
+)
+
+
+def _failed(member: InvocationId) -> RemoteError:
+    return RemoteError(
+        code="invocation.predecessor_failed",
+        type="PredecessorFailedError",
+        message=f"{member}, which it waits for, did not succeed",
+        details={"task_id": member},
+    )
 
 
 def _note_start(state: ShardState, event: RecordSeen, now: float) -> None:

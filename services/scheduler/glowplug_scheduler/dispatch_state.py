@@ -29,6 +29,7 @@ from glowplug_scheduler.dispatch_types import (
     SendLost,
     WriteRecord,
 )
+from glowplug_scheduler.followups import Followups
 from glowplug_scheduler.keys import Keys
 from glowplug_scheduler.liveness import Liveness
 from glowplug_scheduler.queues import Container, DeploymentQueue, Item, Place, Remembered
@@ -96,6 +97,7 @@ class ShardState:
         self.deleted: set[DeploymentId] = set()
         self.keys = Keys()
         self.records_read = False
+        self.followups = Followups()
         self.leaving: dict[InvocationId, str] = {}
         self.throttled: dict[DeploymentId, DeploymentQueue] = {}
         self.unfilled: dict[DeploymentId, DeploymentQueue] = {}

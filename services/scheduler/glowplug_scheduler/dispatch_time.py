@@ -10,7 +10,7 @@ import heapq
 from glowplug_contracts.messages.invocation import State
 
 from glowplug_scheduler.dispatch_containers import close_worker, lose_worker
-from glowplug_scheduler.dispatch_records import open_keys
+from glowplug_scheduler.dispatch_records import judge_incomplete, open_keys
 from glowplug_scheduler.dispatch_state import ShardState
 from glowplug_scheduler.dispatch_types import Decision, ScanRecords
 from glowplug_scheduler.events import AskWorker
@@ -69,6 +69,8 @@ def _due(
         item.arrived = now
         state.wait(item, now)
         state.fill(item.queue, now, out)
+    elif place is Place.HELD:
+        judge_incomplete(state, item, now, out)
     elif place is Place.ENDING:
         if item.state is State.RUNNING:
             return  # claimed: its worker writes the last word
@@ -115,6 +117,8 @@ def _lose_orphans(state: ShardState, now: float, out: list[Decision]) -> None:
 
 def _announce_all(state: ShardState, now: float, out: list[Decision]) -> None:
     state.announced_all_at = now
+    if state.records_read:
+        state.followups.sweep(now)
     for queue in list(state.queues.values()):
         if queue.items or queue.containers:
             state.touch(queue, now, out)

@@ -61,6 +61,8 @@ class RecordSeen(msgspec.Struct, frozen=True):
         order: its place in the order of acceptance; 0 = its own sequence.
         key, key_limit: of one key at most so many run at once; 0 = one at a time, in order.
         rate_count, rate_period_s: its queue may start so many in such a time; a count of 0 = any.
+        then: who waits for its end.
+        after_count, after_if: it waits for so many ends, that must be such.
         started_at: when its last attempt began; 0 = none did, or nobody needs to know.
     """
 
@@ -84,6 +86,9 @@ class RecordSeen(msgspec.Struct, frozen=True):
     rate_count: int = 0
     rate_period_s: float = 1.0
     started_at: float = 0.0
+    then: tuple[InvocationId, ...] = ()
+    after_count: int = 0
+    after_if: str = "succeeded"
 
 
 class RecordsRead(msgspec.Struct, frozen=True):
@@ -206,7 +211,8 @@ class SendLost(msgspec.Struct, frozen=True):
 class WriteRecord(msgspec.Struct, frozen=True):
     """Change a durable record by compare-and-set from `sequence`; a conflict means others were first.
 
-    `state` is RETRY_WAIT (due at once, lost_attempts + 1), DEAD, FAILED (with `error`) or EXPIRED.
+    `state` is RETRY_WAIT (due at once, lost_attempts + 1), DEAD, FAILED (with `error`), CANCELLED (likewise)
+    or EXPIRED.
     Repeated until the record is seen to have moved.
     """
 

@@ -18,6 +18,7 @@ from glowplug_contracts.errors import PlatformError, TransientError
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId, WorkspaceId
 from glowplug_contracts.messages.invocation import (
     HEADER_ACCEPTED,
+    HEADER_AFTER,
     HEADER_ATTEMPT,
     HEADER_CONTAINER,
     HEADER_DEPLOYMENT,
@@ -31,6 +32,7 @@ from glowplug_contracts.messages.invocation import (
     HEADER_RATE,
     HEADER_STARTED,
     HEADER_STATE,
+    HEADER_THEN,
     HEADER_TRACE,
     HEADER_WORKER,
     AttemptEnded,
@@ -241,6 +243,7 @@ class ShardOwner:
         if state is None:  # a marker: its time to live ended, or somebody purged it
             return RecordRemoved(invocation_id, delivery.sequence)
         count, period_s = _rate(headers.get(HEADER_RATE))
+        after_count, after_if = _after(headers.get(HEADER_AFTER))
         return RecordSeen(
             invocation_id,
             WorkspaceId(fields["workspace"]),
@@ -262,6 +265,9 @@ class ShardOwner:
             rate_count=count,
             rate_period_s=period_s,
             started_at=self._on_our_clock(headers.get(HEADER_STARTED)),
+            then=_ids(headers.get(HEADER_THEN)),
+            after_count=after_count,
+            after_if=after_if or "succeeded",
         )
 
     def _on_our_clock(self, unix: str | None) -> float:
@@ -461,3 +467,12 @@ def _key_limit(text: str | None) -> int:
 def _rate(text: str | None) -> tuple[int, float]:
     count, _, period_s = (text or "").partition("/")
     return (int(count), float(period_s)) if period_s else (0, 1.0)
+
+
+def _ids(text: str | None) -> tuple[InvocationId, ...]:
+    return tuple(InvocationId(one) for one in text.split(",")) if text else ()
+
+
+def _after(text: str | None) -> tuple[int, str]:
+    count, _, condition = (text or "0").partition("/")
+    return int(count), condition

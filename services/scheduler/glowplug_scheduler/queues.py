@@ -50,6 +50,7 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
         missed: beats of its worker, since it was handed, that did not list it.
         since: when it came to its present place.
         order, key, key_limit, holds_key: see `keys.py`.
+        after_count, after_if: see `followups.py`; a count of 0 waits for nothing (more).
         handed_attempt: the last attempt of a durable one that this machine had begun.
     """
 
@@ -85,6 +86,9 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
     key_limit: int = 0
     holds_key: bool = False
     handed_attempt: int = -1
+    after_count: int = 0
+    after_if: str = "succeeded"
+    due_at: float = 0.0
 
 
 class Container(msgspec.Struct, eq=False, kw_only=True):

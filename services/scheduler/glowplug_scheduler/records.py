@@ -68,6 +68,11 @@ def changed(record: InvocationRecord, write: WriteRecord, unix: float) -> Invoca
     if write.state is State.EXPIRED:
         expired = InputOutcome(index=record.input.index, state=State.EXPIRED, error=EXPIRED_ERROR)
         return msgspec.structs.replace(record, state=State.EXPIRED, ended_at=unix, outcome=expired)
+    if write.state is State.CANCELLED:
+        cancelled = InputOutcome(index=record.input.index, state=State.CANCELLED, error=write.error)
+        return msgspec.structs.replace(
+            record, state=State.CANCELLED, ended_at=unix, outcome=cancelled
+        )
     lost = record.lost_attempts + (write.state is State.DEAD)
     error = write.error or RemoteError(
         code="invocation.lost",

@@ -35,8 +35,9 @@ from glowplug_worker import frames
 from glowplug_worker.attempts import Attempt, trim_error
 from glowplug_worker.inflight import InFlight
 from glowplug_worker.ports import CALL_BLOBS_KEPT_S, LEASE_S_MAX
+from glowplug_worker.predecessors import PredecessorGoneError, gather
 from glowplug_worker.progress import PROGRESS_EVERY_S, Throttled, spoken
-from glowplug_worker.records import CLAIMABLE, claim, expire, finish, lose
+from glowplug_worker.records import CLAIMABLE, claim, expire, finish, lose, refuse
 
 if TYPE_CHECKING:
     from glowplug_worker.supervisor import Supervisor
@@ -103,6 +104,13 @@ class DurableFlight(InFlight):
         if record.expires_at and unix > record.expires_at:
             await self._append(expire(record, unix))
             return False
+        if record.pass_as:
+            try:
+                self.passed = await gather(workshop, record, self.shard)
+            except PredecessorGoneError as gone:
+                await self._append(refuse(record, str(gone), unix))
+                return False
+            self.pass_as = record.pass_as
         self._record = await self._append(
             claim(record, workshop.worker_id, self.supervisor.container_id, unix)
         )

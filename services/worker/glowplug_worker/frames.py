@@ -67,6 +67,9 @@ class Blob(_Header, tag="blob", frozen=True, kw_only=True):
 class Run(_Header, tag="run", frozen=True, kw_only=True):
     """Run one input. The body holds the arguments in `format`. `timeout_s`: its own, if it has one.
 
+    `passed`: results of others, which follow the arguments in the body: (format, bytes) of each. `pass_as`
+    "value" gives the one before the own arguments, "list" a list of all, "error" a dictionary.
+
     Several inputs of one invocation may be sent ahead; a runner with concurrency 1 runs them in order.
     """
 
@@ -78,6 +81,8 @@ class Run(_Header, tag="run", frozen=True, kw_only=True):
     stream: bool = False
     timeout_s: float = 0.0
     scheduled_for: float = 0.0
+    passed: tuple[tuple[str, int], ...] = ()
+    pass_as: str = ""
     more: bool = False
 
 

@@ -71,6 +71,8 @@ class InFlight:
         self.method = method
         self.scheduled_for = 0.0
         self.direct = False  # sent here by its gateway, past the shard
+        self.passed: list[tuple[str, bytes]] = []  # results of others: format and bytes
+        self.pass_as = ""
         self.cancelled_at: float | None = None
         self.inputs = len(attempt.unfinished())
         self._started_unix = 0.0
@@ -129,8 +131,10 @@ class InFlight:
                 stream=self.stream,
                 timeout_s=attempt.timeout_s,
                 scheduled_for=self.scheduled_for,
+                passed=tuple((form, len(body)) for form, body in self.passed),
+                pass_as=self.pass_as,
             ),
-            data,
+            b"".join((data, *(body for _, body in self.passed))) if self.passed else data,
         )
 
     async def _send_blob(self, each: Input) -> None:

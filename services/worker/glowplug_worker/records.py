@@ -57,6 +57,19 @@ def expire(record: InvocationRecord, unix: float) -> InvocationRecord:
     )
 
 
+def refuse(record: InvocationRecord, why: str, unix: float) -> InvocationRecord:
+    """Return the record of an invocation that can't start: what it was to get is not there."""
+    error = RemoteError(
+        code="invocation.predecessor_gone", type="PredecessorFailedError", message=why
+    )
+    return msgspec.structs.replace(
+        record,
+        state=State.FAILED,
+        ended_at=unix,
+        outcome=InputOutcome(index=record.input.index, state=State.FAILED, error=error),
+    )
+
+
 def finish(record: InvocationRecord, outcome: InputOutcome, unix: float) -> InvocationRecord:
     """Return the record after an attempt that user code ended: terminal, or RETRY_WAIT."""
     attempts = attempts_after(record, outcome.state, outcome.error, unix)

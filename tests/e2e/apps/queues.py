@@ -88,3 +88,23 @@ def beside(value=0):
 @task_queue(**LIGHT, rate_limit="2/s", autoscaler=QueueDepthAutoscaler(max_containers=2))
 def slowly(value=0):
     return value
+
+
+@task_queue(**LIGHT, autoscaler=QueueDepthAutoscaler(max_containers=3))
+def plus(a, b=1):
+    return a + b
+
+
+@task_queue(**LIGHT)
+def total(values, context):
+    return sum(values)
+
+
+@task_queue(**LIGHT)
+def breaks(*_args):
+    raise ShopError("broken")
+
+
+@task_queue(**LIGHT)
+def told_of(failure):
+    return [failure["type"], failure["message"], failure["state"]]

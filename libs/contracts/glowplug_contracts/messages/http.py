@@ -5,9 +5,9 @@ A framed body is a sequence of [4 bytes big-endian length][msgpack message].
 
 from __future__ import annotations
 
-from glowplug_contracts.ids import InvocationId
+from glowplug_contracts.ids import DeploymentId, Digest, InvocationId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.invocation import Input, Payload, RemoteError
+from glowplug_contracts.messages.invocation import Format, Input, Payload, RemoteError
 
 # Headers of the Python door (`/api/v1/deployments/{id}/call|spawn`).
 HEADER_INVOCATION = "Glowplug-Invocation-Id"
@@ -91,6 +91,32 @@ class PutManyRequest(Message, frozen=True, kw_only=True):
     """Much durable work for one deployment, at most PUTS_MAX pieces, written together."""
 
     puts: tuple[PutItem, ...]
+
+
+class ComposedTask(Message, frozen=True, kw_only=True):
+    """One task of a composition: its arguments (inline as base64, or a blob), and what it waits for.
+
+    Attributes:
+        after: earlier tasks of the same composition whose ends it waits for.
+        after_if, pass_as: as in InvocationRecord.
+    """
+
+    task_id: InvocationId
+    deployment_id: DeploymentId
+    format: Format = Format.PICKLE
+    args: bytes = b""
+    blob: Digest | None = None
+    size: int = 0
+    options: PutOptions = PutOptions()
+    after: tuple[InvocationId, ...] = ()
+    after_if: str = "succeeded"
+    pass_as: str = ""
+
+
+class ComposeRequest(Message, frozen=True, kw_only=True):
+    """Tasks that are accepted together, each before those that wait for it."""
+
+    tasks: tuple[ComposedTask, ...]
 
 
 class StreamItem(Message, frozen=True, kw_only=True):

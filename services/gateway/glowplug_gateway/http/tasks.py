@@ -118,6 +118,8 @@ def task_value(record: InvocationRecord, progress: Progress | None = None) -> di
         "due_at": record.due_at or None,
         "expires_at": record.expires_at or None,
         "parent": record.parent or None,
+        "after": list(record.after),
+        "then": list(record.then),
         "tags": record.tags,
         "accepted_at": record.accepted_at,
         "started_at": record.started_at or None,
