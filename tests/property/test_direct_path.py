@@ -78,6 +78,7 @@ class Pair:
             self.words.append((self.told.say(self.room), True))
         else:
             self.running.append(call)
+            self.tell()
 
 
 STEPS = ["send", "arrive", "hear", "answer", "end quietly", "other comes", "other goes"]

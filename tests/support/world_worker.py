@@ -178,6 +178,7 @@ class Worker(Node):
                 request=request,
             )
             self._fly(run, request.invocation_id, container, direct=True)
+            self._tell_rooms(container)
             return
         else:
             slots = link.told.say(Room(container))

@@ -176,9 +176,12 @@ class Links:
         container_id = frame.container_id
         link.told.count(container_id)
         reason = service.take_call(frame)
-        if not reason:
-            return
         room = service.rooms.get(container_id)
+        if not reason:
+            # Others may have left their slots unsaid, as long as the gateway counted on this one.
+            if room is not None and link.told.should_hear(room):
+                await link.send(link.told.say(room))
+            return
         if room is None:
             deployment_id = frame.request.deployment_id
             slots = SlotsTold(
