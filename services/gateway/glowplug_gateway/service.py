@@ -100,9 +100,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         blobs = await stack.enter_async_context(open_blobs(shell.peers, shell.internal_token()))
         catalog, live, logs = Catalog(shell.bus), Live(process), Logs(process)
         links = Links()
-        dispatch = Dispatch(shell.bus, links, shell.shards)
-        calls = Calls(process, dispatch, workspace_max=settings.in_hand_max)
-        links.listen(calls)
+        calls = _calls(process, links, settings)
         feed = RecordFeed(process, readmodel)
         networks = parse_networks(settings.callback_networks)
         records = Records(process, calls, blobs, feed, networks)
@@ -206,6 +204,14 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
 def _watch_volumes(process: Process, catalog: Catalog, volumes: Volumes) -> None:
     if volumes.there:
         process.every(LOOK_S, VolumeEvents(process, catalog, volumes).look, "files of volumes")
+
+
+def _calls(process: Process, links: Links, settings: GatewaySettings) -> Calls:
+    """Return what holds the calls, and listens to the linked workers."""
+    dispatch = Dispatch(process.bus, links, process.shards)
+    calls = Calls(process, dispatch, workspace_max=settings.in_hand_max)
+    links.listen(calls)
+    return calls
 
 
 def _readmodel_path(settings: GatewaySettings) -> Path | None:
