@@ -112,8 +112,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         secrets = SigningSecrets(shell.bus)
         shell.hold(LEASE, Teller(process, records, feed, secrets, terms).lead)
         images = Images(process)
-        vault = Secrets(process, read_key_file(settings.master_key_file))
-        volumes = Volumes(Path(settings.volumes_dir) if settings.volumes_dir else None)
+        vault, volumes = _open_kept(process, settings)
         deployer = Deployer(process, catalog, images, blobs, vault, volumes)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
         events = Events(process, catalog)
@@ -199,6 +198,14 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         if settings.callback_networks:
             shell.ready_note(callbacks_also_to=settings.callback_networks)
         yield
+
+
+def _open_kept(process: Process, settings: GatewaySettings) -> tuple[Secrets, Volumes]:
+    """Return what this platform keeps for users: secrets and volumes, as far as it was told where."""
+    return (
+        Secrets(process, read_key_file(settings.master_key_file)),
+        Volumes(Path(settings.volumes_dir) if settings.volumes_dir else None),
+    )
 
 
 def _watch_volumes(process: Process, catalog: Catalog, volumes: Volumes) -> None:
