@@ -156,6 +156,10 @@ class Checks:
             ]
             deleted = deployment.state is DeploymentState.DELETED
             minimum = 0 if deleted else deployment.spec.autoscaler.min_containers
+            decided = self.world.broker.scale.get(deployment_id)
+            wanted = minimum if decided is None else decided.target
+            if wanted != minimum:  # what is wanted may still be waiting for room
+                found.append(f"C4 {deployment_id} is to have {wanted} instead of {minimum}")
             if len(live) != minimum:
                 found.append(f"C4 {deployment_id} has {live} instead of {minimum}")
         for scheduler in self.nodes.schedulers():
