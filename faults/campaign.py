@@ -128,15 +128,15 @@ async def _load_and_faults(asked: Slice, load: Load, actor: Actor, watcher: Watc
 
     def room() -> bool:
         # The tasks are to last as long as the faults, and never to pile up.
-        share = (done + 1) / (len(asked.plan) + 1)
+        share = 1.0 if faulting.done() else (done + 1) / (len(asked.plan) + 1)
         return (
             load.asked <= asked.tasks * share
             and load.accepted - len(watcher.ended) < OUTSTANDING_MAX
         )
 
     async with asyncio.TaskGroup() as group:
-        callers = [group.create_task(load.call()) for _ in range(CALLERS)]
         faulting = group.create_task(faults())
+        callers = [group.create_task(load.call()) for _ in range(CALLERS)]
         submitting = [group.create_task(load.submit(room, asked.tasks)) for _ in range(SUBMITTERS)]
         await faulting
         await asyncio.gather(*submitting)
