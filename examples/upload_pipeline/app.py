@@ -31,7 +31,9 @@ WORDS = {
 
 @on_event(
     ["glowplug.volume.file.created", "glowplug.volume.file.changed"],
-    filter={"all": [{"exact": {"source": "glowplug:volume/inbox"}}, {"suffix": {"subject": ".txt"}}]},
+    filter={
+        "all": [{"exact": {"source": "glowplug:volume/inbox"}}, {"suffix": {"subject": ".txt"}}]
+    },
     volumes=[INBOX],
     task_policy=TaskPolicy(max_retries=1, retry_delay_seconds=0.1),
     env={"PIPELINE_DECODING": DECODING},

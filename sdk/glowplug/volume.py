@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +37,9 @@ class Volume:
     def path(self) -> Path:
         """Where the volume is in this container: `mount_path`, or elsewhere if it can't be mounted there."""
         if is_remote():
-            places = json.loads(os.environ.get("GLOWPLUG_VOLUMES", "{}"))
-            return Path(places.get(self.name, self.mount_path))
+            from glowplug.client.profile import volume_places  # noqa: PLC0415 - where it is needed
+
+            return Path(volume_places().get(self.name, self.mount_path))
         raise RuntimeError(
             f"volume {self.name} is seen inside containers; outside, `glowplug volume ls {self.name}` and "
             "`glowplug volume cp` reach it"

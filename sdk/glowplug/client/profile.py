@@ -7,6 +7,7 @@ This is the only module of the SDK that reads the environment.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import tomllib
@@ -52,6 +53,12 @@ def config_path() -> Path:
 def is_quiet() -> bool:
     """Return whether live output is switched off."""
     return os.environ.get("GLOWPLUG_QUIET", "") not in {"", "0"}
+
+
+def volume_places() -> dict[str, str]:
+    """Return where this container sees its volumes, by name; {} outside."""
+    places: dict[str, str] = json.loads(os.environ.get("GLOWPLUG_VOLUMES") or "{}")
+    return places
 
 
 def no_color() -> bool:
