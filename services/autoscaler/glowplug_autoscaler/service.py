@@ -68,7 +68,6 @@ class Leader:
         self._clock = clock
         self._targets = targets
         self._lease = lease
-        self._targets_read = asyncio.Event()
         self._unwritten: dict[DeploymentId, ScaleDecided] = {}
         self._to_write = asyncio.Event()
 
@@ -119,7 +118,7 @@ class Leader:
         )
         stack.push_async_callback(following.close)
         if stored["messages"]:
-            await self._targets_read.wait()
+            await following.caught_up()  # not by the last message seen: it may be unreadable
 
     async def on_backlog_changed(self, delivery: Delivery[BacklogChanged]) -> None:
         """A dispatcher says what waits."""
@@ -136,8 +135,6 @@ class Leader:
     async def on_scale_decided(self, delivery: Delivery[ScaleDecided]) -> None:
         """A decision, ours or that of an earlier leader."""
         self._hear(delivery.message)
-        if delivery.pending == 0:
-            self._targets_read.set()
 
     async def on_deployment_entry(self, entry: Entry[Deployment]) -> None:
         """A deployment was written or removed; the key ends with its id."""

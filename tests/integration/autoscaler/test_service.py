@@ -98,6 +98,18 @@ async def test_a_deployment_written_later_gets_its_minimum(bus, nats_server, tar
         await eventually(at(targets, 1))
 
 
+async def test_a_decision_that_nobody_can_read_keeps_no_leader_from_deciding(
+    bus, nats_server, targets
+):
+    """Found by the campaign: the last message of the stream was garbage, and nothing scaled any more."""
+    await deploy(bus)
+    await bus.append_raw(
+        SCALE.at(deployment_id="dep_x").subject, b"garbage", {}, 5, "SCALE_DECISIONS"
+    )
+    async with open_autoscaler(nats_server.url, "one"):
+        await repeat_backlog_until(bus, at(targets, 1), queued=1)
+
+
 async def test_a_failed_start_is_heard_from_the_stream(bus, nats_server, targets):
     await deploy(bus)
     async with open_autoscaler(nats_server.url, "one"):
