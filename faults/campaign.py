@@ -160,7 +160,7 @@ def evidence_of(directory: Path, records: dict[str, dict[str, Any]], left: list[
 
     def lines(name: str) -> list[Any]:
         file = directory / name
-        return [json.loads(line) for line in file.open()] if file.exists() else []
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     return Evidence(
         accepted=lines("accepted.jsonl"),

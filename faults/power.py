@@ -60,7 +60,9 @@ async def run_round(
             for task in submitting:
                 task.cancel()
             await asyncio.gather(*submitting, return_exceptions=True)
-        accepted = [json.loads(line) for line in (directory / "accepted.jsonl").open()]
+        accepted = [
+            json.loads(line) for line in (directory / "accepted.jsonl").read_text().splitlines()
+        ]
         accepted = accepted[:acknowledged]
         disk.detach()
         disk.attach()
