@@ -6,6 +6,7 @@ Checked here, in the caller's units, so that a mistake raises where it was writt
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict
@@ -112,7 +113,7 @@ def celery_options(
     if countdown is not None:
         others["delay"] = countdown
     if isinstance(expires, datetime):
-        left = _aware("expires", expires).timestamp() - datetime.now().astimezone().timestamp()
+        left = _aware("expires", expires).timestamp() - time.time()
         others["ttl"] = max(left, 0.001)
     elif expires is not None:
         others["ttl"] = expires
