@@ -145,6 +145,7 @@ class WireClient(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._buffer = b""
+        self._out: list[bytes] = []  # written by the end of this turn of the loop, in one piece
         self._transport: asyncio.Transport | None = None
         self._connected = False
         self._closed = False
@@ -169,6 +170,7 @@ class WireClient(asyncio.Protocol):
             sub.task.cancel()
         for task in self._tasks:
             task.cancel()
+        self._send_out()
         if self._transport:
             self._transport.close()
         self._fail_waiting(WireError("the connection is closed"))
@@ -229,6 +231,7 @@ class WireClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Start to reconnect; what waited for an answer fails now."""
         was, self._connected, self._transport = self._connected, False, None
+        self._out.clear()  # as what the kernel had not sent: whoever waits for an answer learns it
         error = WireError(f"the connection to the broker was lost: {exc}")
         self._fail_waiting(error)
         if self._info is not None and not self._info.done():
@@ -269,7 +272,7 @@ class WireClient(asyncio.Protocol):
                 self._transport.abort()
                 continue
             self._pongs.append(asyncio.get_running_loop().create_future())
-            self._transport.write(b"PING\r\n")
+            self._write(b"PING\r\n")
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -339,7 +342,7 @@ class WireClient(asyncio.Protocol):
             raise WireError("not connected")
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pongs.append(pong)
-        self._transport.write(b"PING\r\n")
+        self._write(b"PING\r\n")
         await pong
 
     def new_inbox(self) -> str:
@@ -348,12 +351,20 @@ class WireClient(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         if self._connected and self._transport is not None:
-            self._transport.write(data)
+            # One system call for all that a turn of the loop has to say: each may wake the broker.
+            if not self._out:
+                asyncio.get_running_loop().call_soon(self._send_out)
+            self._out.append(data)
             return
         self._unsent_bytes += len(data)
         if self._closed or self._unsent_bytes > UNSENT_BYTES_MAX:
             raise WireError("disconnected, and too much waits to be sent already")
         self._unsent.append(data)
+
+    def _send_out(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None:
+            self._transport.write(b"".join(out))
 
     @staticmethod
     def _sub_line(sub: Subscription) -> bytes:
@@ -412,7 +423,7 @@ class WireClient(asyncio.Protocol):
     def _on_line(self, line: bytes) -> None:
         if line == b"PING":
             if self._transport:
-                self._transport.write(b"PONG\r\n")
+                self._write(b"PONG\r\n")
         elif line == b"PONG":
             self._pings_unanswered = 0
             if self._pongs:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from glowplug_contracts.ids import ContainerId, InvocationId
 
-EVERY_S: Final = 0.005
+EVERY_S: Final = 0.02
 
 
 class Notice(msgspec.Struct, frozen=True):

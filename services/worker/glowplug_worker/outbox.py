@@ -12,7 +12,7 @@ from typing import Any, Final
 # While the broker is away, so much waits for it; beyond that an outcome is stored before it is told.
 KEPT_MAX: Final = 4_096
 KEPT_BYTES_MAX: Final = 64 * 1024 * 1024
-STORE_AFTER_S: Final = 0.005
+STORE_AFTER_S: Final = 0.02
 
 
 class Outbox:
