@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from faults.hosts import CLIENT_PORT, GATEWAY_PORT, ROUTE_PORT, Spread
@@ -56,6 +56,7 @@ class Part:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_die_with_us(os.getpid()),  # noqa: PLW1509
             )
 
     def signal(self, number: int) -> None:
@@ -285,6 +286,13 @@ class Fleet:
             {**self._env, **clock, **{prefix + key: value for key, value in values.items()}},
             self.directory / "logs" / f"{name}.log",
         )
+
+
+def _die_with_us(parent: int) -> Callable[[], None]:
+    """Let a part be killed when the campaign is: a campaign that is stopped must leave nothing, either."""
+    from glowplug_local.supervisor import die_with
+
+    return lambda: die_with(parent)
 
 
 def find_faketime() -> str:
