@@ -215,6 +215,14 @@ Routing.TestCase.settings = settings(
 TestRouting = Routing.TestCase
 
 
+def test_what_a_lost_owner_had_read_goes_to_a_version_deployed_before_it_is_read_again() -> None:
+    machine = Router(RouterPosition(sequence=1, oldest=1))
+    machine.step(TriggerLive(a_trigger(batch=5), 0), 0.0)
+    machine.step(TriggerLive(a_trigger(version=2, batch=5), machine.reached), 0.0)
+    (cut,) = machine.step(EventRead(stored("1"), 1), 0.0)
+    assert (cut.cursor.since, cut.cursor.until) == (0, 1)
+
+
 def test_a_deleted_trigger_gets_nothing_more() -> None:
     machine = Router(RouterPosition())
     machine.step(TriggerLive(a_trigger(), 0), 0.0)

@@ -280,6 +280,8 @@ class Router:
         # What the old version was to get it gets: the cut is where the new one begins.
         if known.batch:
             found.cursor = known.cursor
+            # A new owner may not have read again yet what the last one had read and not cut.
+            found.after = min(found.after, known.after)
         found.again, found.cutting = known.again, known.cutting
         found.sealed = known.sealed
         if known.open is not None:
