@@ -36,6 +36,7 @@ MAKING_MAX = 256
 SEALED_MAX = 2
 
 Key = tuple[WorkspaceId, str]
+_NO_KEY: Key = (WorkspaceId(""), "")
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -160,6 +161,7 @@ class _Trigger(msgspec.Struct):
     after: int
     cursor: TriggerCursor
     ending: bool = False
+    making: InvocationId = InvocationId("")  # the last batch that was cut, until it exists
     again: _Batch | None = None
     cutting: _Batch | None = None
     sealed: deque[_Batch] = msgspec.field(default_factory=deque)
@@ -182,6 +184,7 @@ class Router:
         self._triggers: dict[WorkspaceId, dict[str, _Trigger]] = {}
         self._making: dict[InvocationId, int] = {}
         self._making_singly: dict[InvocationId, int] = {}
+        self._batch_of: dict[InvocationId, Key] = {}
         self._more = True
 
     # -- what the shell asks --------------------------------------------------------------------
@@ -241,9 +244,7 @@ class Router:
             case EventRead():
                 return self._read(event, now)
             case Made(invocation_id):
-                self._making.pop(invocation_id, None)
-                self._making_singly.pop(invocation_id, None)
-                return ()
+                return self._have_made(invocation_id)
             case CursorWritten():
                 return self._have_cut(event)
             case Tick():
@@ -276,14 +277,17 @@ class Router:
         if known.ending:
             # It has taken its leave at a stored cut; what may still be waiting there goes out.
             found.again, found.cutting, found.sealed = known.again, known.cutting, known.sealed
+            found.making = known.making
             return self._cut_next(found)
         # What the old version was to get it gets: the cut is where the new one begins.
+        # Not from here on: a new owner may not have read again yet what the last one had read and not delivered.
+        found.after = known.after
         if known.batch:
             found.cursor = known.cursor
-            # A new owner may not have read again yet what the last one had read and not cut.
-            found.after = min(found.after, known.after)
+            if not found.batch:
+                found.after = max(known.after, known.cursor.until)
         found.again, found.cutting = known.again, known.cutting
-        found.sealed = known.sealed
+        found.sealed, found.making = known.sealed, known.making
         if known.open is not None:
             found.sealed.append(known.open)
         return self._cut_next(found)
@@ -369,7 +373,18 @@ class Router:
         workspace = batch.deployment.workspace
         made = batch_id(workspace, spec.name, cursor.since, cursor.until)
         self._making[made] = batch.events[0].sequence
+        trigger.making, self._batch_of[made] = made, (workspace, spec.name)
         return Make(made, batch.deployment, batch.stored())
+
+    def _have_made(self, invocation_id: InvocationId) -> Sequence[Decision]:
+        self._making.pop(invocation_id, None)
+        self._making_singly.pop(invocation_id, None)
+        workspace, name = self._batch_of.pop(invocation_id, _NO_KEY)
+        trigger = self._triggers.get(workspace, {}).get(name)
+        if trigger is None or trigger.making != invocation_id:
+            return ()
+        trigger.making = InvocationId("")
+        return self._cut_next(trigger)
 
     # -- batches --------------------------------------------------------------------------------
 
@@ -388,8 +403,11 @@ class Router:
         return [*decisions, *self._cut_next(trigger)]
 
     def _cut_next(self, trigger: _Trigger) -> Sequence[Decision]:
-        # One cut at a time, and not before the last owner's batch is on its way: R2.
-        if trigger.cutting is not None or trigger.again is not None or not trigger.sealed:
+        # One cut at a time: R2. And not before the batch of the last one exists: only the last cut is stored, so a
+        # new owner would not know of an earlier one that is still to be made.
+        if trigger.cutting is not None or trigger.again is not None or trigger.making:
+            return ()
+        if not trigger.sealed:
             return ()
         batch = trigger.cutting = trigger.sealed.popleft()
         deployment = batch.deployment
@@ -405,8 +423,7 @@ class Router:
         if trigger is None or trigger.cutting is None:
             return ()  # deleted meanwhile
         batch, trigger.cutting, trigger.cursor = trigger.cutting, None, event.cursor
-        made = self._make_batch(trigger, batch)
-        return [made, *self._cut_next(trigger)]
+        return [self._make_batch(trigger, batch)]
 
     def _all(self) -> Iterator[_Trigger]:
         for named in self._triggers.values():
