@@ -62,9 +62,9 @@ class Context:
         """The due time of the schedule that this run stands for."""
         if not self._scheduled_for:
             return None
-        from datetime import UTC, datetime  # noqa: PLC0415 - only schedules ask
+        from datetime import datetime, timezone  # noqa: PLC0415 - only schedules ask
 
-        return datetime.fromtimestamp(self._scheduled_for, UTC)
+        return datetime.fromtimestamp(self._scheduled_for, timezone.utc)  # noqa: UP017 - Python 3.10
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far it is; whoever asks for the task's progress sees it.

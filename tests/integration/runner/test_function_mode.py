@@ -128,7 +128,7 @@ def test_context_is_left_alone_when_the_caller_passes_it():
 
 def test_what_context_lacks_is_refused_with_a_sentence():
     with open_runner() as runner:
-        runner.start(function=_by_value("def f(context): context.progress(0.5)"))
+        runner.start(function=_by_value("def f(context): return context.bind_port"))
         assert "not yet available" in runner.error()["message"]
 
 
