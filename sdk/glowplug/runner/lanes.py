@@ -69,6 +69,7 @@ class MainLane:
         while True:
             while waiting.empty():
                 turns.read(lambda: not waiting.empty())
+            turns.look()
             invocation = waiting.get()
             if invocation is None:
                 return

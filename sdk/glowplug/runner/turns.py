@@ -49,11 +49,7 @@ class Turns:
 
     def read(self, waiting: Callable[[], bool]) -> None:
         """Read once and take what came; return at once if something is `waiting` meanwhile."""
-        if not self._turn.acquire(False):  # noqa: FBT003 - positional only
-            self._wanted = True
-            os.write(self._bell, b"!")
-            self._turn.acquire()
-            self._wanted = False
+        self._get_turn()
         try:
             if not waiting():
                 received = self._channel.receive_available()
@@ -65,6 +61,23 @@ class Turns:
             _give_up(error)
         finally:
             self._turn.release()
+
+    def look(self) -> None:
+        """Take what has come already: a cancel must be heard before what it cancels begins."""
+        self._get_turn()
+        try:
+            self._take_what_is_there(self._poll.poll(0))
+        except Exception as error:  # noqa: BLE001 - as in `stand_in`
+            _give_up(error)
+        finally:
+            self._turn.release()
+
+    def _get_turn(self) -> None:
+        if not self._turn.acquire(False):  # noqa: FBT003 - positional only
+            self._wanted = True
+            os.write(self._bell, b"!")
+            self._turn.acquire()
+            self._wanted = False
 
     def begin(self) -> None:
         """The main thread runs an input from now on."""
@@ -93,15 +106,18 @@ class Turns:
 
     def _read_until_wanted(self) -> None:
         while not self._wanted:
-            ready = [fd for fd, _ in self._poll.poll()]
-            if self._ring in ready:
-                os.read(self._ring, 64)
-            if self._channel.fileno() in ready:
-                received = self._channel.receive_available()
-                if received is None:
-                    os._exit(0)
-                for header, body in received:
-                    self._take(header, body)
+            self._take_what_is_there(self._poll.poll())
+
+    def _take_what_is_there(self, polled: list[tuple[int, int]]) -> None:
+        ready = [fd for fd, _ in polled]
+        if self._ring in ready:
+            os.read(self._ring, 64)
+        if self._channel.fileno() in ready:
+            received = self._channel.receive_available()
+            if received is None:
+                os._exit(0)
+            for header, body in received:
+                self._take(header, body)
 
     def _await_need(self) -> None:
         """Return with the turn, once an input has run for a tick."""
