@@ -221,6 +221,7 @@ async def test_what_others_have_pending_counts_too(gateway, world):
         # Said again and again, as a dispatcher does: a report that comes while a call of ours is in
         # hand counts that call among the two.
         await world.report(deployment, queued=2)
+        await world.bus.flush()  # the broker has it, and has passed it on, before the next call
         async with gateway("POST", "/endpoint/greet") as response:
             return response.status == 429
 
