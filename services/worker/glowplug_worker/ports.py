@@ -67,6 +67,19 @@ class Bind(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
 
 
+class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A character device of the host that the container may use, under the same path.
+
+    `major` and `minor` are for backends that make the node themselves and allow it in a device cgroup.
+    Files that go with a device (driver libraries) are ordinary binds. Backends without `mounts` hide no
+    devices and ignore this: there only the environment says which are meant.
+    """
+
+    path: str
+    major: int
+    minor: int
+
+
 class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a backend needs to start one container; it leaves no choice.
 
@@ -82,6 +95,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
         binds: writable ones are handed to the container's uid by the backend, where it has one.
         tmpfs: paths that become empty, private, writable file systems (only with `mounts`).
         memory_limit_bytes: 0 = none. Backends that can't enforce it leave "memory" out of `enforces`.
+        devices: nodes of the host's that the container may open for reading and writing; no others.
         network_shared: the host's network; always true until networks come.
     """
 
@@ -98,6 +112,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = "glowplug"
     memory_limit_bytes: int = 0
     cpu_millis: int = 0
+    devices: tuple[DeviceNode, ...] = ()
     network_shared: bool = True
 
 
