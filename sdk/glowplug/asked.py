@@ -110,6 +110,7 @@ class Asked:
     expires_s: float
     autoscaler: QueueDepthAutoscaler
     on_start: Callable[..., Any] | None
+    on_exit: Callable[..., Any] | None
     authorized: bool
     inputs: dict[str, Field] | None
     outputs: dict[str, Field] | None
@@ -134,6 +135,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     memory: object = None,
     gpu: object = "",
     gpu_count: int | None = None,
+    gpu_memory: object = None,
     image: Image | None = None,
     env: Mapping[str, str] | Sequence[str] | None = None,
     secrets: Sequence[Secret | str] | None = None,
@@ -149,6 +151,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     task_policy: TaskPolicy | None = None,
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
+    on_exit: Callable[..., Any] | None = None,
     authorized: bool = True,
     inputs: object = None,
     outputs: object = None,
@@ -169,8 +172,9 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     _expect("autoscaler", scaling, QueueDepthAutoscaler)
     _expect("image", image or Image(), Image)
     _expect("authorized", authorized, bool)
-    if on_start is not None and not callable(on_start):
-        raise TypeError(f"on_start={on_start!r}: give a function")
+    for hook, given in (("on_start", on_start), ("on_exit", on_exit)):
+        if given is not None and not callable(given):
+            raise TypeError(f"{hook}={given!r}: give a function")
     inputs_given = inputs is not None
     return Asked(
         kind=kind,
@@ -178,7 +182,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         app=_checked_name("app", app) if app else "",
         cpu_millis=parse_cpu(defaults.cpu if cpu is None else cpu),
         memory=parse_memory(memory),
-        gpu=parse_gpu(gpu, gpu_count),
+        gpu=parse_gpu(gpu, gpu_count, gpu_memory),
         image=image or Image(),
         env=parse_env("env", env),
         secrets=_secrets(secrets),
@@ -192,6 +196,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         expires_s=policy.ttl or 0.0,
         autoscaler=scaling,
         on_start=getattr(on_start, "__glowplug_fn__", on_start),
+        on_exit=getattr(on_exit, "__glowplug_fn__", on_exit),
         authorized=authorized,
         inputs=fields_of(inputs) if inputs_given else fields_of_signature(function),
         outputs=None if outputs is None else fields_of(outputs),

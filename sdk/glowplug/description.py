@@ -32,6 +32,7 @@ def describe_asked(
             "memory_limit_bytes": asked.memory.limit_bytes,
             "gpus": list(asked.gpu.kinds),
             "gpu_count": asked.gpu.count,
+            "gpu_memory_bytes": asked.gpu.memory_bytes,
         },
         "autoscaler": {
             "min_containers": asked.autoscaler.min_containers,

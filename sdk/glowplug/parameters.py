@@ -21,6 +21,7 @@ COMMON: frozenset[str] = frozenset(
         "memory",
         "gpu",
         "gpu_count",
+        "gpu_memory",
         "image",
         "workers",
         "concurrent_requests",
@@ -33,6 +34,7 @@ COMMON: frozenset[str] = frozenset(
         "task_policy",
         "autoscaler",
         "on_start",
+        "on_exit",
         "env",
         "secrets",
         "volumes",
@@ -52,7 +54,7 @@ HONOURED: dict[str, frozenset[str]] = {
     "on_event": (COMMON - {"inputs", "outputs", "authorized", "max_pending_tasks"})
     | {"filter", "batch", "window", "rate_limit", "callback_url"},
     "Sandbox": frozenset(
-        {"image", "cpu", "memory", "gpu", "gpu_count", "env", "keep_warm_seconds"}
+        {"image", "cpu", "memory", "gpu", "gpu_count", "gpu_memory", "env", "keep_warm_seconds"}
     ),
     "Image": frozenset({"python_version", "python_packages", "commands", "env_vars"}),
     "QueueDepthAutoscaler": frozenset({"max_containers", "tasks_per_container", "min_containers"}),
@@ -72,7 +74,6 @@ HONOURED: dict[str, frozenset[str]] = {
 }
 
 _DECORATORS_LATER: dict[str, str] = {
-    "gpu_memory": "ask for whole devices with gpu= and gpu_count=",
     "checkpoint_enabled": "keep containers warm with keep_warm_seconds or min_containers",
     "pool": "leave it out: there is one pool",
     "region": "leave it out: there is one region",

@@ -69,6 +69,7 @@ class Sandbox:
         memory: int | str | tuple[int | str, int | str] | None = None,
         gpu: str | Sequence[str] = "",
         gpu_count: int | None = None,
+        gpu_memory: int | str | None = None,
         env: Mapping[str, str] | Sequence[str] | None = None,
         keep_warm_seconds: float = KEEP_WARM_S,
         **others: Any,
@@ -83,7 +84,7 @@ class Sandbox:
         self.image = image or Image()
         self.cpu_millis = parse_cpu(CPU_CORES if cpu is None else cpu)
         self.memory = parse_memory(memory)
-        self.gpu = parse_gpu(gpu, gpu_count)
+        self.gpu = parse_gpu(gpu, gpu_count, gpu_memory)
         self.env = parse_env("env", env)
         self.keep_warm_seconds = float(keep_warm_seconds)
 

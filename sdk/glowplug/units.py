@@ -41,10 +41,14 @@ class MemoryNeed:
 
 @dataclass(frozen=True)
 class GpuNeed:
-    """Acceptable kinds in order of preference, and how many devices."""
+    """Acceptable kinds in order of preference, and how many devices.
+
+    With `memory_bytes` it is a share of one device, which others use as well; 0 = whole devices.
+    """
 
     kinds: tuple[str, ...]
     count: int
+    memory_bytes: int = 0
 
 
 def parse_cpu(value: object) -> int:
@@ -84,8 +88,10 @@ def parse_memory(value: object) -> MemoryNeed:
     return MemoryNeed(limit, limit)
 
 
-def parse_gpu(value: object, count: object = None) -> GpuNeed:
+def parse_gpu(value: object, count: object = None, memory: object = None) -> GpuNeed:
     """Return the GPU need for "A10G", "H100:2", "any", or a list in order of preference.
+
+    `memory` ("8Gi", or MiB as an int) asks for so much of one device instead of the whole of it.
 
     Raises: ValueError or TypeError with a sentence.
     """
@@ -103,7 +109,14 @@ def parse_gpu(value: object, count: object = None) -> GpuNeed:
         kinds.append("any" if match[1].lower() == "any" else match[1])
         if match[2]:
             counts.add(int(match[2]))
-    return GpuNeed(tuple(kinds), _gpu_count(kinds, counts, count, value))
+    number = _gpu_count(kinds, counts, count, value)
+    if memory is None:
+        return GpuNeed(tuple(kinds), number)
+    if number != 1:
+        raise ValueError(
+            f'gpu_memory={memory!r} is a share of one device: give gpu="any", or a kind'
+        )
+    return GpuNeed(tuple(kinds), number, _memory_bytes(memory, "gpu_memory"))
 
 
 def _gpu_count(kinds: list[str], counts: set[int], count: object, value: object) -> int:
@@ -123,8 +136,8 @@ def _gpu_count(kinds: list[str], counts: set[int], count: object, value: object)
     return number
 
 
-def _memory_bytes(value: object) -> int:
-    sentence = f'memory={value!r}: give MiB as a whole number, or "512Mi", "16Gi", "2gb"'
+def _memory_bytes(value: object, name: str = "memory") -> int:
+    sentence = f'{name}={value!r}: give MiB as a whole number, or "512Mi", "16Gi", "2gb"'
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(sentence)
     if isinstance(value, int):
@@ -135,5 +148,5 @@ def _memory_bytes(value: object) -> int:
             raise ValueError(sentence)
         size = round(float(match[1]) * _FACTORS[match[2].lower()])
     if size < MIB:
-        raise ValueError(f"memory={value!r}: must be at least 1 MiB")
+        raise ValueError(f"{name}={value!r}: must be at least 1 MiB")
     return size

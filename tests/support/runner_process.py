@@ -70,6 +70,8 @@ class RunnerProcess:
             blobs["pickled"] = cloudpickle.dumps(pickled)
         if on_start is not None:
             blobs["on_start_pickled"] = cloudpickle.dumps(on_start)
+        if (on_exit := fields.pop("on_exit_function", None)) is not None:
+            blobs["on_exit_pickled"] = cloudpickle.dumps(on_exit)
         sizes = {name: len(blob) for name, blob in blobs.items()}
         self.send("init", **{"mode": "function", "container_id": "ctr_1", **sizes, **fields})
         for name, blob in blobs.items():

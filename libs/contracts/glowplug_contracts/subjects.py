@@ -319,6 +319,13 @@ WORKER_BEAT = Subject(
     publishers=("worker",),
     subscribers=("scheduler", "gateway", "autoscaler", "sandbox", "imagecache"),
 )
+WORKER_ORDER = Subject(
+    template="v1.worker.{worker_id}.order",
+    payload=worker.WorkerOrder,
+    publishers=("gateway",),
+    subscribers=("worker",),
+    reply=worker.WorkerOrdered,
+)
 
 # -- Inside containers --------------------------------------------------------------------------
 

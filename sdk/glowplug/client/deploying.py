@@ -70,13 +70,16 @@ class Packer:
             wire.name_script(origin.module)
         blob = await self._project(origin) if origin.project is not None else None
         by_value = b"" if origin.handler else wire.dump_code(function)
-        started = await self._on_start(asked.on_start, origin)
+        started = await self._hook(asked.on_start, origin)
+        ended = await self._hook(asked.on_exit, origin)
         return SourceRef(
             blob=blob,  # type: ignore[arg-type]
             handler=origin.handler,
             pickled=await self._upload(by_value),  # type: ignore[arg-type]
             on_start=started[0],
             on_start_pickled=await self._upload(started[1]),  # type: ignore[arg-type]
+            on_exit=ended[0],
+            on_exit_pickled=await self._upload(ended[1]),  # type: ignore[arg-type]
         )
 
     async def image_of(self, image: Image) -> ImageSpec:
@@ -104,15 +107,14 @@ class Packer:
             self._digests[key] = await put_blob(self._http, data, look_first=True)
         return self._digests[key]
 
-    async def _on_start(
-        self, on_start: Callable[..., Any] | None, origin: Origin
-    ) -> tuple[str, bytes]:
-        if on_start is None:
+    async def _hook(self, hook: Callable[..., Any] | None, origin: Origin) -> tuple[str, bytes]:
+        """Return how on_start or on_exit travels: by name where the function's own module has it."""
+        if hook is None:
             return "", b""
-        found = find_origin(on_start)
+        found = find_origin(hook)
         if found.handler and found.project == origin.project and found.module == origin.module:
             return found.handler, b""
-        return "", wire.dump_code(on_start)
+        return "", wire.dump_code(hook)
 
     async def _upload(self, data: bytes) -> str | None:
         return await put_blob(self._http, data, look_first=True) if data else None
@@ -149,6 +151,7 @@ def resources_of(cpu_millis: int, memory: MemoryNeed, gpu: GpuNeed) -> Resources
         memory_limit_bytes=memory.limit_bytes,
         gpus=gpu.kinds,
         gpu_count=gpu.count,
+        gpu_memory_bytes=gpu.memory_bytes,
     )
 
 

@@ -53,11 +53,13 @@ def _source_of(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:
     handler = _handler_of(wrapper.__glowplug_fn__)
     if not source.get("blob") or not handler:
         raise _refusal(wrapper, "it has no importable name: move it to the top level of a module")
-    on_start = wrapper.asked.on_start
-    started = _handler_of(on_start) if on_start is not None else ""
-    if on_start is not None and not started:
-        raise _refusal(wrapper, "its on_start has no importable name")
-    return {"blob": source["blob"], "handler": handler, "on_start": started}
+    hooks = {}
+    for name in ("on_start", "on_exit"):
+        hook = getattr(wrapper.asked, name)
+        hooks[name] = _handler_of(hook) if hook is not None else ""
+        if hook is not None and not hooks[name]:
+            raise _refusal(wrapper, f"its {name} has no importable name")
+    return {"blob": source["blob"], "handler": handler, **hooks}
 
 
 def _image_of(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:

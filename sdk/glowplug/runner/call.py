@@ -33,7 +33,8 @@ class Caller:
         self.capture = capture
         self.function = function
         self._context_at = signature.context_position(function)
-        self._on_start_value = on_start_value
+        self.on_start_value = on_start_value
+        self.on_exit: Callable[..., object] | None = None
         self._init = init
         self._outputs = init.get("outputs_schema")
         self.phases: dict[str, float] = {}
@@ -168,7 +169,7 @@ class Caller:
             task_id=invocation.id,
             attempt=invocation.attempt,
             timeout=timeout if timeout > 0 else None,
-            on_start_value=self._on_start_value,
+            on_start_value=self.on_start_value,
             say=lambda fraction, message: self._say_progress(invocation, fraction, message),
             scheduled_for=invocation.scheduled_for,
         )

@@ -7,10 +7,11 @@ several frames of the same type and ids with `"more": true` on all but the last.
 worker → runner
     init        mode "function" | "session", source, layer (directories as the container sees them, "" =
                 none), env {}, name, container_id, deployment_id, timeout_s; for functions also: handler
-                "module:qualname" or "", on_start likewise, pickled, on_start_pickled (bytes that follow
-                in `blob` frames, 0 = none), is_generator, concurrency, outputs_schema (field → spec, or
+                "module:qualname" or "", on_start and on_exit likewise, pickled,
+                on_start_pickled, on_exit_pickled (bytes that follow in `blob` frames, 0 = none),
+                is_generator, concurrency, outputs_schema (field → spec, or
                 null)
-    blob        name "pickled" | "on_start_pickled", more; body
+    blob        name "pickled" | "on_start_pickled" | "on_exit_pickled", more; body
     run         id, index, format "pickle" | "json", attempt, method, stream, more; body = arguments.
                 At most `concurrency` run at once; further ones wait in order
     cancel      id: every input of it, waiting or running

@@ -10,7 +10,7 @@ import _thread
 import os
 import time
 
-from glowplug.runner import door, failures, loading, signature
+from glowplug.runner import door, exits, failures, loading, signature
 from glowplug.runner.call import Caller
 from glowplug.runner.capture import WAIT_S, Capture
 from glowplug.runner.invocation import Invocation
@@ -20,6 +20,7 @@ from glowplug.runner.turns import Turns
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from typing import Any
 
     from glowplug.runner.channel import Channel
@@ -62,6 +63,7 @@ def serve_function(channel: Channel, init: Header) -> int:
     desk.open(lane)
     channel.send({"type": "ready", "phases": caller.phases})
     lane.run()
+    exits.leave(caller.on_exit, caller.on_start_value, loop)
     capture.finish(NOBODY)
     channel.send({"type": "bye"})
     return 0
@@ -76,7 +78,7 @@ def current_invocation() -> str:
 def receive_blobs(channel: Channel, init: Header) -> dict[str, bytes]:
     """Return the pickles that `init` announced."""
     blobs: dict[str, bytes] = {}
-    for name in ("pickled", "on_start_pickled"):
+    for name in ("pickled", "on_start_pickled", "on_exit_pickled"):
         if not init.get(name):
             continue
         pieces = []
@@ -99,15 +101,11 @@ def load(
     loading.show_info_logs()
     began = time.perf_counter()
     function = loading.load_function(str(init.get("handler") or ""), blobs.get("pickled", b""))
-    on_start = None
-    if init.get("on_start") or blobs.get("on_start_pickled"):
-        on_start = loading.load_function(
-            str(init.get("on_start") or ""), blobs.get("on_start_pickled", b"")
-        )
+    on_start, on_exit = (_hook(name, init, blobs) for name in ("on_start", "on_exit"))
     imported = time.perf_counter()
     door.imported()
     loop = None
-    if signature.is_async(function) or (on_start and signature.is_async(on_start)):
+    if any(signature.is_async(one) for one in (function, on_start) if one):
         import asyncio  # noqa: PLC0415 - 30 to 75 ms, only for async functions
 
         loop = asyncio.new_event_loop()
@@ -118,11 +116,17 @@ def load(
         if loop is not None and hasattr(value, "__await__"):
             value = loop.run_until_complete(value)
     caller = Caller(channel, capture, function, value, init)
+    caller.on_exit = on_exit
     caller.phases = {
         "import_s": round(imported - began, 6),
         "on_start_s": round(time.perf_counter() - imported, 6),
     }
     return caller, loop
+
+
+def _hook(name: str, init: Header, blobs: dict[str, bytes]) -> Callable[..., Any] | None:
+    handler, pickled = str(init.get(name) or ""), blobs.get(f"{name}_pickled", b"")
+    return loading.load_function(handler, pickled) if handler or pickled else None
 
 
 class Desk:
@@ -212,11 +216,5 @@ class Desk:
             self._stopping = True
         if lane is None:  # still importing: there is nothing to finish
             os._exit(0)
-        _thread.start_new_thread(end_after, (grace_s,))
+        _thread.start_new_thread(exits.end_after, (grace_s,))
         lane.stop()
-
-
-def end_after(grace_s: float) -> None:
-    """End the process after the grace, with or without its last results."""
-    time.sleep(grace_s)
-    os._exit(0)

@@ -42,10 +42,8 @@ class AsyncLane:
         self._loop.call_soon_threadsafe(self._stop)
 
     def run(self) -> None:
-        """Run the loop until stopped."""
+        """Run the loop until stopped; it is closed at the process's end (`exits`)."""
         self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
 
     def _start(self, invocation: Invocation) -> None:
         task = self._loop.create_task(self._run(invocation))

@@ -92,7 +92,7 @@ class Deployer:
         Raises: InvalidRequestError if one is not stored.
         """
         source = spec.source
-        named = [source.blob, source.pickled, source.on_start_pickled]
+        named = [source.blob, source.pickled, source.on_start_pickled, source.on_exit_pickled]
         named += [step.blob for step in spec.image.steps]
         await self._blobs.keep_all(named)
 
@@ -306,6 +306,7 @@ def check_spec(spec: DeploymentSpec) -> None:
         "retry.backoff": (spec.retry.backoff, 1, 100),
         "resources.cpu_millis": (spec.resources.cpu_millis, 1, 1_000_000),
         "resources.gpu_count": (spec.resources.gpu_count, 0, 64),
+        "resources.gpu_memory_bytes": (spec.resources.gpu_memory_bytes, 0, 1 << 50),
         "env": (len(spec.env) + len(spec.image.env), 0, ENV_MAX),
         "image.steps": (len(spec.image.steps), 0, STEPS_MAX),
     }
@@ -349,7 +350,8 @@ def check_python(spec: DeploymentSpec, base_python: str) -> None:
 
     Code objects differ between minor versions; source files do not.
     """
-    by_value = spec.source.pickled is not None or spec.source.on_start_pickled is not None
+    source = spec.source
+    by_value = any((source.pickled, source.on_start_pickled, source.on_exit_pickled))
     runs = base_python or PLATFORM_PYTHON
     wrote = ".".join(spec.python_version.split(".")[:2])
     if by_value and wrote and wrote != runs:

@@ -1,7 +1,8 @@
 """Which workers could run a container at all, and for each other one the first reason why not.
 
 Reasons are sentences for people (`glowplug deployment show`) and begin with the filter's name. CPU and
-memory are requests: the sum of a worker's containers never exceeds its offer. GPUs are whole.
+memory are requests: the sum of a worker's containers never exceeds its offer. A GPU is one container's, or
+several share it and the sum of their parts never exceeds its memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Room(msgspec.Struct, frozen=True):
         beat_age_s: seconds since it was heard.
         replicas: containers of the same deployment on it.
         refused: why it lately refused this container, or "".
+        gpus_free: devices that nobody uses.
+        gpu_shares: devices that nobody has for itself, with the bytes that are left of each.
     """
 
     beat: WorkerBeat
@@ -34,6 +37,7 @@ class Room(msgspec.Struct, frozen=True):
     beat_age_s: float = 0.0
     replicas: int = 0
     refused: str = ""
+    gpu_shares: tuple[tuple[GpuDevice, int], ...] = ()
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -110,12 +114,30 @@ def _gpus(need: Resources, room: Room) -> Fit | Misfit:
     if not count:
         return Fit(room)
     kinds = need.gpus or (ANY_GPU,)
+    if need.gpu_memory_bytes:
+        return _gpu_share(kinds, need.gpu_memory_bytes, room)
     for rank, kind in enumerate(kinds):
         devices = _devices(kind, count, room.gpus_free)
         if devices:
             return Fit(room, tuple(device.gpu_id for device in devices), rank)
     free = ", ".join(sorted(device.kind for device in room.gpus_free)) or "none"
     return Misfit(f"gpu: needs {count} of {' or '.join(kinds)}, free: {free}")
+
+
+def _gpu_share(kinds: Sequence[str], wanted: int, room: Room) -> Fit | Misfit:
+    """Take the device on which least is left over, so that others stay whole."""
+    for rank, kind in enumerate(kinds):
+        fitting = [
+            (left, device.gpu_id)
+            for device, left in room.gpu_shares
+            if kind.lower() in {ANY_GPU, device.kind.lower()} and left >= wanted
+        ]
+        if fitting:
+            return Fit(room, (min(fitting)[1],), rank)
+    free = [f"{left // _MIB} MiB of {device.kind}" for device, left in room.gpu_shares]
+    return Misfit(
+        f"gpu: needs {wanted // _MIB} MiB of {' or '.join(kinds)}, free: {', '.join(free) or 'none'}"
+    )
 
 
 def _devices(kind: str, count: int, free: Sequence[GpuDevice]) -> Sequence[GpuDevice]:

@@ -6,6 +6,7 @@ events. Asked: binds not yet answered. All of it can be learnt again from the bu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import msgspec
@@ -26,6 +27,8 @@ from glowplug_scheduler.queues import Remembered
 
 NO_DEPLOYMENT = DeploymentId("-")
 REMEMBERED = 16_384
+# What a container has promised of a GPU that is its alone: more than any device holds.
+WHOLE = 1 << 60
 
 
 class Held(msgspec.Struct, eq=False, kw_only=True):
@@ -192,7 +195,7 @@ class PlaceState:
     def room(self, beat: WorkerBeat, deployment_id: DeploymentId, key: str, now: float) -> Room:
         """Return a worker with what is free on it, for a container of `deployment_id`."""
         held = self.by_worker.get(beat.worker_id, {}).values()
-        taken = {gpu_id for h in held for gpu_id in h.gpu_ids}
+        used = gpu_use((h.gpu_ids, h.resources.gpu_memory_bytes) for h in held)
         replicas = 0
         if deployment_id != NO_DEPLOYMENT:
             replicas = sum(1 for h in held if h.deployment_id == deployment_id and not h.stopping)
@@ -202,10 +205,15 @@ class PlaceState:
             beat,
             beat.cpu_millis - sum(h.resources.cpu_millis for h in held),
             beat.memory_bytes - sum(h.resources.memory_bytes for h in held),
-            tuple(gpu for gpu in beat.gpus if gpu.gpu_id not in taken),
+            tuple(gpu for gpu in beat.gpus if gpu.gpu_id not in used),
             now - sight.heard_at if sight else float("inf"),
             replicas,
             reason if until > now else "",
+            tuple(
+                (gpu, gpu.memory_bytes - used.get(gpu.gpu_id, 0))
+                for gpu in beat.gpus
+                if used.get(gpu.gpu_id, 0) < WHOLE
+            ),
         )
 
     # -- Invariants -----------------------------------------------------------------------------
@@ -228,10 +236,26 @@ class PlaceState:
             return  # what others placed is not ours to vouch for
         cpu = sum(h.resources.cpu_millis for h in held)
         memory = sum(h.resources.memory_bytes for h in held)
-        gpus = [gpu_id for h in held for gpu_id in h.gpu_ids]
+        used = gpu_use((h.gpu_ids, h.resources.gpu_memory_bytes) for h in held)
+        whole = [g for h in held if not h.resources.gpu_memory_bytes for g in h.gpu_ids]
         _hold(1, f"{worker_id}: cpu is not oversold", cpu <= beat.cpu_millis)
         _hold(2, f"{worker_id}: memory is not oversold", memory <= beat.memory_bytes)
-        _hold(3, f"{worker_id}: no GPU is bound twice", len(gpus) == len(set(gpus)))
+        once = len(whole) == len(set(whole)) and all(used[each] == WHOLE for each in whole)
+        _hold(3, f"{worker_id}: no GPU that is one container's is another's as well", once)
+        shared = all(
+            used.get(gpu.gpu_id, 0) <= gpu.memory_bytes or used[gpu.gpu_id] == WHOLE
+            for gpu in beat.gpus
+        )
+        _hold(7, f"{worker_id}: no GPU's memory is oversold", shared)
+
+
+def gpu_use(held: Iterable[tuple[tuple[str, ...], int]]) -> dict[str, int]:
+    """Return the bytes promised of each GPU in use, given (ids, bytes; 0 = whole) of containers."""
+    used: dict[str, int] = {}
+    for gpu_ids, size in held:
+        for gpu_id in gpu_ids:
+            used[gpu_id] = used.get(gpu_id, 0) + (size or WHOLE)
+    return used
 
 
 def _hold(number: int, sentence: str, holds: bool) -> None:  # noqa: FBT001

@@ -55,6 +55,7 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
         volumes=await asyncio.to_thread(find_volumes, workshop.volumes_dir, spec),
         pickled=await _blob(workshop, ref.pickled if ref else None),
         on_start_pickled=await _blob(workshop, ref.on_start_pickled if ref else None),
+        on_exit_pickled=await _blob(workshop, ref.on_exit_pickled if ref else None),
     )
 
 

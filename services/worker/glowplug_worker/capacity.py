@@ -27,6 +27,17 @@ def refuse_for_capacity(offer: Offer, live: Sequence[BindContainer], wanted: Bin
         return "full"
     if memory_bytes + needs.memory_bytes > offer.memory_bytes:
         return "full"
-    offered = {each.gpu_id for each in offer.gpus}
-    taken = {gpu_id for each in live for gpu_id in each.gpu_ids}
-    return "" if set(wanted.gpu_ids) <= offered - taken else "full"
+    return "" if _gpus_fit(offer, live, wanted) else "full"
+
+
+def _gpus_fit(offer: Offer, live: Sequence[BindContainer], wanted: BindContainer) -> bool:
+    """Return whether the devices are here, and free: as a whole, or of the part that is wanted."""
+    sizes = {each.gpu_id: each.memory_bytes for each in offer.gpus}
+    part = wanted.spec.resources.gpu_memory_bytes
+    for gpu_id in wanted.gpu_ids:
+        others = [each.spec.resources.gpu_memory_bytes for each in live if gpu_id in each.gpu_ids]
+        if gpu_id not in sizes or (others and not part) or not all(others):
+            return False
+        if part and sum(others) + part > sizes[gpu_id]:
+            return False
+    return True

@@ -23,6 +23,8 @@ from glowplug_contracts.messages.invocation import RemoteError
 EXIT_GRACE_S: Final = 0.5
 # After a polite stop of an idle container.
 STOP_GRACE_S: Final = 2.0
+# The same for one that has something to do at its end (`on_exit`).
+EXIT_HOOK_S: Final = 30.0
 # Importing and on_start may load models; a start that never ends must not hold capacity for ever.
 START_S_MAX: Final = 900.0
 
@@ -236,13 +238,24 @@ class _Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContainerLife:
-    """The machine. `expires_at` and every `now` are monotonic seconds; 0 = never expires."""
+    """The machine. `expires_at` and every `now` are monotonic seconds; 0 = never expires.
 
-    def __init__(self, *, processes: int, concurrency: int, expires_at: float = 0.0) -> None:
+    `stop_grace_s` is what an idle container has for its end once it was asked for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        processes: int,
+        concurrency: int,
+        expires_at: float = 0.0,
+        stop_grace_s: float = STOP_GRACE_S,
+    ) -> None:
         self.state = ContainerState.BOUND
         self.processes = processes
         self.concurrency = concurrency
         self.expires_at = expires_at
+        self.stop_grace_s = stop_grace_s
         self.ready: set[int] = set()
         self._start_by = 0.0
         self._kill_at: float | None = None
@@ -366,7 +379,7 @@ class ContainerLife:
         if self.state is ContainerState.DRAINING:
             return self._kill_when_due(now)
         if self.expires_at and now >= self.expires_at:
-            grace_s = STOP_GRACE_S if self.state is ContainerState.READY else 0.0
+            grace_s = self.stop_grace_s if self.state is ContainerState.READY else 0.0
             return self._on_stop(StopAsked(grace_s=grace_s, reason="expired", busy=event.busy), now)
         if self.state is ContainerState.STARTING and now >= self._start_by:
             return self._end(_Ending(reason="start_failed", failed=True, error=too_slow()), now)
@@ -394,9 +407,9 @@ class ContainerLife:
         return [Kill()] if was_draining else [Drain(), Kill(), Announce(state=self.state)]
 
     def _say_stop(self, now: float) -> list[Decision]:
-        kill_at = now + STOP_GRACE_S
+        kill_at = now + self.stop_grace_s
         self._kill_at = min(kill_at, self._kill_at or kill_at)
-        return [AskStop(grace_s=STOP_GRACE_S)]
+        return [AskStop(grace_s=max(0.0, self._kill_at - now))]
 
     def _kill_when_due(self, now: float) -> list[Decision]:
         if self._kill_at is None or now < self._kill_at:

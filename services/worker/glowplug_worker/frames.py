@@ -34,9 +34,9 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 
 
 class Init(_Header, tag="init", frozen=True, kw_only=True):
-    """What this runner process is for. Blob frames follow: `pickled`, then `on_start_pickled`.
+    """What this runner process is for. Blob frames follow: `pickled`, `on_start_pickled`, `on_exit_pickled`.
 
-    `pickled` and `on_start_pickled` are sizes in bytes; 0 = no such blob follows. `source` and `layer`
+    These are sizes in bytes; 0 = no such blob follows. `source` and `layer`
     are directories as the container sees them, "" = none. `mode` is "function" or "session".
     """
 
@@ -47,6 +47,8 @@ class Init(_Header, tag="init", frozen=True, kw_only=True):
     pickled: int = 0
     on_start: str = ""
     on_start_pickled: int = 0
+    on_exit: str = ""
+    on_exit_pickled: int = 0
     is_generator: bool = False
     outputs_schema: dict[str, FieldSpec] | None = None
     concurrency: int = 1
@@ -58,9 +60,9 @@ class Init(_Header, tag="init", frozen=True, kw_only=True):
 
 
 class Blob(_Header, tag="blob", frozen=True, kw_only=True):
-    """A piece of one of the two blobs that `Init` announced; `name` says which."""
+    """A piece of one of the blobs that `Init` announced; `name` says which."""
 
-    name: Literal["pickled", "on_start_pickled"]
+    name: Literal["pickled", "on_start_pickled", "on_exit_pickled"]
     more: bool = False
 
 

@@ -37,6 +37,7 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
     source: Path | None = None
     pickled: bytes = b""
     on_start_pickled: bytes = b""
+    on_exit_pickled: bytes = b""
     volumes: tuple[Bind, ...] = ()
 
 
@@ -146,6 +147,8 @@ def init_for(binding: BindContainer, brought: Brought, places: Places, env: dict
         pickled=len(brought.pickled),
         on_start=source.on_start if source else "",
         on_start_pickled=len(brought.on_start_pickled),
+        on_exit=source.on_exit if source else "",
+        on_exit_pickled=len(brought.on_exit_pickled),
         is_generator=spec.is_generator,
         outputs_schema=spec.outputs,
         concurrency=spec.concurrency,

@@ -70,6 +70,8 @@ async def start(
             link.send(Blob(name="pickled"), brought.pickled)
         if brought.on_start_pickled:
             link.send(Blob(name="on_start_pickled"), brought.on_start_pickled)
+        if brought.on_exit_pickled:
+            link.send(Blob(name="on_exit_pickled"), brought.on_exit_pickled)
     return Started(running, links, places)
 
 

@@ -19,6 +19,7 @@ from glowplug_contracts.messages.container import (
     BindContainer,
     ContainerChanged,
     ContainerKind,
+    ContainerSpec,
     ContainerState,
     ExecInContainer,
 )
@@ -83,6 +84,7 @@ class Supervisor:
             processes=spec.processes,
             concurrency=spec.concurrency,
             expires_at=now + spec.expires_s if spec.expires_s > 0 else 0.0,
+            stop_grace_s=life.EXIT_HOOK_S if _has_exit_hook(spec) else life.STOP_GRACE_S,
         )
         self.slots = Slots(concurrency=spec.concurrency)
         self.logbook = Logbook(
@@ -572,3 +574,8 @@ class Supervisor:
             await asyncio.to_thread(remove_directory, self.directory)
             self._on_ended(self)
             self.workshop.changes.tell()
+
+
+def _has_exit_hook(spec: ContainerSpec) -> bool:
+    source = spec.source
+    return source is not None and bool(source.on_exit or source.on_exit_pickled)

@@ -392,6 +392,21 @@ def test_the_gpu_kind_named_first_is_preferred_and_devices_are_whole(machine):
     assert parked.decided.reasons["w3"] == "gpu: needs 1 of A100 or any, free: none"
 
 
+def test_parts_of_gpus_are_packed_and_whole_devices_kept_for_who_needs_one(machine):
+    machine.deploy("part", Resources(gpus=("any",), gpu_count=1, gpu_memory_bytes=GIB // 2))
+    machine.deploy("big", Resources(gpus=("any",), gpu_count=1, gpu_memory_bytes=GIB * 3 // 4))
+    machine.deploy("whole", Resources(gpus=("any",), gpu_count=1))
+    machine.hear(worker="w1", gpus=(gpu("T4", 0), gpu("T4", 1), gpu("T4", 2)))
+    parts = [bind.bind.gpu_ids for bind in machine.bind("part", target=2)]
+    assert parts == [("T4-0",), ("T4-0",)]
+    assert [bind.bind.gpu_ids for bind in machine.bind("whole")] == [("T4-1",)]
+    assert [bind.bind.gpu_ids for bind in machine.bind("big")] == [("T4-2",)]
+    (parked,) = of_type(machine(a_target("dep_part", 3)), p.Publish)
+    assert parked.decided.reasons["w1"] == (
+        "gpu: needs 512 MiB of any, free: 0 MiB of T4, 256 MiB of T4"
+    )
+
+
 def test_several_gpus_are_of_one_kind(machine):
     machine.deploy("g", Resources(gpus=("any",), gpu_count=2))
     machine.hear(worker="w2", gpus=(gpu("T4"), gpu("A100")))

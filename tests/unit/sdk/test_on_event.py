@@ -92,7 +92,7 @@ def test_every_common_parameter_changes_what_is_asked_or_is_refused(name) -> Non
         with pytest.raises(NotYetSupportedError, match=f"{name}=.* is not yet supported; "):
             on_event("a", **{name: object()})
         return
-    others = {"gpu": "any"} if name == "gpu_count" else {}
+    others = {"gpu": "any"} if name in {"gpu_count", "gpu_memory"} else {}
     asked = on_event("a", **{name: GIVEN[name]}, **others)(handle).asked
     assert asked != on_event("a", **others)(handle).asked
 

@@ -29,6 +29,7 @@ SURFACE = [
     "task_policy",
     "autoscaler",
     "on_start",
+    "on_exit",
     "volumes",
     "secrets",
     "env",
@@ -50,6 +51,7 @@ GIVEN = {
     "memory": "1Gi",
     "gpu": "T4",
     "gpu_count": 2,
+    "gpu_memory": "8Gi",
     "image": glowplug.Image(python_version="3.11"),
     "env": {"A": "b"},
     "volumes": [glowplug.Volume("models", "/models", read_only=True)],
@@ -67,6 +69,7 @@ GIVEN = {
     "task_policy": glowplug.TaskPolicy(ttl=9),
     "autoscaler": glowplug.QueueDepthAutoscaler(max_containers=10),
     "on_start": print,
+    "on_exit": print,
     "authorized": False,
     "inputs": {"x": glowplug.schema.Integer()},
     "outputs": {"y": glowplug.schema.Integer()},
@@ -91,7 +94,7 @@ def test_every_parameter_changes_what_is_asked_or_is_refused(kind, name):
         with pytest.raises(NotYetSupportedError, match=f"{name}=.* is not yet supported; "):
             decorate(**{name: object()})
         return
-    others = {"gpu": "any"} if name == "gpu_count" else {}
+    others = {"gpu": "any"} if name in {"gpu_count", "gpu_memory"} else {}
     asked = decorate(**{name: GIVEN[name]}, **others)(plain).asked
     assert asked != decorate(**others)(plain).asked
 

@@ -43,7 +43,7 @@ def test_when_may_be_named() -> None:
         ({"when": "@daily", "catch_up": "maybe"}, ValueError),
         ({"when": "@daily", "colour": "red"}, TypeError),
         ({"when": "@daily", "inputs": {}}, NotYetSupportedError),
-        ({"when": "@daily", "gpu_memory": 1}, NotYetSupportedError),
+        ({"when": "@daily", "gpu_memory": 1}, ValueError),
     ],
 )
 def test_what_is_wrong_is_told_where_it_is_written(given, kind) -> None:

@@ -72,6 +72,16 @@ def test_gpus_are_kinds_in_order_and_a_number(kind, count, need):
     assert parse_gpu(kind, count) == need
 
 
+def test_a_part_of_a_gpu_is_its_memory():
+    assert parse_gpu("any", None, "8Gi") == GpuNeed(("any",), 1, 8 * 1024**3)
+    assert parse_gpu("H100", 1, 512) == GpuNeed(("H100",), 1, 512 * 1024**2)
+    for kind, count in (("", None), ("any", 2)):
+        with pytest.raises(ValueError, match="gpu_memory='8Gi' is a share of one device"):
+            parse_gpu(kind, count, "8Gi")
+    with pytest.raises(ValueError, match="gpu_memory='much'"):
+        parse_gpu("any", None, "much")
+
+
 @pytest.mark.parametrize(
     ("kind", "count"),
     [("", 1), ("A10G:2", 3), (["A10G:1", "T4:2"], None), ("A10G", 0), ("A 10", None), (7, None)],

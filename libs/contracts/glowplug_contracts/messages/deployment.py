@@ -85,6 +85,7 @@ class Resources(Message, frozen=True, kw_only=True):
     memory_limit_bytes: int = 0
     gpus: tuple[str, ...] = ()
     gpu_count: int = 0
+    gpu_memory_bytes: int = 0
 
 
 class SourceRef(Message, frozen=True, kw_only=True):
@@ -94,7 +95,7 @@ class SourceRef(Message, frozen=True, kw_only=True):
         blob: zip archive; None when the function ships by value only.
         handler: "module:qualname" inside the archive, or "" when `pickled` is set.
         pickled: digest of a cloudpickle of the function (closures, notebooks); only the runner loads it.
-        on_start: "module:qualname", or ""; `on_start_pickled` likewise.
+        on_start: "module:qualname", or ""; `on_start_pickled` likewise, and so for on_exit.
     """
 
     blob: Digest | None = None
@@ -102,6 +103,8 @@ class SourceRef(Message, frozen=True, kw_only=True):
     pickled: Digest | None = None
     on_start: str = ""
     on_start_pickled: Digest | None = None
+    on_exit: str = ""
+    on_exit_pickled: Digest | None = None
 
 
 class SecretRef(Message, frozen=True, kw_only=True):

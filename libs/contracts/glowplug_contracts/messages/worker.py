@@ -24,8 +24,25 @@ class GpuDevice(Message, frozen=True, kw_only=True):
     simulated: bool = False
 
 
+class GpuState(Message, frozen=True, kw_only=True):
+    """How a GPU of a worker is. One that is `broken` (why) is not on offer any more.
+
+    `used_bytes` and `busy` (a share of time, 0 … 1) are the driver's last words on the whole device.
+    """
+
+    gpu_id: str
+    kind: str
+    memory_bytes: int
+    used_bytes: int = 0
+    busy: float = 0.0
+    broken: str = ""
+
+
 class ContainerView(Message, frozen=True, kw_only=True):
-    """A live container as its worker sees it. `in_flight` of a sandbox holds its running execs' ids."""
+    """A live container as its worker sees it. `in_flight` of a sandbox holds its running execs' ids.
+
+    `gpu_bytes` and `gpu_busy` (0 … 1): what its processes use of its GPUs, as far as the driver tells.
+    """
 
     container_id: ContainerId
     deployment_id: DeploymentId
@@ -38,13 +55,16 @@ class ContainerView(Message, frozen=True, kw_only=True):
     in_flight: tuple[InvocationId, ...] = ()
     image_digest: ImageDigest = ImageDigest("")
     name: str = ""
+    gpu_bytes: int = 0
+    gpu_busy: float = 0.0
 
 
 class WorkerBeat(Message, frozen=True, kw_only=True):
     """A worker's heartbeat, once a second and at once after a ShardOwned: its whole truth.
 
     `beat` counts up by one; `started_at` tells a restarted worker of the same name apart. `host` is
-    the machine's name; `image_host` what its images are built for (see ImageManifest.host).
+    the machine's name; `image_host` what its images are built for (see ImageManifest.host). `gpus` are
+    on offer, `gpu_states` all there are. `cordoned`: somebody told it to take nothing new.
     """
 
     worker_id: WorkerId
@@ -61,6 +81,27 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     backend: str = ""
     pool: str = "default"
     image_host: str = ""
+    cordoned: bool = False
+    gpu_states: tuple[GpuState, ...] = ()
+    driver: str = ""
+
+
+class WorkerOrder(Message, frozen=True, kw_only=True):
+    """Gateway → worker: "cordon" (take nothing new), "drain" (and end what is here), or "uncordon".
+
+    What runs may go on for `grace_s` when it drains. A worker remembers being cordoned over its restarts.
+    """
+
+    order: str
+    grace_s: float = 0.0
+
+
+class WorkerOrdered(Message, frozen=True, kw_only=True):
+    """The worker's answer: whether it is cordoned now, and how many containers it holds."""
+
+    cordoned: bool
+    containers: int = 0
+    why_not: str = ""
 
 
 class ServiceBeat(Message, frozen=True, kw_only=True):

@@ -137,7 +137,8 @@ def check_sibling(asker: Deployment, spec: DeploymentSpec, *, ephemeral: bool) -
             "auth.forbidden",
             f"code inside a container does not deploy; deploy {spec.name} from outside, by its name",
         )
-    if source.blob is None or source.blob != own.blob or source.pickled or source.on_start_pickled:
+    by_value = source.pickled or source.on_start_pickled or source.on_exit_pickled
+    if source.blob is None or source.blob != own.blob or by_value:
         raise ForbiddenError(
             "auth.forbidden",
             f"{spec.name} is not of the source that {asker.spec.name} was started from",
