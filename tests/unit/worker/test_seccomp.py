@@ -11,6 +11,7 @@ from glowplug_worker.runtime import seccomp
 ALLOW = 0x7FFF0000
 DENY = 0x00050000 | errno.EPERM
 NO_SUCH_CALL = 0x00050000 | errno.ENOSYS
+NO_SUCH_FAMILY = 0x00050000 | errno.EAFNOSUPPORT
 KILL = 0x80000000
 CLONE_NEWUSER = 0x10000000
 THREAD_FLAGS = 0x3D0F00  # what glibc passes to clone for a thread
@@ -50,7 +51,8 @@ def machine(request) -> str:
         "ptrace", "process_vm_readv", "keyctl", "add_key", "request_key", "bpf", "perf_event_open",
         "io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd", "setns",
         "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
-        "open_by_handle_at", "pidfd_getfd",
+        "open_by_handle_at", "pidfd_getfd", "process_madvise", "process_mrelease", "vmsplice",
+        "memfd_secret", "migrate_pages", "move_pages",
     ],
 )  # fmt: skip
 def test_what_reaches_too_far_is_refused(machine, name):
@@ -86,6 +88,26 @@ def test_typing_into_the_terminal_is_refused(machine):
     assert _verdict(machine, number, 0, 0x5412) == DENY
     assert _verdict(machine, number, 0, 0x5412 | 1 << 32) == DENY  # the kernel drops the high half
     assert _verdict(machine, number, 0, 0x5413) == ALLOW
+
+
+def test_few_families_of_sockets_pass(machine):
+    known = seccomp.numbers(machine)
+    for family in range(48):
+        expected = ALLOW if family in {1, 2, 10, 16} else NO_SUCH_FAMILY
+        assert _verdict(machine, known["socket"], family, 1, 0) == expected
+        expected = ALLOW if family == 1 else NO_SUCH_FAMILY
+        assert _verdict(machine, known["socketpair"], family, 1, 0) == expected
+    assert _verdict(machine, known["socket"], 1 << 32 | 38, 5, 0) == NO_SUCH_FAMILY
+    assert _verdict(machine, known["socket"], 16, 3, 12) == NO_SUCH_FAMILY
+    assert _verdict(machine, known["socket"], 16, 3, 1 << 32) == ALLOW  # the kernel takes 32 bits
+
+
+def test_protections_of_memory_are_not_switched_off(machine):
+    number = seccomp.numbers(machine)["personality"]
+    for asked in (0, 8, 0x20000, 0x20008, 0xFFFFFFFF):
+        assert _verdict(machine, number, asked) == ALLOW
+    for asked in (0x40000, 0x400000, 0x400008, 0x100000):
+        assert _verdict(machine, number, asked) == DENY
 
 
 def test_foreign_calls_do_not_get_through(machine):

@@ -14,10 +14,13 @@ from typing import Final
 # (audit architecture, {name: number}); numbers from 424 on are the same everywhere.
 _X86_64: Final = {
     "ioctl": 16,
+    "socket": 41,
+    "socketpair": 53,
     "clone": 56,
     "ptrace": 101,
     "syslog": 103,
     "uselib": 134,
+    "personality": 135,
     "vhangup": 153,
     "modify_ldt": 154,
     "pivot_root": 155,
@@ -44,7 +47,10 @@ _X86_64: Final = {
     "add_key": 248,
     "request_key": 249,
     "keyctl": 250,
+    "migrate_pages": 256,
     "unshare": 272,
+    "vmsplice": 278,
+    "move_pages": 279,
     "perf_event_open": 298,
     "fanotify_init": 300,
     "name_to_handle_at": 303,
@@ -69,7 +75,9 @@ _AARCH64: Final = {
     "chroot": 51,
     "vhangup": 58,
     "quotactl": 60,
+    "vmsplice": 75,
     "acct": 89,
+    "personality": 92,
     "unshare": 97,
     "kexec_load": 104,
     "init_module": 105,
@@ -82,12 +90,16 @@ _AARCH64: Final = {
     "setdomainname": 162,
     "settimeofday": 170,
     "adjtimex": 171,
+    "socket": 198,
+    "socketpair": 199,
     "add_key": 217,
     "request_key": 218,
     "keyctl": 219,
     "clone": 220,
     "swapon": 224,
     "swapoff": 225,
+    "migrate_pages": 238,
+    "move_pages": 239,
     "perf_event_open": 241,
     "fanotify_init": 262,
     "name_to_handle_at": 264,
@@ -114,8 +126,11 @@ _EVERYWHERE: Final = {
     "fspick": 433,
     "clone3": 435,
     "pidfd_getfd": 438,
+    "process_madvise": 440,
     "mount_setattr": 442,
     "quotactl_fd": 443,
+    "memfd_secret": 447,
+    "process_mrelease": 448,
     "statmount": 457,
     "listmount": 458,
     "open_tree_attr": 467,
@@ -125,11 +140,22 @@ _TABLES: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _X32_BIT: Final = 0x40000000
 
 # Looked at by argument, not refused outright.
-_BY_ARGUMENT: Final = frozenset({"ioctl", "clone", "clone3", "unshare"})
+_BY_ARGUMENT: Final = frozenset(
+    {"ioctl", "clone", "clone3", "unshare", "socket", "socketpair", "personality"}
+)
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 _NAMESPACES: Final = 0x7E020000
 # CLONE_NEWTIME; in clone() that bit belongs to the exit signal.
 _NEWTIME: Final = 0x80
+# Sockets: UNIX, INET, INET6, and of NETLINK only the routes' (libc lists interfaces by it). The others
+# reach kernel code that nobody needs, and are told what a kernel without them says.
+_AF_UNIX: Final = 1
+_FAMILIES: Final = (_AF_UNIX, 2, 10)
+_AF_NETLINK: Final = 16
+_NETLINK_ROUTE: Final = 0
+# Linux, its 32-bit address space, an old version number, both, and asking which it is. No other: they
+# switch protections of memory off.
+_PERSONALITIES: Final = (0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _TIOCSTI: Final = 0x5412  # types into the terminal that started us
 _TIOCLINUX: Final = 0x541C
 
@@ -175,6 +201,9 @@ def program(machine: str) -> bytes:
             code += [_jump(_JEQ, number, 0, 1), deny]
     code += _deny_flags(known["clone"], _NAMESPACES)
     code += _deny_flags(known["unshare"], _NAMESPACES | _NEWTIME)
+    code += _allow_only(known["personality"], _PERSONALITIES, errno.EPERM)
+    code += _allow_only(known["socketpair"], (_AF_UNIX,), errno.EAFNOSUPPORT)
+    code += _allow_families(known["socket"])
     code += [
         _jump(_JEQ, known["ioctl"], 0, 4),
         _op(_LOAD, _argument_at(1)),
@@ -193,6 +222,33 @@ def _deny_flags(number: int, flags: int) -> list[bytes]:
         _op(_LOAD, _argument_at(0)),
         _jump(_JSET, flags, 0, 1),
         _ret(_ERRNO | errno.EPERM),
+        _ret(_ALLOW),
+    ]
+
+
+def _allow_only(number: int, values: tuple[int, ...], error: int) -> list[bytes]:
+    """Refuse a call whose first argument is none of `values`; the call is decided either way."""
+    count = len(values)
+    return [
+        _jump(_JEQ, number, 0, count + 3),
+        _op(_LOAD, _argument_at(0)),
+        *(_jump(_JEQ, value, count - at, 0) for at, value in enumerate(values)),
+        _ret(_ERRNO | error),
+        _ret(_ALLOW),
+    ]
+
+
+def _allow_families(number: int) -> list[bytes]:
+    """Refuse sockets of all families but a few, and of netlink all protocols but one."""
+    count = len(_FAMILIES)
+    return [
+        _jump(_JEQ, number, 0, count + 6),
+        _op(_LOAD, _argument_at(0)),
+        _jump(_JEQ, _AF_NETLINK, 0, 2),
+        _op(_LOAD, _argument_at(2)),
+        _jump(_JEQ, _NETLINK_ROUTE, count + 1, count),
+        *(_jump(_JEQ, family, count - at, 0) for at, family in enumerate(_FAMILIES)),
+        _ret(_ERRNO | errno.EAFNOSUPPORT),
         _ret(_ALLOW),
     ]
 
