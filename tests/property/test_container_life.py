@@ -7,6 +7,7 @@ from typing import Any
 from glowplug_contracts.messages.container import ContainerState
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_worker import container as life
+from glowplug_worker.ports import Evidence, Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,3 +90,20 @@ def test_any_walk_ends_once_and_every_draining_container_is_killed(data: Any) ->
         over = machine.step(life.Exited(signal=9, busy=True), now + 32.0)
         assert isinstance(over[0], life.Lose)
         assert machine.ended
+
+
+@given(oom_kills=st.integers(0, 3), code=st.sampled_from([None, 0, 1]), served=st.booleans())
+def test_only_the_kernels_word_makes_it_out_of_memory(oom_kills, code, served) -> None:
+    machine = life.ContainerLife(processes=1, concurrency=1)
+    for event in (life.Bound(), life.Pulled(), *([life.RunnerReady(process=0)] * served)):
+        machine.step(event, 1.0)
+    evidence = Evidence(
+        limits=Limits(memory_bytes=1000), oom_kills=oom_kills, memory_peak_bytes=999
+    )
+    exited = life.Exited(code=code, signal=9 if code is None else None, evidence=evidence)
+    error = machine.step(exited, 2.0)[-1].error
+    if oom_kills and code is None:
+        assert (error.code, error.type) == ("function.out_of_memory", "OutOfMemoryError")
+        assert error.details == {"limit_bytes": 1000, "peak_bytes": 999}
+    else:
+        assert error.type == ("ContainerCrashedError" if served else "StartupError")

@@ -40,7 +40,16 @@ from glowplug_worker.door import Gateways, NoGateways
 from glowplug_worker.images.kit import BuildKit
 from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
-from glowplug_worker.ports import Answers, Bind, Exit, Interpreter, LocalImage, Room, StartPlan
+from glowplug_worker.ports import (
+    Answers,
+    Bind,
+    Evidence,
+    Exit,
+    Interpreter,
+    LocalImage,
+    Room,
+    StartPlan,
+)
 from glowplug_worker.service import WorkerService
 from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import Changes, Workshop
@@ -244,6 +253,9 @@ class PlainContainer:
     def pid(self) -> int:
         return self._process.pid
 
+    def evidence(self) -> Evidence:
+        return Evidence()
+
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -353,6 +365,9 @@ class ScriptedContainer:
                 peer.close()
             if not self._ended.done():
                 self._ended.set_result(exit_)
+
+    def evidence(self) -> Evidence:
+        return Evidence()
 
     def kill(self) -> None:
         self.killed += 1

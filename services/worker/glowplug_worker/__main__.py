@@ -25,6 +25,7 @@ from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.links import Links
 from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
+from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
@@ -49,7 +50,9 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         claims = Path(settings.claims_dir or directory.parent / "claims")
         offers = stack.enter_context(open_offers(settings, worker_id, claims))
         offer = offers.renew()
-        backend = await choose_backend(settings.backend, directory)
+        cgroups = open_cgroups(directory)
+        stack.callback(cgroups.close)
+        backend = await choose_backend(settings.backend, directory, cgroups)
         images = await stack.enter_async_context(
             open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
         )

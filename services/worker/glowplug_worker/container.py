@@ -19,6 +19,8 @@ import msgspec
 from glowplug_contracts.messages.container import ContainerState
 from glowplug_contracts.messages.invocation import RemoteError
 
+from glowplug_worker.ports import Evidence
+
 # After one runner's socket closed: so long may the tree take to end by itself, with its own exit code.
 EXIT_GRACE_S: Final = 0.5
 # After a polite stop of an idle container.
@@ -67,6 +69,7 @@ class Exited(_Event, frozen=True, kw_only=True):
     signal: int | None = None
     last_lines: tuple[str, ...] = ()
     busy: bool = False
+    evidence: Evidence = Evidence()
 
 
 class StopAsked(_Event, frozen=True, kw_only=True):
@@ -348,16 +351,11 @@ class ContainerLife:
         return [Drain(), Announce(state=self.state)]
 
     def _on_exited(self, event: Exited) -> list[Decision]:
-        was = self._broken
         ending = self._ending or _Ending(
-            reason=was,
-            failed=True,
-            error=crashed(
-                event.code, event.signal, event.last_lines, starting=was == "start_failed"
-            ),
+            reason=self._broken, failed=True, error=self._why_exited(event)
         )
         self.state = ContainerState.FAILED if ending.failed else ContainerState.STOPPED
-        lost = [Lose(error=ending.error)] if event.busy else []
+        lost = [Lose(error=ending.error or _oom(event))] if event.busy else []
         return [*lost, Announce(state=self.state, reason=ending.reason, error=ending.error)]
 
     def _on_stop(self, event: StopAsked, now: float) -> list[Decision]:
@@ -384,6 +382,10 @@ class ContainerLife:
         if self.state is ContainerState.STARTING and now >= self._start_by:
             return self._end(_Ending(reason="start_failed", failed=True, error=too_slow()), now)
         return []
+
+    def _why_exited(self, event: Exited) -> RemoteError:
+        starting = self._broken == "start_failed"
+        return _oom(event) or crashed(event.code, event.signal, event.last_lines, starting=starting)
 
     # -- shared pieces --------------------------------------------------------------------------
 
@@ -419,6 +421,14 @@ class ContainerLife:
 
 
 # -- errors that only the worker can tell ----------------------------------------------------------
+
+
+def _oom(event: Exited) -> RemoteError | None:
+    """Return the error if the kernel says that it was killed for memory."""
+    evidence = event.evidence
+    if not evidence.oom_kills or event.signal != Signals.SIGKILL:
+        return None
+    return out_of_memory(evidence.limits.memory_bytes, evidence.memory_peak_bytes)
 
 
 def crashed(

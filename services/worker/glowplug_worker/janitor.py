@@ -14,6 +14,7 @@ import structlog
 from glowplug_worker.bringing import remove_directory
 from glowplug_worker.inventory import LOCK_FILE, try_lock
 from glowplug_worker.processes import kill_tree, start_ticks
+from glowplug_worker.runtime import cgroups
 from glowplug_worker.starting import PROCESS_FILE
 
 log = structlog.get_logger()
@@ -27,6 +28,7 @@ class _Process(msgspec.Struct):
 def sweep(directory: Path) -> int:
     """Remove all containers of a directory whose lock the caller holds; return how many."""
     count = 0
+    cgroups.sweep(directory)
     containers = directory / "containers"
     if not containers.is_dir():
         return 0

@@ -14,7 +14,7 @@ import msgspec
 from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
 
 from glowplug_worker.frames import Init
-from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalImage, StartPlan
+from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, Limits, LocalImage, StartPlan
 
 SDK_AT: Final = "/glowplug/sdk"
 SIMULATED: Final = "simulated-"  # how the ids of GPUs that exist only in accounting begin
@@ -99,9 +99,14 @@ def plan_start(
         scratch=scratch,
         binds=places.binds,
         hostname=hostname(spec),
-        memory_limit_bytes=spec.resources.memory_limit_bytes,
-        cpu_millis=spec.resources.cpu_millis,
+        limits=limits_of(spec),
     )
+
+
+def limits_of(spec: ContainerSpec) -> Limits:
+    """Return what a container is held to."""
+    resources = spec.resources
+    return Limits(memory_bytes=resources.memory_limit_bytes, cpu_share_millis=resources.cpu_millis)
 
 
 def environment(binding: BindContainer, brought: Brought, places: Places) -> dict[str, str]:

@@ -5,7 +5,8 @@ The supervisor starts containers through `Backend`; `runtime/` implements it (`p
 
 Makers that the composition root calls:
 
-    glowplug_worker.runtime.choose.choose_backend(wanted, data_dir) -> Backend        (coroutine)
+    glowplug_worker.runtime.cgroups.open_cgroups(data_dir) -> Cgroups
+    glowplug_worker.runtime.choose.choose_backend(wanted, data_dir, cgroups) -> Backend  (coroutine)
         wanted: "auto", "process" or "bwrap"; tries what it returns by really starting something.
     glowplug_worker.runtime.python.find_pythons() -> Pythons
     glowplug_worker.images.open_images(data_dir, url_of_imagecache, token) -> async context manager
@@ -26,7 +27,59 @@ from glowplug_contracts.messages.invocation import Reply
 from glowplug_worker.slots import Slots
 
 # What a backend may be able to enforce.
-Enforced = Literal["memory", "cpu", "pids", "filesystem", "network", "users"]
+Enforced = Literal["memory", "cpu", "pids", "disk", "filesystem", "network", "users"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container may use; 0 = nothing said.
+
+    Attributes:
+        memory_bytes: beyond it the kernel kills.
+        cpu_millis: never more than so many thousandths of a core, also when others are idle.
+        cpu_share_millis: its share when others want the same cores: what was requested.
+        pids: processes and threads.
+        disk_bytes: what it may write outside of volumes: temporary files, a build's layer.
+        disk_inodes: how many files and directories.
+    """
+
+    memory_bytes: int = 0
+    cpu_millis: int = 0
+    cpu_share_millis: int = 0
+    pids: int = 0
+    disk_bytes: int = 0
+    disk_inodes: int = 0
+
+    @property
+    def named(self) -> tuple[Enforced, ...]:
+        """Return which limits are set."""
+        found: dict[Enforced, int] = {
+            "memory": self.memory_bytes,
+            "cpu": self.cpu_millis,
+            "pids": self.pids,
+            "disk": self.disk_bytes or self.disk_inodes,
+        }
+        return tuple(name for name, limit in found.items() if limit > 0)
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel counted of a container; all zero where nobody counts.
+
+    Attributes:
+        limits: what it was held to.
+        oom_kills: processes killed because the memory limit was reached.
+        pids_refused: forks refused because of the limit.
+        cpu_throttled_s: how long threads waited because of the limit.
+        disk_peak_bytes, disk_full: how much was written at most; whether a write found no room.
+    """
+
+    limits: Limits = Limits()
+    oom_kills: int = 0
+    memory_peak_bytes: int = 0
+    pids_refused: int = 0
+    cpu_s: float = 0.0
+    cpu_throttled_s: float = 0.0
+    disk_peak_bytes: int = 0
+    disk_full: bool = False
 
 
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +147,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
             to use (generated passwd and so on); without, HOME and TMPDIR point into it.
         binds: writable ones are handed to the container's uid by the backend, where it has one.
         tmpfs: paths that become empty, private, writable file systems (only with `mounts`).
-        memory_limit_bytes: 0 = none. Backends that can't enforce it leave "memory" out of `enforces`.
+        limits: a backend leaves out of `enforces` what it can't hold a container to.
         devices: nodes of the host's that the container may open for reading and writing; no others.
         network_shared: the host's network; always true until networks come.
     """
@@ -110,8 +163,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     binds: tuple[Bind, ...] = ()
     tmpfs: tuple[str, ...] = ("/tmp",)  # noqa: S108 - inside the container
     hostname: str = "glowplug"
-    memory_limit_bytes: int = 0
-    cpu_millis: int = 0
+    limits: Limits = Limits()
     devices: tuple[DeviceNode, ...] = ()
     network_shared: bool = True
 
@@ -120,12 +172,14 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """How the container's main process ended: an exit code, or the signal that killed it.
 
     A wrapper's 128 + n is reported as signal n. `stderr_tail`: the last bytes (≤ 4 KiB) that the
-    process tree wrote to the stderr it was started with, before the runner captured it.
+    process tree wrote to the stderr it was started with, before the runner captured it. `evidence`: the
+    kernel's own counts.
     """
 
     code: int | None = None
     signal: int | None = None
     stderr_tail: str = ""
+    evidence: Evidence = Evidence()
 
 
 class RunningContainer(Protocol):
@@ -134,6 +188,9 @@ class RunningContainer(Protocol):
     @property
     def pid(self) -> int:
         """Return the host pid of the outermost process (recorded for the next janitor)."""
+
+    def evidence(self) -> Evidence:
+        """Return what the kernel has counted so far."""
 
     def kill(self) -> None:
         """SIGKILL the whole tree now, sessions and grandchildren included. May be repeated."""

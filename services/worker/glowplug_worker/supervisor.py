@@ -394,6 +394,7 @@ class Supervisor:
                 signal=exit_.signal,
                 last_lines=tuple(lines[-20:]),
                 busy=self.busy,
+                evidence=exit_.evidence,
             )
         )
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
 import pytest
 from glowplug_contracts.errors import UnavailableError
 from glowplug_worker.ports import Backend
+from glowplug_worker.runtime.cgroups import Cgroups, open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
 
 
 @pytest.fixture(params=["process", "bwrap"])
-async def backend(request, tmp_path) -> Backend:
+async def backend(request, tmp_path) -> AsyncIterator[Backend]:
+    with groups_of(tmp_path / "data") as cgroups:
+        try:
+            yield await choose_backend(request.param, tmp_path / "data", cgroups)
+        except UnavailableError as error:
+            pytest.skip(f"{request.param}: {error.message}")
+
+
+@contextlib.contextmanager
+def groups_of(directory: Path) -> Iterator[Cgroups]:
+    """A worker's control groups, gone at the end."""
+    cgroups = open_cgroups(directory)
     try:
-        return await choose_backend(request.param, tmp_path / "data")
-    except UnavailableError as error:
-        pytest.skip(f"{request.param}: {error.message}")
+        yield cgroups
+    finally:
+        cgroups.close()
+        assert not [path for path in cgroups.paths if path.exists()]
 
 
 @pytest.fixture

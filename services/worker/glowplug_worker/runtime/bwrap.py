@@ -20,8 +20,9 @@ from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
+from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
 from glowplug_worker.runtime.child import Birth, Staged, stage_root
-from glowplug_worker.runtime.process import own_tree
+from glowplug_worker.runtime.process import make_group, own_tree
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
 
@@ -51,10 +52,17 @@ class BwrapBackend:
 
     name = "bwrap"
     mounts = True
-    enforces: frozenset[Enforced] = frozenset({"filesystem", "users"})
 
-    def __init__(self, binary: Path, reason: str, uids: Uids | None = None) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        reason: str,
+        uids: Uids | None = None,
+        cgroups: Cgroups | None = None,
+    ) -> None:
         self.reason = reason
+        self._cgroups = cgroups or Cgroups()
+        self.enforces: frozenset[Enforced] = self._cgroups.holds | {"filesystem", "users"}
         self._binary = binary
         self._uids = uids
 
@@ -62,12 +70,17 @@ class BwrapBackend:
         """Start the runner (`ports.Backend.start`)."""
         plan.scratch.mkdir(parents=True, exist_ok=True)
         binds = (*_identity(plan.scratch), *_prefix(plan), *plan.binds)
-        uid = None if self._uids is None else self._uids.take()
+        group = make_group(self._cgroups, plan)
+        try:
+            uid = None if self._uids is None else self._uids.take()
+        except BaseException:
+            self._cgroups.give_back(group)
+            raise
         info, info_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         given = [info_writing]
         try:
             given.append(_memfd("seccomp", seccomp.program(platform.machine())))
-            birth, command, sources = self._stage(binds, uid)
+            birth, command, sources = self._stage(binds, uid, group)
             flags = sandbox_flags(plan, binds, sources, _masked(plan))
             flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
             given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
@@ -79,13 +92,13 @@ class BwrapBackend:
             process, stderr = await fork(argv, {}, birth, (*plan.fds, *given))
         except BaseException:
             os.close(info)
-            self._give_back(uid)
+            self._give_back(uid, group)
             raise
         finally:
             for fd in given:
                 os.close(fd)
         inside = _Inside()
-        tree = Tree(process, stderr, inside.kill, lambda: self._finish(inside, uid))
+        tree = Tree(process, stderr, inside.kill, lambda: self._finish(inside, uid, group), group)
         try:
             await self._until_made(info, inside, tree)
         except BaseException:
@@ -96,12 +109,12 @@ class BwrapBackend:
         return tree
 
     def _stage(
-        self, binds: tuple[Bind, ...], uid: int | None
+        self, binds: tuple[Bind, ...], uid: int | None, group: Cgroup
     ) -> tuple[Birth, str, tuple[str, ...]]:
         """Return how the child is born, the command, and each bind's source as the child sees it."""
         if uid is None:
             sources = tuple(str(bind.source) for bind in binds)
-            return Birth(parent=os.getpid()), str(self._binary), sources
+            return Birth(parent=os.getpid(), joins=group.entries), str(self._binary), sources
         root = stage_root()
         staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
         sources = tuple(f"{root}/{item.name}" for item in staged)
@@ -115,7 +128,8 @@ class BwrapBackend:
         else:
             staged.append(Staged(source=self._binary.resolve(), name="bwrap/bwrap"))
             command = f"{root}/bwrap/bwrap"
-        return Birth(parent=os.getpid(), uid=uid, staged=tuple(staged)), command, sources
+        birth = Birth(parent=os.getpid(), joins=group.entries, uid=uid, staged=tuple(staged))
+        return birth, command, sources
 
     async def _until_made(self, info: int, inside: _Inside, tree: Tree) -> None:
         """Wait until bubblewrap has made the namespaces and says who lives in them.
@@ -137,11 +151,12 @@ class BwrapBackend:
             said.cancel()
             ended.cancel()
 
-    def _finish(self, inside: _Inside, uid: int | None) -> None:
+    def _finish(self, inside: _Inside, uid: int | None, group: Cgroup) -> None:
         inside.close()
-        self._give_back(uid)
+        self._give_back(uid, group)
 
-    def _give_back(self, uid: int | None) -> None:
+    def _give_back(self, uid: int | None, group: Cgroup) -> None:
+        self._cgroups.give_back(group)
         if uid is not None and self._uids is not None:
             self._uids.give_back(uid)
 

@@ -39,9 +39,13 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
-    """How the child is prepared. `uid` None: it keeps the worker's id and sees the worker's paths."""
+    """How the child is prepared. `uid` None: it keeps the worker's id and sees the worker's paths.
+
+    `joins`: files of control groups that it enters, before anything hides them and while it still may.
+    """
 
     parent: int
+    joins: tuple[str, ...] = ()
     uid: int | None = None
     staged: tuple[Staged, ...] = ()
 
@@ -55,6 +59,8 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
             raise
 
     def _prepare(self) -> None:
+        for path in self.joins:
+            _join(path)
         limit_resources()
         if self.staged:
             _stage(self.staged)
@@ -76,6 +82,12 @@ def limit_resources() -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
     _lower(resource.RLIMIT_FSIZE, FILE_BYTES_MAX)
+
+
+def _join(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    os.write(fd, b"0")
+    os.close(fd)
 
 
 def stage_root() -> str:

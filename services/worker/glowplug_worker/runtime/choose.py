@@ -24,6 +24,7 @@ from glowplug_contracts.messages.container import ContainerKind
 from glowplug_worker.ports import Backend, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.bwrap import BwrapBackend, find_binary
+from glowplug_worker.runtime.cgroups import Cgroups, open_cgroups
 from glowplug_worker.runtime.process import ProcessBackend
 from glowplug_worker.runtime.python import find_pythons, own_python
 from glowplug_worker.runtime.uids import Uids
@@ -67,7 +68,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
         return [words for words, true in found.items() if true]
 
 
-async def choose_backend(wanted: str, data_dir: Path) -> Backend:
+async def choose_backend(wanted: str, data_dir: Path, cgroups: Cgroups | None = None) -> Backend:
     """Return the best backend that works here, or the wanted one.
 
     Raises: UnavailableError when the wanted one does not work, saying why.
@@ -77,9 +78,9 @@ async def choose_backend(wanted: str, data_dir: Path) -> Backend:
             "platform.unavailable", f"there is no backend {wanted!r}; use {', '.join(WANTED)}"
         )
     if wanted == "process":
-        return _process("it was asked for", data_dir)
+        return _process("it was asked for", data_dir, cgroups)
     try:
-        backend = await _try_bwrap(data_dir)
+        backend = await _try_bwrap(data_dir, cgroups)
     except (PlatformError, OSError) as error:
         if wanted == "bwrap":
             if isinstance(error, PlatformError):
@@ -87,11 +88,11 @@ async def choose_backend(wanted: str, data_dir: Path) -> Backend:
             raise UnavailableError(
                 "platform.unavailable", f"bwrap can't be tried: {error}"
             ) from error
-        return _process(f"bwrap can't be used here ({error})", data_dir)
+        return _process(f"bwrap can't be used here ({error})", data_dir, cgroups)
     return backend
 
 
-async def _try_bwrap(data_dir: Path) -> Backend:
+async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None) -> Backend:
     binary = find_binary() if sys.platform == "linux" else None
     if binary is None:
         raise UnavailableError("platform.unavailable", "bubblewrap is not installed")
@@ -101,7 +102,7 @@ async def _try_bwrap(data_dir: Path) -> Backend:
         )
     uids = _uids()
     words = "every container has its own unprivileged user" if uids else "run as an ordinary user"
-    backend = BwrapBackend(binary, f"tried at start-up, it holds; {words}", uids)
+    backend = BwrapBackend(binary, f"tried at start-up, it holds; {words}", uids, cgroups)
     holes = (await probe(backend, data_dir)).holes()
     if holes:
         raise UnavailableError(
@@ -162,9 +163,9 @@ def _bait(data_dir: Path) -> tuple[Path, Path]:
     return scratch, secret
 
 
-def _process(reason: str, data_dir: Path) -> Backend:
+def _process(reason: str, data_dir: Path, cgroups: Cgroups | None) -> Backend:
     data_dir.mkdir(parents=True, exist_ok=True)
-    return ProcessBackend(reason, _uids(), (own_python().executable, data_dir))
+    return ProcessBackend(reason, _uids(), (own_python().executable, data_dir), cgroups)
 
 
 def _uids() -> Uids | None:
@@ -176,7 +177,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="glowplug-doctor-") as directory:
         # A worker's own is judged by the worker; here only the interpreter may stand in the way.
         Path(directory).chmod(0o755)
-        backend = asyncio.run(choose_backend("auto", Path(directory)))
+        cgroups = open_cgroups(Path(directory))
+        try:
+            backend = asyncio.run(choose_backend("auto", Path(directory), cgroups))
+        finally:
+            cgroups.close()
     found = {
         "backend": backend.name,
         "reason": backend.reason,

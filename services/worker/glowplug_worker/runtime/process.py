@@ -15,6 +15,7 @@ from typing import Final
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.ports import Enforced, RunningContainer, StartPlan
+from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
 from glowplug_worker.runtime.child import Birth
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
@@ -29,12 +30,17 @@ class ProcessBackend:
 
     name = "process"
     mounts = False
-    enforces: frozenset[Enforced] = frozenset()
 
     def __init__(
-        self, reason: str, uids: Uids | None = None, needed: tuple[Path, ...] = ()
+        self,
+        reason: str,
+        uids: Uids | None = None,
+        needed: tuple[Path, ...] = (),
+        cgroups: Cgroups | None = None,
     ) -> None:
         """Keep the reason; `needed` are places that every container must reach."""
+        self._cgroups = cgroups or Cgroups()
+        self.enforces: frozenset[Enforced] = self._cgroups.holds
         words = (reason, user_of_containers(uids, needed), WARNING)
         self.reason = "; ".join(word for word in words if word)
         self._uids = uids
@@ -46,19 +52,22 @@ class ProcessBackend:
                 "platform.unavailable", "the process backend can't take the network away"
             )
         plan.scratch.mkdir(parents=True, exist_ok=True)
-        uid = self._take_uid(plan)
+        group = make_group(self._cgroups, plan)
+        uid = None
         try:
+            uid = self._take_uid(plan)
             env = {**plan.env, MARK: plan.container_id}
-            birth = Birth(parent=os.getpid(), uid=uid)
+            birth = Birth(parent=os.getpid(), joins=group.entries, uid=uid)
             process, stderr = await fork(plan.argv, env, birth, plan.fds, plan.cwd)
         except BaseException:
-            self._give_back(uid)
+            self._give_back(uid, group)
             raise
         return Tree(
             process,
             stderr,
             kill_rest=lambda: kill_marked(plan.container_id, process.pid),
-            release=lambda: self._give_back(uid),
+            release=lambda: self._give_back(uid, group),
+            group=group,
         )
 
     def _take_uid(self, plan: StartPlan) -> int | None:
@@ -77,9 +86,20 @@ class ProcessBackend:
             own_tree(path, uid)
         return uid
 
-    def _give_back(self, uid: int | None) -> None:
+    def _give_back(self, uid: int | None, group: Cgroup) -> None:
+        self._cgroups.give_back(group)
         if uid is not None and self._uids is not None:
             self._uids.give_back(uid)
+
+
+def make_group(cgroups: Cgroups, plan: StartPlan) -> Cgroup:
+    """Make a container's control groups. Raises: UnavailableError."""
+    try:
+        return cgroups.make(plan.container_id, plan.limits)
+    except OSError as error:
+        raise UnavailableError(
+            "platform.unavailable", f"the container's control groups can't be made: {error}"
+        ) from error
 
 
 def user_of_containers(uids: Uids | None, needed: tuple[Path, ...]) -> str:

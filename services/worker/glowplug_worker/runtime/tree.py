@@ -15,7 +15,8 @@ from typing import Final
 
 from glowplug_contracts.errors import UnavailableError
 
-from glowplug_worker.ports import Exit
+from glowplug_worker.ports import Evidence, Exit
+from glowplug_worker.runtime.cgroups import Cgroup
 from glowplug_worker.runtime.child import Birth
 
 STDERR_TAIL_BYTES: Final = 4096
@@ -33,7 +34,7 @@ class Tree:
     """A container's processes (`ports.RunningContainer`).
 
     `kill_rest()` kills what the main process left behind and returns whether nothing lives any more;
-    `release()` gives back what the backend held, after that.
+    `release()` gives back what the backend held, after that. `group`: its control groups, where it has any.
     """
 
     def __init__(
@@ -42,11 +43,14 @@ class Tree:
         stderr: int,
         kill_rest: Callable[[], bool],
         release: Callable[[], None],
+        group: Cgroup | None = None,
     ) -> None:
         self._process = process
         self._kill_rest = kill_rest
         self._release = release
         self._released = False
+        self._group = group
+        self._evidence: Evidence | None = None
         self._stderr = stderr
         self._tail = bytearray()
         self._ended = asyncio.Event()
@@ -60,26 +64,33 @@ class Tree:
         """Return the host pid of the outermost process."""
         return self._process.pid
 
+    def evidence(self) -> Evidence:
+        """Return what the kernel has counted so far."""
+        if self._evidence is not None:
+            return self._evidence
+        return Evidence() if self._group is None else self._group.evidence()
+
     def kill(self) -> None:
         """SIGKILL the whole tree now. May be repeated."""
         if self._released:
             return
         if not self._ended.is_set():
             os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
-        self._kill_rest()
+        self._kill_all()
+
+    def _kill_all(self) -> bool:
+        """Kill what the main process left behind; return whether nothing lives any more."""
+        gone = self._kill_rest()
+        return (self._group is None or self._group.kill()) and gone
 
     async def wait(self) -> Exit:
         """Return when the main process has ended and nothing of the tree lives. May be repeated."""
         await self._ended.wait()
-        while not self._released and not self._kill_rest():  # noqa: ASYNC110 - only polling tells
+        while not self._released and not self._kill_all():  # noqa: ASYNC110 - only polling tells
             await asyncio.sleep(_SWEEP_S)
-        code = self._process.returncode
+        self._evidence = self.evidence()  # its files go with what `close` gives back
         tail = bytes(self._tail).decode(errors="replace")
-        if code < 0:
-            return Exit(signal=-code, stderr_tail=tail)
-        if _SIGNAL_BASE < code <= _SIGNAL_BASE + _SIGNALS:
-            return Exit(signal=code - _SIGNAL_BASE, stderr_tail=tail)
-        return Exit(code=code, stderr_tail=tail)
+        return _exit(self._process.returncode, tail, self._evidence)
 
     async def close(self) -> None:
         """Kill what is left, wait, and give back what the backend held. May be repeated."""
@@ -108,6 +119,14 @@ class Tree:
             return
         self._tail += data
         del self._tail[:-STDERR_TAIL_BYTES]
+
+
+def _exit(code: int, tail: str, evidence: Evidence) -> Exit:
+    if code < 0:
+        return Exit(signal=-code, stderr_tail=tail, evidence=evidence)
+    if _SIGNAL_BASE < code <= _SIGNAL_BASE + _SIGNALS:
+        return Exit(signal=code - _SIGNAL_BASE, stderr_tail=tail, evidence=evidence)
+    return Exit(code=code, stderr_tail=tail, evidence=evidence)
 
 
 async def fork(

@@ -1,0 +1,106 @@
+"""Limits bite, and the kernel's own counts say so: memory, processors, processes."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from glowplug_worker.ports import Limits
+from glowplug_worker.runtime import cgroups
+
+from tests.support.containers import open_container
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def limited(backend):
+    """A backend that holds containers to limits; skipped where this host's kernel lets nobody."""
+    if not {"memory", "cpu", "pids"} <= backend.enforces:
+        pytest.skip(f"{backend.name} can only enforce {sorted(backend.enforces)} here")
+    return backend
+
+
+async def test_too_much_memory_is_killed_by_the_kernel_which_says_so(limited, tmp_path):
+    code = "say(1)\nkept = []\nwhile True: kept.append(bytes(1 << 20))"
+    limits = Limits(memory_bytes=48 * MIB)
+    async with open_container(limited, tmp_path / "c", code, limits=limits) as inside:
+        await inside.said()
+        end = await inside.container.wait()
+    assert end.signal == signal.SIGKILL
+    assert end.evidence.oom_kills > 0
+    assert end.evidence.limits == limits
+    assert 40 * MIB < end.evidence.memory_peak_bytes <= 48 * MIB
+
+
+async def test_a_fork_bomb_is_refused_at_the_limit(limited, tmp_path):
+    code = (
+        "import time\n"
+        "forked = 0\n"
+        "try:\n"
+        "    while True:\n"
+        "        if os.fork() == 0: time.sleep(600)\n"
+        "        forked += 1\n"
+        "except BlockingIOError:\n"
+        "    say(forked)\n"
+    )
+    limits = Limits(pids=32)
+    async with open_container(limited, tmp_path / "c", code, limits=limits) as inside:
+        forked = await inside.said()
+        end = await inside.container.wait()
+    assert 20 < forked < 32
+    assert end.evidence.pids_refused > 0
+
+
+async def test_processor_time_beyond_the_limit_is_withheld(limited, tmp_path):
+    code = (
+        "import time\n"
+        "used = time.process_time()\n"
+        "while time.process_time() - used < 0.3: pass\n"
+        "say(1)\n"
+    )
+    limits = Limits(cpu_millis=500)
+    async with open_container(limited, tmp_path / "c", code, limits=limits) as inside:
+        await inside.said()
+        end = await inside.container.wait()
+    # Half a core: 0.3 s of work waits for about as long.
+    assert end.evidence.cpu_throttled_s > 0.1
+
+
+async def test_a_child_that_dies_for_memory_is_not_the_containers_end(limited, tmp_path):
+    code = (
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    kept = []\n"
+        "    while True: kept.append(bytes(1 << 20))\n"
+        "say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    limits = Limits(memory_bytes=48 * MIB)
+    async with open_container(limited, tmp_path / "c", code, limits=limits) as inside:
+        assert await inside.said() == -signal.SIGKILL
+        end = await inside.container.wait()
+    assert (end.code, end.signal) == (0, None)
+    assert end.evidence.oom_kills == 1
+
+
+async def test_the_next_worker_of_the_directory_removes_the_groups_of_a_dead_one(tmp_path):
+    groups = cgroups.open_cgroups(tmp_path)
+    if not groups.holds:
+        pytest.skip(f"no control groups: {groups.reason}")
+    group = groups.make("ctr_left", Limits(pids=8))
+    assert all(path.is_dir() for path in group.paths)
+    assert cgroups.sweep(tmp_path) == 1
+    assert not any(path.exists() for path in groups.paths)
+
+
+async def test_groups_that_are_not_provably_ours_are_left_alone(tmp_path):
+    groups = cgroups.open_cgroups(tmp_path)
+    if not groups.holds:
+        pytest.skip(f"no control groups: {groups.reason}")
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / cgroups.NOTE_FILE).write_bytes((tmp_path / cgroups.NOTE_FILE).read_bytes())
+    assert cgroups.sweep(stranger) == 0
+    assert all(path.exists() for path in groups.paths)
+    groups.close()
+    assert not any(path.exists() for path in groups.paths)
