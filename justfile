@@ -65,6 +65,11 @@ bench which="t":
 faults *args:
     {{ python }} -m faults {{ args }}
 
+# Every attempt to break out or to harm, on every backend that is installed, and the table of what held.
+[group('check')]
+security *args:
+    GLOWPLUG_SECURITY=all pytest tests/security -q -r fE {{ args }}
+
 # The largest files and functions, to look at; nobody is blocked by a number.
 [group('measure')]
 sizes:

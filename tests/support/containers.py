@@ -47,9 +47,9 @@ class Inside:
         line, self._data = self._data.split(b"\n", 1)
         return json.loads(line)
 
-    async def tell(self) -> None:
+    async def tell(self, data: bytes = b"go") -> None:
         """Let a `hear()` return."""
-        await asyncio.get_running_loop().sock_sendall(self._sock, b"go")
+        await asyncio.get_running_loop().sock_sendall(self._sock, data)
 
 
 def a_plan(scratch: Path, backend: Backend, code: str, fd: int, **fields: Any) -> StartPlan:
