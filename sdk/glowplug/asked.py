@@ -20,6 +20,7 @@ from glowplug.policies import (
     check_whole,
     parse_rate,
 )
+from glowplug.reach import parse_network
 from glowplug.schema import Field, fields_of, fields_of_signature
 from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memory
 
@@ -101,6 +102,7 @@ class Asked:
     env: dict[str, str]
     secrets: tuple[Secret, ...]
     volumes: tuple[Volume, ...]
+    network: dict[str, Any]
     workers: int
     concurrent_requests: int
     keep_warm_s: float
@@ -140,6 +142,8 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     env: Mapping[str, str] | Sequence[str] | None = None,
     secrets: Sequence[Secret | str] | None = None,
     volumes: Sequence[Volume] | None = None,
+    block_network: bool | None = None,
+    allow_list: Sequence[str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,
@@ -187,6 +191,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         env=parse_env("env", env),
         secrets=_secrets(secrets),
         volumes=_volumes(volumes),
+        network=parse_network(block_network, allow_list),
         workers=check_whole("workers", workers, 1, 1024),
         concurrent_requests=check_whole("concurrent_requests", concurrent_requests, 1, 10_000),
         keep_warm_s=_keep_warm(defaults.keep_warm_seconds, keep_warm_seconds),

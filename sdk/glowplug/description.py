@@ -48,6 +48,7 @@ def describe_asked(
             {"name": one.name, "path": one.mount_path, "read_only": one.read_only}
             for one in asked.volumes
         ],
+        "network": asked.network,
         "workers": asked.workers,
         "concurrent_requests": asked.concurrent_requests,
         "timeout_s": asked.timeout_s,

@@ -38,6 +38,8 @@ COMMON: frozenset[str] = frozenset(
         "env",
         "secrets",
         "volumes",
+        "block_network",
+        "allow_list",
         "authorized",
         "inputs",
         "outputs",
@@ -54,7 +56,18 @@ HONOURED: dict[str, frozenset[str]] = {
     "on_event": (COMMON - {"inputs", "outputs", "authorized", "max_pending_tasks"})
     | {"filter", "batch", "window", "rate_limit", "callback_url"},
     "Sandbox": frozenset(
-        {"image", "cpu", "memory", "gpu", "gpu_count", "gpu_memory", "env", "keep_warm_seconds"}
+        {
+            "image",
+            "cpu",
+            "memory",
+            "gpu",
+            "gpu_count",
+            "gpu_memory",
+            "env",
+            "keep_warm_seconds",
+            "block_network",
+            "allow_list",
+        }
     ),
     "Image": frozenset({"python_version", "python_packages", "commands", "env_vars"}),
     "QueueDepthAutoscaler": frozenset({"max_containers", "tasks_per_container", "min_containers"}),
@@ -104,8 +117,6 @@ NOT_YET: dict[str, dict[str, str]] = {
         "secrets": "pass values with env=",
         "volumes": "write files from code that runs in the sandbox",
         "ports": "talk to the sandbox through run_code and exec",
-        "block_network": "run code that may reach the network, or none",
-        "allow_list": "run code that may reach the network, or none",
     },
     "Image": {
         "system_packages": "install what you need with python_packages; OCI bases come later",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from glowplug.image import Image, parse_env
 from glowplug.parameters import refuse_method, refuse_parameters
 from glowplug.policies import FOREVER
+from glowplug.reach import parse_network
 from glowplug.twins import blocking, blocking_static
 from glowplug.units import parse_cpu, parse_gpu, parse_memory
 
@@ -61,7 +62,7 @@ class CodeResult:
 class Sandbox:
     """What a sandbox needs. Nothing happens before `create`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parameters are the public surface
         self,
         *,
         image: Image | None = None,
@@ -72,6 +73,8 @@ class Sandbox:
         gpu_memory: int | str | None = None,
         env: Mapping[str, str] | Sequence[str] | None = None,
         keep_warm_seconds: float = KEEP_WARM_S,
+        block_network: bool | None = None,
+        allow_list: Sequence[str] | None = None,
         **others: Any,
     ) -> None:
         refuse_parameters("Sandbox", others)
@@ -87,6 +90,7 @@ class Sandbox:
         self.gpu = parse_gpu(gpu, gpu_count, gpu_memory)
         self.env = parse_env("env", env)
         self.keep_warm_seconds = float(keep_warm_seconds)
+        self.network = parse_network(block_network, allow_list)
 
     @blocking
     async def create(self) -> SandboxInstance:

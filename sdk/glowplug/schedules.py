@@ -78,6 +78,8 @@ def schedule(
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
     volumes: Sequence[Volume] | None = None,
+    block_network: bool | None = None,
+    allow_list: Sequence[str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,

@@ -70,6 +70,8 @@ def on_event(
     gpu_memory: int | str | None = None,
     image: Image | None = None,
     env: Env | None = None,
+    block_network: bool | None = None,
+    allow_list: Sequence[str] | None = None,
     workers: int = 1,
     concurrent_requests: int = 1,
     keep_warm_seconds: float | None = None,

@@ -172,6 +172,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "operator",
         "Start the gateways with the master key under which the secrets were sealed.",
     ),
+    "network.unsupported": (
+        "operator",
+        "Run the worker as root with GLOWPLUG_WORKER_NETWORK=auto, or ask for less.",
+    ),
     "volume.not_found": ("user", "`glowplug volume list` names the volumes."),
     "volume.no_file": ("user", "`glowplug volume ls` shows what is in the volume."),
     "volume.none_here": ("operator", "Give gateways and workers one directory for volumes."),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from glowplug_contracts.messages.network import NetworkSpec
 from glowplug_contracts.messages.sandbox import SandboxSpec
 
 from glowplug.client.deploying import follow_events, resources_of
@@ -76,6 +77,7 @@ async def create_sandbox(sandbox: Sandbox) -> Running:
         resources=resources_of(sandbox.cpu_millis, sandbox.memory, sandbox.gpu),
         env=sandbox.env,
         ttl_s=sandbox.keep_warm_seconds,
+        network=msgspec.convert(sandbox.network, NetworkSpec),
     )
     event = await follow_events(
         http,

@@ -33,6 +33,7 @@ from glowplug_gateway.images import PLATFORM_PYTHON, ImageReady, Images
 from glowplug_gateway.inputs import check_specs, invalid
 from glowplug_gateway.mounts import check_volumes
 from glowplug_gateway.ports import Platform
+from glowplug_gateway.reaching import check_network
 from glowplug_gateway.schedule_specs import check_schedule
 from glowplug_gateway.secrets import Secrets
 from glowplug_gateway.volumes import Volumes
@@ -323,6 +324,7 @@ def check_spec(spec: DeploymentSpec) -> None:
         if step.kind not in ("pip", "run", "file"):
             wrong[f"image.steps[{number}].kind"] = f"{step.kind!r} is no kind of step"
     wrong |= check_volumes(spec.volumes)
+    wrong |= check_network(spec.network)
     wrong |= _check_kind(spec)
     wrong |= check_schedule(spec)
     wrong |= check_specs(spec.inputs or {}, "inputs")

@@ -100,6 +100,7 @@ def wanted_of(record: SandboxRecord) -> ContainerWanted:
             env={**record.spec.image.env, **record.spec.env},
             resources=record.spec.resources,
             timeout_s=0.0,
+            network=record.spec.network,
         ),
         requested_at=record.created_at,
         owner=OWNER,

@@ -188,6 +188,7 @@ class PlaceState:
             outputs=spec.outputs,
             has_secrets=bool(spec.secrets),
             volumes=spec.volumes,
+            network=spec.network,
         )
 
     # -- Room -----------------------------------------------------------------------------------

@@ -24,7 +24,11 @@ from glowplug_contracts.ids import ContainerId, DeploymentId, Digest, ImageDiges
 from glowplug_contracts.messages.container import ContainerKind, LayerCommitted
 from glowplug_contracts.messages.invocation import Reply
 
+from glowplug_worker.access import Granted
 from glowplug_worker.slots import Slots
+
+# Which network a container is started in.
+Network = Literal["shared", "none", "own"]
 
 # What a backend may be able to enforce.
 Enforced = Literal["memory", "cpu", "pids", "disk", "filesystem", "network", "users"]
@@ -149,7 +153,9 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
         tmpfs: paths that become empty, private, writable file systems (only with `mounts`).
         limits: a backend leaves out of `enforces` what it can't hold a container to.
         devices: nodes of the host's that the container may open for reading and writing; no others.
-        network_shared: the host's network; always true until networks come.
+        network: "shared" is the host's own; "none" takes it away; "own" is the one that `netns` leads to.
+        netns: open descriptor of the network namespace that the container joins before it becomes
+            anybody else; None = with "shared" the host's, with "none" an empty one that the backend makes.
     """
 
     container_id: ContainerId
@@ -165,7 +171,8 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = "glowplug"
     limits: Limits = Limits()
     devices: tuple[DeviceNode, ...] = ()
-    network_shared: bool = True
+    network: Network = "shared"
+    netns: int | None = None
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +233,43 @@ class Backend(Protocol):
 
         The tree dies with the worker (parent-death signal). Cancelling leaves nothing behind.
         Raises: UnavailableError if the process can't be started.
+        """
+
+
+class Attachment(Protocol):
+    """A container's network, taken before it starts and given back after its end."""
+
+    @property
+    def network(self) -> Network:
+        """Return what `StartPlan.network` is to be."""
+
+    @property
+    def netns(self) -> int | None:
+        """Return what `StartPlan.netns` is to be; open until `close`."""
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """Return files that go with the network (resolv.conf, hosts)."""
+
+    async def close(self) -> None:
+        """Give it back. May be repeated."""
+
+
+class Networks(Protocol):
+    """The networks that this worker can give containers."""
+
+    @property
+    def own(self) -> bool:
+        """Return whether containers have networks of their own."""
+
+    @property
+    def host(self) -> bool:
+        """Return whether containers may have the machine's network."""
+
+    async def attach(self, name: str, granted: Granted, directory: Path) -> Attachment:
+        """Return a network that reaches what was granted; its files are written to `directory`.
+
+        Raises: UnavailableError. Cancelling leaves nothing behind.
         """
 
 

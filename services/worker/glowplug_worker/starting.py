@@ -15,7 +15,8 @@ from glowplug_contracts.messages.container import BindContainer
 
 from glowplug_worker.frames import Blob, FromRunner
 from glowplug_worker.launch import Brought, Places, init_for, lay_out, plan_start
-from glowplug_worker.ports import RunningContainer
+from glowplug_worker.networks import attach, start_networked
+from glowplug_worker.ports import Attachment, RunningContainer
 from glowplug_worker.processes import start_ticks
 from glowplug_worker.runners import RunnerLink, open_link
 from glowplug_worker.workshop import Workshop
@@ -46,12 +47,14 @@ async def start(
     places = lay_out(brought, sdk=workshop.sdk, scratch=scratch, mounts=workshop.backend.mounts)
     pairs = [socket.socketpair() for _ in range(binding.spec.processes)]
     running: RunningContainer | None = None
+    attachment: Attachment | None = None
     links: list[RunnerLink] = []
     try:
+        attachment = await attach(workshop, binding.spec, binding.container_id, directory)
         with contextlib.ExitStack() as theirs:
             fds = tuple(theirs.enter_context(their).fileno() for _, their in pairs)
             plan = plan_start(binding, brought, places, scratch=scratch, fds=fds)
-            running = await workshop.backend.start(plan)
+            running = await start_networked(workshop.backend, plan, attachment)
         record_process(directory, running.pid)
         for process, (ours, _) in enumerate(pairs):
             links.append(await open_link(process, ours, on_frame, on_gone))
@@ -61,6 +64,8 @@ async def start(
         if running is not None:
             running.kill()
             await asyncio.shield(running.close())
+        elif attachment is not None:
+            await asyncio.shield(attachment.close())
         raise
     # Secrets go into the first frame only: not into the plan, whose values stand in files and arguments.
     init = init_for(binding, brought, places, {**plan.env, **(secret_env or {})})

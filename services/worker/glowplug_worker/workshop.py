@@ -14,9 +14,10 @@ from glowplug_contracts.messages.invocation import InvocationFact
 from glowplug_runtime.bus import Bus
 
 from glowplug_worker.door import Gateways, NoGateways
+from glowplug_worker.networks import HostNetworks
 from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
-from glowplug_worker.ports import Answers, Backend, Blobs, ImageStore, Pythons
+from glowplug_worker.ports import Answers, Backend, Blobs, ImageStore, Networks, Pythons
 
 # History is for people; when the broker is away for long, the oldest of it goes first.
 FACTS_KEPT_MAX = 20_000
@@ -56,6 +57,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         sdk: directory that holds the package `glowplug` and nothing else.
         facts: history lines that wait for their batch.
         gateways: where requests of code inside containers go.
+        networks: what containers may be attached to.
         changes: told when a container's state changed, so that a beat tells soon.
         answers: the short way to gateways that are linked.
         notices: what dispatchers must hear of calls that came that way.
@@ -78,4 +80,5 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     notices: Notices
     outbox: Outbox
     gateways: Gateways = NoGateways()
+    networks: Networks = HostNetworks()
     volumes_dir: Path | None = None

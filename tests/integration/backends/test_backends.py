@@ -264,11 +264,11 @@ async def test_what_the_user_sets_for_the_loader_does_not_reach_bubblewrap(bwrap
 async def test_a_network_of_its_own_is_given_or_refused(backend, tmp_path):
     code = "say(open('/proc/net/dev').read().count(':'))"
     if backend.mounts:
-        async with open_container(backend, tmp_path / "c", code, network_shared=False) as inside:
+        async with open_container(backend, tmp_path / "c", code, network="none") as inside:
             assert await inside.said() == 1  # loopback only
     else:
         with pytest.raises(UnavailableError, match="network"):
-            async with open_container(backend, tmp_path / "c", code, network_shared=False):
+            async with open_container(backend, tmp_path / "c", code, network="none"):
                 pass
 
 

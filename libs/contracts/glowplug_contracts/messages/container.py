@@ -8,6 +8,7 @@ from glowplug_contracts.ids import ContainerId, DeploymentId, ImageDigest, Worke
 from glowplug_contracts.messages import Message
 from glowplug_contracts.messages.deployment import FieldSpec, Resources, SourceRef, VolumeMount
 from glowplug_contracts.messages.invocation import RemoteError
+from glowplug_contracts.messages.network import NetworkSpec
 
 
 class ContainerKind(StrEnum):
@@ -49,6 +50,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
     pool: str = "default"
     has_secrets: bool = False
     volumes: tuple[VolumeMount, ...] = ()
+    network: NetworkSpec = NetworkSpec()
 
 
 class ContainerWanted(Message, frozen=True, kw_only=True):

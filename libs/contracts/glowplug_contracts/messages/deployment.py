@@ -13,6 +13,7 @@ from glowplug_contracts.messages.invocation import (
     RateLimit,
     RetryPolicy,
 )
+from glowplug_contracts.messages.network import NetworkSpec
 from glowplug_contracts.messages.schedule import ScheduleSpec
 
 
@@ -178,6 +179,7 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     expires_s: float = 0.0
     secrets: tuple[SecretRef, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
+    network: NetworkSpec = NetworkSpec()
     keep_result_s: float = KEEP_RESULT_S
     rate: RateLimit = RateLimit()
     callback_url: str = ""

@@ -8,6 +8,7 @@ from glowplug_contracts.ids import ContainerId, SandboxId, WorkerId, WorkspaceId
 from glowplug_contracts.messages import Message
 from glowplug_contracts.messages.deployment import ImageSpec, Resources
 from glowplug_contracts.messages.invocation import RemoteError
+from glowplug_contracts.messages.network import NetworkSpec
 
 
 class SandboxState(StrEnum):
@@ -26,6 +27,7 @@ class SandboxSpec(Message, frozen=True, kw_only=True):
     resources: Resources = Resources()
     env: dict[str, str] = {}
     ttl_s: float = 600.0
+    network: NetworkSpec = NetworkSpec()
 
 
 class SandboxRecord(Message, frozen=True, kw_only=True):

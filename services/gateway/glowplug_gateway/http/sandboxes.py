@@ -14,6 +14,8 @@ from glowplug_contracts.messages.sandbox import SandboxRecord, SandboxSpec
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
+from glowplug_gateway.inputs import invalid
+from glowplug_gateway.reaching import check_network
 from glowplug_gateway.sandboxes import ExecAsked, Sandboxes
 
 T = TypeVar("T")
@@ -75,6 +77,8 @@ class SandboxRoutes:
     async def on_create(self, exchange: Exchange) -> web.StreamResponse:
         """Create."""
         spec = _decoded(await body(exchange.request, BYTES_MAX), SandboxSpec)
+        if wrong := check_network(spec.network):
+            raise invalid(wrong)
         async with answers.lines(exchange) as stream:
             created = self._sandboxes.create(exchange.workspace, spec, exchange.trace)
             async for one in created:

@@ -62,7 +62,11 @@ class BwrapBackend:
     ) -> None:
         self.reason = reason
         self._cgroups = cgroups or Cgroups()
-        self.enforces: frozenset[Enforced] = self._cgroups.holds | {"filesystem", "users"}
+        self.enforces: frozenset[Enforced] = self._cgroups.holds | {
+            "filesystem",
+            "users",
+            "network",
+        }
         self._binary = binary
         self._uids = uids
 
@@ -80,7 +84,7 @@ class BwrapBackend:
         given = [info_writing]
         try:
             given.append(_memfd("seccomp", seccomp.program(platform.machine())))
-            birth, command, sources = self._stage(binds, uid, group)
+            birth, command, sources = self._stage(binds, uid, group, plan.netns)
             flags = sandbox_flags(plan, binds, sources, _masked(plan))
             flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
             given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
@@ -109,12 +113,13 @@ class BwrapBackend:
         return tree
 
     def _stage(
-        self, binds: tuple[Bind, ...], uid: int | None, group: Cgroup
+        self, binds: tuple[Bind, ...], uid: int | None, group: Cgroup, netns: int | None
     ) -> tuple[Birth, str, tuple[str, ...]]:
         """Return how the child is born, the command, and each bind's source as the child sees it."""
         if uid is None:
             sources = tuple(str(bind.source) for bind in binds)
-            return Birth(parent=os.getpid(), joins=group.entries), str(self._binary), sources
+            birth = Birth(parent=os.getpid(), joins=group.entries, netns=netns)
+            return birth, str(self._binary), sources
         root = stage_root()
         staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
         sources = tuple(f"{root}/{item.name}" for item in staged)
@@ -128,7 +133,9 @@ class BwrapBackend:
         else:
             staged.append(Staged(source=self._binary.resolve(), name="bwrap/bwrap"))
             command = f"{root}/bwrap/bwrap"
-        birth = Birth(parent=os.getpid(), joins=group.entries, uid=uid, staged=tuple(staged))
+        birth = Birth(
+            parent=os.getpid(), joins=group.entries, uid=uid, staged=tuple(staged), netns=netns
+        )
         return birth, command, sources
 
     async def _until_made(self, info: int, inside: _Inside, tree: Tree) -> None:
@@ -197,8 +204,8 @@ def sandbox_flags(
 ) -> list[str]:
     """Return bubblewrap's flags; `sources` are the binds' sources as bubblewrap sees them."""
     flags = ["--unshare-all", "--uid", str(USER), "--gid", str(USER), "--clearenv"]
-    if plan.network_shared:
-        flags.append("--share-net")
+    if plan.network == "shared" or plan.netns is not None:
+        flags.append("--share-net")  # with what it was born into
     for name, value in plan.env.items():
         flags += ["--setenv", name, value]
     flags += [

@@ -20,6 +20,7 @@ import msgspec
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1
 _CLONE_NEWNS: Final = 0x20000
+_CLONE_NEWNET: Final = 0x4000_0000
 _MS_NOSUID_NODEV: Final = 0x2 | 0x4
 _MS_BIND: Final = 0x1000
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
@@ -42,12 +43,14 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """How the child is prepared. `uid` None: it keeps the worker's id and sees the worker's paths.
 
     `joins`: files of control groups that it enters, before anything hides them and while it still may.
+    `netns`: open descriptor of the network namespace that it joins, which takes root.
     """
 
     parent: int
     joins: tuple[str, ...] = ()
     uid: int | None = None
     staged: tuple[Staged, ...] = ()
+    netns: int | None = None
 
     def __call__(self) -> None:
         """Prepare this process (the forked child) for exec."""
@@ -62,6 +65,8 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
         for path in self.joins:
             _join(path)
         limit_resources()
+        if self.netns is not None:
+            _check(_LIBC.setns(self.netns, _CLONE_NEWNET), "setns")
         if self.staged:
             _stage(self.staged)
         if self.uid is not None:

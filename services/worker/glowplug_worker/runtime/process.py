@@ -47,7 +47,7 @@ class ProcessBackend:
 
     async def start(self, plan: StartPlan) -> RunningContainer:
         """Start the runner (`ports.Backend.start`)."""
-        if not plan.network_shared:
+        if plan.network == "none" and plan.netns is None:
             raise UnavailableError(
                 "platform.unavailable", "the process backend can't take the network away"
             )
@@ -57,7 +57,7 @@ class ProcessBackend:
         try:
             uid = self._take_uid(plan)
             env = {**plan.env, MARK: plan.container_id}
-            birth = Birth(parent=os.getpid(), joins=group.entries, uid=uid)
+            birth = Birth(parent=os.getpid(), joins=group.entries, uid=uid, netns=plan.netns)
             process, stderr = await fork(plan.argv, env, birth, plan.fds, plan.cwd)
         except BaseException:
             self._give_back(uid, group)
