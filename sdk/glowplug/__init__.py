@@ -15,6 +15,7 @@ __all__ = [
     "GlowplugError",
     "Image",
     "Map",
+    "Output",
     "Queue",
     "QueueDepthAutoscaler",
     "Sandbox",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from glowplug.events import BatchFailedError, Event, send_event
     from glowplug.image import Image
     from glowplug.maps import Map
+    from glowplug.output import Output
     from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
     from glowplug.queues import Queue
     from glowplug.remote import is_remote
@@ -68,6 +70,7 @@ else:
         "GlowplugError": "errors",
         "Image": "image",
         "Map": "maps",
+        "Output": "output",
         "Queue": "queues",
         "QueueDepthAutoscaler": "policies",
         "Sandbox": "sandbox",

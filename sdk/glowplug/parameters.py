@@ -144,7 +144,6 @@ NAMES_NOT_YET: dict[str, str] = {
     "batched": "map over lists",
     "Pod": "use @endpoint, or a Sandbox",
     "CloudBucket": "read the bucket from the function",
-    "Output": "return the value",
     "Model": "install weights from a package in the image",
     "Client": "use the decorated functions, the HTTP API or the command line",
     "LatencyAutoscaler": "use QueueDepthAutoscaler",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from glowplug.client.outcomes import Ended
+    from glowplug.output import Output
 
 # The platform's word -> the public one.
 STATUSES: dict[str, str] = {
@@ -118,6 +119,12 @@ class FunctionCall:
 
         for row in rows_of(TASKS, "tasks", {"parent": self.task_id}):
             yield type(self)(row["task_id"])
+
+    def outputs(self) -> Iterator[Output]:
+        """Yield the files that it has saved, newest first."""
+        from glowplug.output import outputs_of  # noqa: PLC0415 - where it is needed
+
+        yield from outputs_of(self.task_id)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):

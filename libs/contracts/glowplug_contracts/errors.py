@@ -183,6 +183,17 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "operator",
         "Mount the directory of the volumes on every machine that runs a worker, or run workers on one.",
     ),
+    "output.not_found": ("user", "It was never saved, was removed, or its time is over."),
+    "output.bad_link": (
+        "user",
+        "Make a new address with `glowplug output url`; none can be changed.",
+    ),
+    "output.link_expired": ("user", "Make a new address with `glowplug output url`."),
+    "output.too_many": ("user", "Save fewer, larger files, or write them to a volume."),
+    "output.none_here": (
+        "user",
+        "Save an output in code that runs for a call or a task.",
+    ),
     "state.unsure": (
         "user",
         "The broker did not answer in time; read the value before you change it again.",

@@ -20,6 +20,7 @@ ContainerId = NewType("ContainerId", str)
 WorkerId = NewType("WorkerId", str)
 SandboxId = NewType("SandboxId", str)
 EventId = NewType("EventId", str)
+OutputId = NewType("OutputId", str)
 ImageDigest = NewType("ImageDigest", str)
 Digest = NewType("Digest", str)
 WorkspaceId = NewType("WorkspaceId", str)
@@ -34,6 +35,7 @@ PREFIXES: dict[str, str] = {
     "instance": "ins",
     "exec": "exe",
     "event": "evt",
+    "output": "out",
 }
 
 DEFAULT_WORKSPACE = WorkspaceId("default")

@@ -38,6 +38,12 @@ ALLOWED: Final[tuple[tuple[str, str], ...]] = (
     ("POST", "/api/v1/queues/{queue}/items"),
     ("POST", "/api/v1/queues/{queue}/take"),
     ("GET", "/api/v1/queues/{queue}/first"),
+    ("POST", "/api/v1/outputs/parts"),
+    ("POST", "/api/v1/outputs"),
+    ("GET", "/api/v1/outputs"),
+    ("GET", "/api/v1/outputs/{output}"),
+    ("GET", "/api/v1/outputs/{output}/content"),
+    ("POST", "/api/v1/outputs/{output}/url"),
 )
 
 # What a worker asks for a container that starts; no container gets through to it.

@@ -15,6 +15,7 @@ from glowplug_contracts.messages.event import RouterPosition, TriggerCursor
 from glowplug_contracts.messages.http import SigningSecret
 from glowplug_contracts.messages.image import CachedStep
 from glowplug_contracts.messages.invocation import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
+from glowplug_contracts.messages.output import OutputKey
 from glowplug_contracts.messages.sandbox import SandboxRecord
 from glowplug_contracts.messages.schedule import ScheduleState
 from glowplug_contracts.messages.secret import SecretRecord, WorkspaceKey
@@ -233,9 +234,22 @@ QUEUES = Stream(
     max_bytes=4 * 1024 * MIB,
 )
 
+OUTPUTS = Stream(
+    name="OUTPUTS",
+    subjects=("v1.output.>",),
+    why="Which files tasks have saved, each until its time is over: synced before the code that saves hears of "
+    "it. The bytes are blobs.",
+    storage="file",
+    per_subject=1,
+    ttl=True,
+    refuse_when_full=True,
+    max_bytes=1024 * MIB,
+)
+
 STREAMS: tuple[Stream, ...] = (
     MAPS,
     QUEUES,
+    OUTPUTS,
     CALLS,
     OUTCOMES,
     RECORDS,
@@ -363,6 +377,14 @@ SIGNING = Bucket(
     readers=("gateway",),
 )
 
+OUTPUT_KEYS = Bucket(
+    name="output_keys",
+    value=OutputKey,
+    why="With what public addresses of outputs are signed, made at the first use. Key: platform.",
+    writers=("gateway",),
+    readers=("gateway",),
+)
+
 PLATFORM = Bucket(
     name="platform",
     value=Platform,
@@ -387,5 +409,6 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     LEASES,
     GENERATIONS,
     SIGNING,
+    OUTPUT_KEYS,
     PLATFORM,
 )

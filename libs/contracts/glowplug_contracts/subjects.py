@@ -21,6 +21,7 @@ from glowplug_contracts.messages import (
     event,
     image,
     invocation,
+    output,
     sandbox,
     scale,
     schedule,
@@ -37,6 +38,7 @@ from glowplug_contracts.streams import (
     LOGS,
     MAPS,
     OUTCOMES,
+    OUTPUTS,
     PROGRESSES,
     QUEUES,
     RECORDS,
@@ -406,6 +408,14 @@ QUEUE_ITEM = Subject(
     stream=QUEUES,
     wire="msgpack",
 )
+OUTPUT = Subject(
+    template="v1.output.{workspace}.{invocation_id}.{output_id}",
+    payload=output.OutputRecord,
+    publishers=("gateway",),
+    subscribers=("gateway",),
+    stream=OUTPUTS,
+    wire="msgpack",
+)
 
 # -- Every service ------------------------------------------------------------------------------
 
@@ -440,6 +450,7 @@ PLACEHOLDERS: dict[str, str] = {
     "event_id": "an event, by its source and id",
     "deployment_id": "a deployment; '-' where a container belongs to none",
     "exec_id": "one command inside a container",
+    "output_id": "a file that a task has saved",
     "instance": "one replica of a service, the only one that listens there",
     "invocation_id": "an invocation",
     "schedule": "the name of a function with a schedule",

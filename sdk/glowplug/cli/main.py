@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("glowplug.cli.parts:worker", "Live workers: list."),
     "secret": ("glowplug.cli.secrets:secret", "Secrets: create, list, rotate, delete."),
     "volume": ("glowplug.cli.volumes:volume", "Volumes: create, list, ls, cp, rm, delete."),
+    "output": ("glowplug.cli.outputs:output", "Outputs of tasks: ls, cp, url, rm."),
     "sandbox": ("glowplug.cli.sandboxes:sandbox", "Sandboxes: create, list, exec, run, terminate."),
     "status": ("glowplug.cli.parts:status", "How the platform and its parts are."),
     "config": ("glowplug.cli.config:config", "Profiles: show, use, list."),

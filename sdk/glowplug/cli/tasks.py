@@ -9,6 +9,7 @@ import click
 from glowplug_contracts.messages.invocation import Format, State
 
 from glowplug.cli.call import failure_of
+from glowplug.cli.outputs import LIST_MAX, show_outputs
 from glowplug.cli.plain import load_plain
 from glowplug.cli.platform import ask, open_session
 from glowplug.cli.show import age, column, json_option, print_json, print_table
@@ -113,6 +114,15 @@ def follow(ctx: click.Context, task_id: str, *, as_json: bool) -> None:
             said = f"{found.get('progress', 0):g}% {found.get('message', '')}".rstrip()
             click.echo(f"{last} attempt {found['attempt']} {said}")
     ctx.exit(0 if last == "COMPLETE" else 1)
+
+
+@task.command()
+@click.argument("task_id")
+@json_option
+@click.pass_context
+def outputs(ctx: click.Context, task_id: str, *, as_json: bool) -> None:
+    """List the files that a task has saved (`glowplug output ls --task`)."""
+    show_outputs(ctx, query(task=task_id, limit=LIST_MAX), as_json=as_json)
 
 
 @task.command("list")

@@ -75,6 +75,15 @@ class Blobs:
         """Lease a blob for at least so long from now on; return whether it is stored."""
         return await self._keep(digest, str(min(LEASE_S_MAX, max(1, math.ceil(keep_s)))))
 
+    async def lease(self, digest: Digest, keep_s: float) -> int | None:
+        """Lease a blob as `renew` does; return its size, None if it is not stored."""
+        keep = str(min(LEASE_S_MAX, max(1, math.ceil(keep_s))))
+        async with self._send("HEAD", digest, keep=keep) as response:
+            if response.status == _MISSING:
+                return None
+            await _check(response, digest)
+            return int(response.headers["Content-Length"])
+
     async def keep(self, digest: Digest) -> bool:
         """Keep a blob for ever from now on; return whether it is stored."""
         return await self._keep(digest, KEEP_FOREVER)

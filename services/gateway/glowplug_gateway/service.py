@@ -13,7 +13,7 @@ from glowplug_runtime.service import Shell, spawn, version
 from glowplug_runtime.settings import read_secret
 
 from glowplug_gateway.addresses import parse_networks
-from glowplug_gateway.blobs import open_blobs
+from glowplug_gateway.blobs import Blobs, open_blobs
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.deployments import Deployer
@@ -33,6 +33,7 @@ from glowplug_gateway.http.links import LinkRoutes
 from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.maps import MapRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
+from glowplug_gateway.http.outputs import OutputRoutes
 from glowplug_gateway.http.puts import PutRoutes
 from glowplug_gateway.http.queues import QueueRoutes
 from glowplug_gateway.http.route import Route, Router
@@ -50,6 +51,7 @@ from glowplug_gateway.links import Links
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
 from glowplug_gateway.maps import Maps
+from glowplug_gateway.outputs import Outputs
 from glowplug_gateway.queues import Queues
 from glowplug_gateway.readmodel import Bounds, ReadModel
 from glowplug_gateway.recordfeed import RecordFeed
@@ -148,6 +150,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             SecretRoutes(catalog, vault),
             VolumeRoutes(volumes, file_bytes_max=settings.blob_bytes_max),
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
+            _outputs(process, records, blobs, settings, lambda: shell.url),
             LinkRoutes(links),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
@@ -211,6 +214,20 @@ def _open_kept(process: Process, settings: GatewaySettings) -> tuple[Secrets, Vo
 def _watch_volumes(process: Process, catalog: Catalog, volumes: Volumes) -> None:
     if volumes.there:
         process.every(LOOK_S, VolumeEvents(process, catalog, volumes).look, "files of volumes")
+
+
+def _outputs(
+    process: Process,
+    records: Records,
+    blobs: Blobs,
+    settings: GatewaySettings,
+    own_url: Callable[[], str],
+) -> OutputRoutes:
+    outputs = Outputs(
+        process, blobs, bytes_max=settings.output_bytes_max, keep_s=settings.output_keep_s
+    )
+    public = settings.public_url.rstrip("/")
+    return OutputRoutes(outputs, records, process.clock, lambda: public or own_url())
 
 
 def _calls(process: Process, links: Links, settings: GatewaySettings) -> Calls:

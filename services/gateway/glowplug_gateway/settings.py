@@ -20,6 +20,11 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
         token_file: file with a token that is made known at start, if it is not yet; "" for none.
         body_bytes_max: larger request bodies are refused with 413; blobs have their own route and bound.
         blob_bytes_max: of one uploaded blob.
+        output_bytes_max: of one file that a task saves as an output.
+        output_keep_s: how long an output is kept at least, 90 days at most; a task's result that is kept longer
+            keeps its outputs, too.
+        public_url: origin under which others reach the gateways, such as "https://glow.example.org", for
+            addresses that are given out inside containers; "" = the gateway's own.
         in_hand_max: inputs that one workspace may have waiting at this gateway; more costs memory.
         drain_s: seconds that requests in hand get after SIGTERM; the supervisor must wait longer.
         errors_shown: whether /endpoint answers type and message of exceptions, or only the id.
@@ -38,6 +43,9 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     token_file: str = ""
     body_bytes_max: int = 16 * MIB
     blob_bytes_max: int = 16 * 1024 * MIB
+    output_bytes_max: int = 4 * 1024 * MIB
+    output_keep_s: float = 7 * 86_400.0
+    public_url: str = ""
     in_hand_max: int = 100_000
     drain_s: float = 10.0
     errors_shown: bool = True
