@@ -153,7 +153,6 @@ NAMES_NOT_YET: dict[str, str] = {
 # Methods of the surface that say the same.
 METHODS_NOT_YET: dict[str, dict[str, str]] = {
     "function": {
-        "for_each": "use map and drop the results",
         "serve": "run the program, or deploy it again after a change",
     },
     "endpoint": {"serve": "run the program, or deploy it again after a change"},

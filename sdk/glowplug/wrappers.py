@@ -154,6 +154,11 @@ class Function(Wrapper[P, R]):
         """Run it once for each tuple of arguments."""
         return Map(self, starred=True)
 
+    @property
+    def for_each(self) -> ForEach:
+        """Call it for each input, and drop the results."""
+        return ForEach(self)
+
 
 class Endpoint(Wrapper[P, R]):
     """A function made by `@endpoint`: called over HTTP, and from Python with `.remote`."""
@@ -446,7 +451,6 @@ class Map(Generic[R]):
 
     def _check(self, inputs: tuple[Any, ...]) -> None:
         name = "starmap" if self._starred else "map"
-        refuse_inside(self._wrapper, name)
         if not inputs or (self._starred and len(inputs) > 1):
             raise TypeError(f"{name}() takes {'one iterable' if self._starred else 'an iterable'}")
         if self._wrapper.is_generator:
@@ -454,6 +458,32 @@ class Map(Generic[R]):
                 f"{self._wrapper.name} is a generator; {name} over generators is not yet supported; "
                 "return a list"
             )
+
+
+class ForEach:
+    """Many calls whose results nobody wants."""
+
+    def __init__(self, wrapper: Wrapper[Any, Any]) -> None:
+        self._map: Map[Any] = Map(wrapper, starred=False)
+
+    def __call__(self, *inputs: Iterable[Any], ignore_exceptions: bool = False) -> None:
+        """Call it for each input and wait for all.
+
+        Args:
+            inputs: one iterable, or several that are zipped.
+            ignore_exceptions: go on where an input fails, instead of raising it.
+        """
+        for _ in self._map(*inputs, order_outputs=False, return_exceptions=ignore_exceptions):
+            pass
+
+    async def aio(
+        self, *inputs: Iterable[Any] | AsyncIterable[Any], ignore_exceptions: bool = False
+    ) -> None:
+        """Call it for each input and await all; the inputs may be an async iterable."""
+        async for _ in self._map.aio(
+            *inputs, order_outputs=False, return_exceptions=ignore_exceptions
+        ):
+            pass
 
 
 class Deploy:

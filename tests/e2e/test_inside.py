@@ -32,6 +32,18 @@ def test_threads_of_a_function_call_others(inside):
     assert inside.asks_from_threads.remote([1, 2, 3]) == {1: 2, 2: 4, 3: 6}
 
 
+def test_a_function_maps_another_over_many_inputs(inside):
+    doubled, sums, caught, raised = inside.maps_over_many.remote(200)
+    assert doubled == [2 * value for value in range(200)]
+    assert sums == [3, 7]
+    assert caught == ["4", "no 3", "16"]
+    assert raised == "no 3"
+
+
+def test_an_async_function_maps_and_leaves_early(inside):
+    assert inside.maps_asynchronously.remote([1, 2, 3]) == ([2, 4, 6], 0)
+
+
 def test_the_others_exception_arrives_as_itself(inside):
     assert inside.hears_an_exception.remote("bread") == "no bread"
 

@@ -6,8 +6,9 @@ they hold up nobody else.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from glowplug.client import calls, wire
@@ -136,6 +137,11 @@ def map_blocking(
     wrapper: Any_, values: Iterator[Arguments], *, ordered: bool, return_exceptions: bool
 ) -> Generator[Any, None, None]:
     """Yield the results of many calls."""
+    if is_remote():
+        yield from _map_inside(
+            wrapper, values, ordered=ordered, return_exceptions=return_exceptions
+        )
+        return
     from glowplug.client.batching import BatchSizer  # noqa: PLC0415 - not in containers
     from glowplug.client.mapping import Course, Flight, map_inputs  # noqa: PLC0415
 
@@ -164,6 +170,14 @@ async def map_aio(
     return_exceptions: bool,
 ) -> AsyncIterator[Any]:
     """Yield the results of many calls, asynchronously."""
+    if is_remote():
+        inside = _map_inside_aio(
+            wrapper, values, ordered=ordered, return_exceptions=return_exceptions
+        )
+        async with contextlib.aclosing(inside):
+            async for result in inside:
+                yield result
+        return
     from glowplug.client.batching import BatchSizer  # noqa: PLC0415 - not in containers
     from glowplug.client.mapping import Course, Flight, map_inputs_aio  # noqa: PLC0415
 
@@ -186,6 +200,46 @@ async def map_aio(
     finally:
         wrapper.measured = sizer.measured
         await results.aclose()  # type: ignore[attr-defined]
+
+
+def _map_inside(
+    wrapper: Any_, values: Iterator[Arguments], *, ordered: bool, return_exceptions: bool
+) -> Generator[Any, None, None]:
+    from glowplug.inside.mapping import Course, Flight, map_inputs  # noqa: PLC0415 - not outside
+
+    session = current_session()
+    deployed = _deployed_blocking(session, wrapper)
+    course = Course(
+        lambda one: dump_arguments(wrapper, one, {}, deployed.python_there),
+        ordered=ordered,
+        return_exceptions=return_exceptions,
+        python_there=deployed.python_there,
+    )
+    yield from map_inputs(Flight(session.http, deployed.deployment_id), course, values)
+
+
+async def _map_inside_aio(
+    wrapper: Any_,
+    values: Iterator[Arguments] | AsyncIterator[Arguments],
+    *,
+    ordered: bool,
+    return_exceptions: bool,
+) -> AsyncGenerator[Any, None]:
+    from glowplug.inside.mapping import Course, Flight, map_inputs_aio  # noqa: PLC0415
+
+    session = current_session()
+    deployed = await background().wait(session.deployment_of(wrapper))
+    course = Course(
+        lambda one: dump_arguments(wrapper, one, {}, deployed.python_there),
+        ordered=ordered,
+        return_exceptions=return_exceptions,
+        python_there=deployed.python_there,
+    )
+    flight = Flight(session.http, deployed.deployment_id)
+    async_values = values if isinstance(values, AsyncIterator) else _as_async(values)
+    async with contextlib.aclosing(map_inputs_aio(flight, course, async_values)) as results:
+        async for result in results:
+            yield result
 
 
 def dump_arguments(

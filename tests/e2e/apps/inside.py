@@ -59,6 +59,44 @@ def asks_from_threads(values):
 
 
 @function(**LIGHT)
+def picky(value):
+    if value == 3:
+        raise LookupError(f"no {value}")
+    return value * value
+
+
+@function(**LIGHT)
+def maps_over_many(count):
+    squares = list(double.map(range(count)))
+    sums = sorted(added.starmap([(1, 2), (3, 4)], order_outputs=False))
+    caught = list(picky.map([2, 3, 4], return_exceptions=True))
+    double.for_each(range(3))
+    picky.for_each([3], ignore_exceptions=True)
+    try:
+        picky.for_each(iter([1, 3]))
+    except LookupError as error:
+        return squares, sums, [str(one) for one in caught], str(error)
+    return None
+
+
+@function(**LIGHT)
+def added(left, right):
+    return left + right
+
+
+@function(**LIGHT)
+async def maps_asynchronously(values):
+    async def later():
+        for value in values:
+            yield value
+
+    found = [value async for value in double.map.aio(later())]
+    async for first in double.map.aio(range(10_000_000)):  # endless, all but: left early
+        return found, first
+    return None
+
+
+@function(**LIGHT)
 def hears_an_exception(value):
     try:
         refuses.remote(value)
