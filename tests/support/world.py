@@ -41,6 +41,7 @@ class Illness(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: float = 0.0
     death_every_s: float = 0.0
     zombies: float = 0.0
+    left_out: float = 0.0  # share of records that a reader of their stream leaves out
 
 
 HEALTHY = Illness()
@@ -87,6 +88,7 @@ class Broker(Node):
         self.calls: dict[int, InvocationRequested] = {}
         self.call_owner: tuple[Any, int] | None = None
         self.records: dict[InvocationId, tuple[int, InvocationRecord]] = {}
+        self.floor: tuple[int, tuple[int, ...]] = (1, ())
         self.outcomes: dict[InvocationId, list[tuple[int, Outcome]]] = {}
         self.scale: dict[DeploymentId, ScaleDecided] = {}
         self.deployments: dict[DeploymentId, Deployment] = {}
@@ -135,6 +137,13 @@ class Broker(Node):
         self.records[record.invocation_id] = (sequence, record)
         self._tell("records", sequence, record)
         return sequence
+
+    def stored_records(self) -> list[tuple[int, InvocationRecord]]:
+        return sorted(self.records.values(), key=lambda pair: pair[0])
+
+    def keep_floor(self, floor: int, below: tuple[int, ...]) -> int:
+        self.floor = (floor, below)
+        return next(self.sequences)
 
     def append_outcome(self, link: Outcome, expect: int) -> int | Conflict:
         chain = self.outcomes.setdefault(link.invocation_id, [])

@@ -98,39 +98,38 @@ class Scheduler(Node):
         scan = self._scans
 
         def on_record(sequence: int, record: InvocationRecord) -> None:
-            if scan == self._scans:
-                self.on_record(sequence, record)
+            if scan == self._scans and not self._leaves_out():
+                self._dispatch(seen_of(sequence, record))
 
-        self.world.broker.follow("records", self, on_record)
-        stored = sorted(self.world.broker.records.values(), key=lambda pair: pair[0])
-        for sequence, record in stored:
-            self.on_record(sequence, record)
-        self._dispatch(dispatch.RecordsRead())
+        broker = self.world.broker
+        broker.follow("records", self, on_record)
+        floor, below = broker.floor
+        for sequence, record in broker.stored_records():
+            if sequence in below or (sequence >= floor and not self._leaves_out()):
+                self._dispatch(seen_of(sequence, record))
+        self._dispatch(dispatch.RecordsRead(floor))
+
+    def _leaves_out(self) -> bool:
+        share = self.world.illness.left_out
+        left_out = bool(share) and self.world.chance(share)
+        self.world.counts["records left out"] += left_out
+        return left_out
+
+    def _audit(self, start: int) -> None:
+        for sequence, record in self.world.broker.stored_records():
+            if sequence >= start and not self._leaves_out():
+                self._dispatch(dispatch.RecordAudited(seen_of(sequence, record)))
+        self._dispatch(dispatch.AuditEnded())
+
+    def _verify(self, invocation_id: InvocationId) -> None:
+        self.world.counts["records verified"] += 1
+        sequence, record = self.world.broker.records[invocation_id]
+        self._dispatch(dispatch.RecordVerified(seen_of(sequence, record)))
 
     # -- Hearing --------------------------------------------------------------------------------
 
     def on_call(self, request: InvocationRequested, sequence: int) -> None:
         self._dispatch(dispatch.RequestArrived(request, sequence, CALL_BYTES))
-
-    def on_record(self, sequence: int, record: InvocationRecord) -> None:
-        self._dispatch(
-            dispatch.RecordSeen(
-                record.invocation_id,
-                record.workspace,
-                record.deployment_id,
-                record.state,
-                sequence,
-                attempt=record.attempt,
-                lost_attempts=record.lost_attempts,
-                priority=record.priority,
-                due_at=record.due_at,
-                worker_id=record.worker_id,
-                container_id=record.container_id,
-                order=record.order,
-                key=record.key.key,
-                key_limit=0 if record.key.ordered else record.key.limit,
-            )
-        )
 
     def on_beat(self, beat: WorkerBeat) -> None:
         self._dispatch(dispatch.BeatHeard(beat))
@@ -205,6 +204,12 @@ class Scheduler(Node):
                 world.counts["records scanned"] += 1
                 self._scans += 1  # the shell hears nothing more of the old subscription
                 world.later(world.latency(), self, self._follow_records)
+            case dispatch.AuditRecords(start):
+                world.later(world.latency(), self, self._audit, start)
+            case dispatch.VerifyRecord(invocation_id):
+                world.later(world.latency(), self, self._verify, invocation_id)
+            case dispatch.KeepFloor(floor, below):
+                world.write(self, lambda: world.broker.keep_floor(floor, below))
             case place.Bind(worker_id):
                 self._bind(worker_id, decision)
             case place.Stop(worker_id, stop):
@@ -820,3 +825,23 @@ def _key(deployment_id: DeploymentId, number: int) -> KeyLimit:
     if kind == 0:
         return KeyLimit(key=f"{deployment_id}/fifo", ordered=True)
     return KeyLimit(key="everybody", limit=2) if kind == 1 else KeyLimit()
+
+
+def seen_of(sequence: int, record: InvocationRecord) -> dispatch.RecordSeen:
+    """Return a record's news."""
+    return dispatch.RecordSeen(
+        record.invocation_id,
+        record.workspace,
+        record.deployment_id,
+        record.state,
+        sequence,
+        attempt=record.attempt,
+        lost_attempts=record.lost_attempts,
+        priority=record.priority,
+        due_at=record.due_at,
+        worker_id=record.worker_id,
+        container_id=record.container_id,
+        order=record.order,
+        key=record.key.key,
+        key_limit=0 if record.key.ordered else record.key.limit,
+    )

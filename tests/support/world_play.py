@@ -17,6 +17,7 @@ MIB = 1024**2
 ILL_S = 15.0
 HEALED_S = 300.0
 REST_S = 60.0
+AUDITED_S = 150.0
 SMALL_BACKLOG = 6
 
 
@@ -49,6 +50,7 @@ def an_illness(rng: random.Random) -> Illness:
         unanswered=rng.choice([0.0, 0.01, 0.1]),
         death_every_s=rng.choice([0.0, 6.0, 2.0]),
         zombies=rng.choice([0.0, 0.5]),
+        left_out=rng.choice([0.0, 0.0, 0.05, 0.3]),
     )
 
 
@@ -62,6 +64,8 @@ def _play(world: World) -> None:
     heal(world, nodes)
     world.run(ILL_S + HEALED_S, world.checks.all_ended)
     world.checks.everything_ended()
+    if world.counts["records left out"]:
+        world.run(world.now + AUDITED_S)  # by then an audit has found what was left out
     world.run(world.now + REST_S, world.checks.at_rest)
     world.run(world.now + 3.0)  # and it stays so
     world.checks.everything_rests()

@@ -19,7 +19,7 @@ from glowplug_contracts.messages.output import OutputKey
 from glowplug_contracts.messages.sandbox import SandboxRecord
 from glowplug_contracts.messages.schedule import ScheduleState
 from glowplug_contracts.messages.secret import SecretRecord, WorkspaceKey
-from glowplug_contracts.messages.worker import LeaseHeld, Platform
+from glowplug_contracts.messages.worker import LeaseHeld, Platform, RecordsFloor
 
 CONTRACT_VERSION = 1
 
@@ -368,6 +368,14 @@ GENERATIONS = Bucket(
     writers=("gateway", "scheduler", "autoscaler", "sandbox", "imagecache"),
     readers=("gateway", "scheduler", "autoscaler", "sandbox", "imagecache"),
 )
+FLOORS = Bucket(
+    name="floors",
+    value=RecordsFloor,
+    why="From where on a shard's records are of interest to a new owner; ended ones below are retained "
+    "for those who ask. Only saves time: without it, all are read. Key: shard-N.",
+    writers=("scheduler",),
+    readers=("scheduler",),
+)
 
 SIGNING = Bucket(
     name="signing",
@@ -408,6 +416,7 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     WORKSPACE_KEYS,
     LEASES,
     GENERATIONS,
+    FLOORS,
     SIGNING,
     OUTPUT_KEYS,
     PLATFORM,

@@ -250,5 +250,8 @@ class Bus(Protocol):
     def connected(self) -> bool:
         """Return whether the broker is reachable now."""
 
-    def stream_info(self, stream: Stream) -> Awaitable[Mapping[str, int]]:
-        """Return messages, bytes, first_sequence and last_sequence of an (unsharded) stream."""
+    def stream_info(self, stream: Stream, **fields: int) -> Awaitable[Mapping[str, int]]:
+        """Return messages, bytes, first_sequence, last_sequence, and `created` in microseconds.
+
+        `fields` needs what names the stream (`shard` for sharded ones).
+        """

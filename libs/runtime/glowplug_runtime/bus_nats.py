@@ -439,9 +439,12 @@ class NatsBus:
     async def flush(self) -> None:
         await self._nc.flush()
 
-    async def stream_info(self, stream: Stream) -> Mapping[str, int]:
-        state = (await self.api(f"STREAM.INFO.{stream.name}", {}))["state"]
+    async def stream_info(self, stream: Stream, **fields: int) -> Mapping[str, int]:
+        info = await self.api(f"STREAM.INFO.{stream.name.format(**fields)}", {})
+        state = info["state"]
+        created = dt.datetime.fromisoformat(info["created"])
         return {
+            "created": round(created.timestamp() * 1_000_000),
             "messages": state["messages"],
             "bytes": state["bytes"],
             "first_sequence": state["first_seq"],

@@ -20,6 +20,7 @@ from glowplug_contracts.messages.invocation import (
 )
 from glowplug_contracts.streams import SHARD_BACKLOG_MAX
 
+from glowplug_scheduler.dispatch_audit import end_audit, see_audited, see_verified
 from glowplug_scheduler.dispatch_checks import check
 from glowplug_scheduler.dispatch_containers import (
     hear_beat,
@@ -36,6 +37,8 @@ from glowplug_scheduler.dispatch_types import (
     Ack,
     AnnounceBacklog,
     AnswerProbe,
+    AuditEnded,
+    AuditRecords,
     Began,
     CancelAsked,
     Decision,
@@ -44,16 +47,20 @@ from glowplug_scheduler.dispatch_types import (
     Event,
     ForwardCancel,
     Hand,
+    KeepFloor,
     PayloadGone,
     Probed,
+    RecordAudited,
     RecordRemoved,
     RecordSeen,
     RecordsRead,
+    RecordVerified,
     Refused,
     RequestArrived,
     ScanRecords,
     SendLost,
     ShardTaken,
+    VerifyRecord,
     WriteRecord,
 )
 from glowplug_scheduler.events import (
@@ -73,6 +80,8 @@ __all__ = [
     "AnnounceBacklog",
     "AnswerProbe",
     "AskWorker",
+    "AuditEnded",
+    "AuditRecords",
     "BeatHeard",
     "Began",
     "BrokerReached",
@@ -85,10 +94,13 @@ __all__ = [
     "Event",
     "ForwardCancel",
     "Hand",
+    "KeepFloor",
     "PayloadGone",
     "Probed",
+    "RecordAudited",
     "RecordRemoved",
     "RecordSeen",
+    "RecordVerified",
     "RecordsRead",
     "Refused",
     "RequestArrived",
@@ -96,6 +108,7 @@ __all__ = [
     "SendLost",
     "ShardTaken",
     "Tick",
+    "VerifyRecord",
     "WorkerAnswered",
     "WorkerUnreachable",
     "WriteRecord",
@@ -131,7 +144,10 @@ class Dispatcher:
             Began: lambda event, now, out: hear_began(state, event, now, out),
             Ended: self._end,
             RecordSeen: lambda event, now, out: see_record(state, event, now, out),
-            RecordsRead: lambda _, now, out: read_all(state, now, out),
+            RecordsRead: lambda event, now, out: read_all(state, event.start, now, out),
+            RecordAudited: lambda event, now, out: see_audited(state, event, now, out),
+            AuditEnded: lambda event, now, out: end_audit(state, event, now, out),
+            RecordVerified: lambda event, now, out: see_verified(state, event, now, out),
             RecordRemoved: lambda event, now, out: remove_record(state, event, now, out),
             DeploymentMoved: lambda event, now, out: move_deployment(state, event, now, out),
             BeatHeard: lambda event, now, out: hear_beat(state, event, now, out),
@@ -175,6 +191,7 @@ class Dispatcher:
             or state.liveness.sights
             or state.queues
             or state.keys.closed
+            or state.audit.needs_tick(now)
         )
 
     def loads(self) -> dict[Any, int]:
@@ -328,6 +345,9 @@ class Dispatcher:
             return
         queue = item.queue
         if item.durable and about_record:
+            if item.refused == item.sequence:  # twice: its news may never come by themselves
+                out.append(VerifyRecord(item.invocation_id, item.workspace, item.sequence))
+            item.refused = item.sequence
             state.land(item, Place.DELAYED, now)
             item.since = now
             state.remind(now + RECORD_PAUSE_S, item, Place.DELAYED)
@@ -390,6 +410,7 @@ class Dispatcher:
     def _reach(self, event: BrokerReached, now: float, out: list[Decision]) -> None:
         self.state.liveness.reached(now, connected=event.connected)
         if event.connected:
+            self.state.audit.soon(now)
             for worker_id in list(self.state.by_worker):
                 reopen_worker(self.state, worker_id, now, out)
 

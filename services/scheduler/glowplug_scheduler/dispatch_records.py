@@ -21,14 +21,19 @@ def see_record(state: ShardState, event: RecordSeen, now: float, out: list[Decis
         return
     state.records_high = event.sequence
     _note_start(state, event, now)
-    for waiter in event.then:
-        _tell_waiter(state, waiter, event, now, out)
+    believe(state, event, now, out)
+
+
+def believe(state: ShardState, event: RecordSeen, now: float, out: list[Decision]) -> None:
+    """Take in a record that is newer than what is known of it, if anything is."""
+    tell_waiters(state, event, now, out)
     item = state.items.get(event.invocation_id)
     if item is not None and (not item.durable or event.sequence <= item.sequence):
         return
     if is_terminal(event.state):
         if event.after_count:
             state.followups.forget(event.invocation_id, now)
+        state.gone.add(event.invocation_id, now)
         _end(state, item, event, now, out)
         return
     if item is None:
@@ -51,6 +56,7 @@ def remove_record(state: ShardState, event: RecordRemoved, now: float, out: list
     item = state.items.get(event.invocation_id)
     if item is None or not item.durable or event.sequence < item.sequence:
         return
+    state.gone.add(event.invocation_id, now)
     state.forget(item, now)
     state.fill(item.queue, now, out)
     state.touch(item.queue, now, out)
@@ -74,6 +80,8 @@ def _known(state: ShardState, event: RecordSeen, now: float) -> Item:
     )
     state.add(item)
     queue.arrivals += 1
+    if item.key and 0 < event.order < event.sequence and not state.keys.closed:
+        state.keys.heard_late.add(item.invocation_id)  # written again, and not heard of before
     return item
 
 
@@ -157,6 +165,12 @@ def _queue(
         state.wait(item, now)
 
 
+def tell_waiters(state: ShardState, event: RecordSeen, now: float, out: list[Decision]) -> None:
+    """Tell those that wait for this one's end; told twice, it counts once."""
+    for waiter in event.then:
+        _tell_waiter(state, waiter, event, now, out)
+
+
 def _tell_waiter(
     state: ShardState, waiter: InvocationId, event: RecordSeen, now: float, out: list[Decision]
 ) -> None:
@@ -166,6 +180,7 @@ def _tell_waiter(
         now,
         ended=is_terminal(event.state),
         well=event.state is State.SUCCEEDED,
+        sequence=event.sequence,
     )
     if waiting is not None:
         _judge(state, waiting, now, out)
@@ -233,6 +248,7 @@ def _note_start(state: ShardState, event: RecordSeen, now: float) -> None:
         return
     rate = state.queue(event.deployment_id).rate
     rate.limit(event.rate_count, event.rate_period_s)
+    pin_start(state, event, now)
     item = state.items.get(event.invocation_id)
     ours = item is not None and item.handed_attempt >= event.attempt
     if event.started_at <= now - event.rate_period_s or ours:
@@ -243,9 +259,17 @@ def _note_start(state: ShardState, event: RecordSeen, now: float) -> None:
         rate.note(min(event.started_at, now))
 
 
-def read_all(state: ShardState, now: float, out: list[Decision]) -> None:
-    """Everything that stood in the stream is known."""
+def pin_start(state: ShardState, event: RecordSeen, now: float) -> None:
+    """Let the next owner hear of one that ended, as long as its start counts for a rate."""
+    until = event.started_at + event.rate_period_s
+    if event.rate_count and is_terminal(event.state) and until > now:
+        state.audit.rated.append((event.sequence, until))
+
+
+def read_all(state: ShardState, start: int, now: float, out: list[Decision]) -> None:
+    """Everything that stood in the stream is known, as far as its reader is to be trusted."""
     state.records_read = True
+    state.audit.began(start, now)
     open_keys(state, now, out)
 
 

@@ -21,6 +21,7 @@ from glowplug_contracts.messages.invocation import (
 )
 from glowplug_contracts.streams import SHARD_BACKLOG_MAX
 
+from glowplug_scheduler.auditing import Audit
 from glowplug_scheduler.dispatch_types import (
     Ack,
     AnnounceBacklog,
@@ -61,6 +62,7 @@ class ShardState:
         acked: calls handed or dropped, in case they are delivered again. With their ids, because a
             broker that restarts counts the memory stream's sequences from 1 again.
         deleted: deployments that were deleted; nothing waits in their queues.
+        gone: durable invocations that ended or left their stream lately.
         records_read: what stood in the records' stream is known.
         leaving: keys of strangers that were cancelled and may still run.
         throttled: queues whose rate lets nothing start for now.
@@ -97,6 +99,8 @@ class ShardState:
         self.deleted: set[DeploymentId] = set()
         self.keys = Keys()
         self.records_read = False
+        self.audit = Audit()
+        self.gone: Remembered[InvocationId] = Remembered(REMEMBERED)
         self.followups = Followups()
         self.leaving: dict[InvocationId, str] = {}
         self.throttled: dict[DeploymentId, DeploymentQueue] = {}

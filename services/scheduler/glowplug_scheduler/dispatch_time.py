@@ -9,10 +9,11 @@ import heapq
 
 from glowplug_contracts.messages.invocation import State
 
+from glowplug_scheduler.dispatch_audit import pass_audit, rescan
 from glowplug_scheduler.dispatch_containers import close_worker, lose_worker
 from glowplug_scheduler.dispatch_records import judge_incomplete, open_keys
 from glowplug_scheduler.dispatch_state import ShardState
-from glowplug_scheduler.dispatch_types import Decision, ScanRecords
+from glowplug_scheduler.dispatch_types import Decision
 from glowplug_scheduler.events import AskWorker
 from glowplug_scheduler.queues import Item, Place
 
@@ -52,10 +53,8 @@ def pass_time(state: ShardState, now: float, out: list[Decision]) -> None:
         _announce_all(state, now, out)
     if state.overflowed and len(state.items) < ROOM_AGAIN * state.backlog_max:
         state.overflowed = False
-        state.records_high = 0
-        state.keys.close()  # until the scan has told everything
-        state.records_read = False
-        out.append(ScanRecords())
+        rescan(state, out)
+    pass_audit(state, now, out)
 
 
 def _due(

@@ -92,7 +92,30 @@ class RecordSeen(msgspec.Struct, frozen=True):
 
 
 class RecordsRead(msgspec.Struct, frozen=True):
-    """Everything that stood in the records' stream when it was read from the start has been told."""
+    """Everything that stood in the records' stream, from `start` on, has been told.
+
+    `start` is a floor that an owner before us has kept, and what it kept from below was told first.
+    """
+
+    start: int = 1
+
+
+class RecordAudited(msgspec.Struct, frozen=True):
+    """A record, as a second reading beside the first one has it."""
+
+    record: RecordSeen
+
+
+class AuditEnded(msgspec.Struct, frozen=True):
+    """The second reading (AuditRecords) is over; `whole`: it has come to the end of the stream."""
+
+    whole: bool = True
+
+
+class RecordVerified(msgspec.Struct, frozen=True):
+    """A doubtful record (VerifyRecord), as it stands in its stream now."""
+
+    record: RecordSeen
 
 
 class RecordRemoved(msgspec.Struct, frozen=True):
@@ -154,6 +177,9 @@ Event: TypeAlias = (
     | RecordSeen
     | RecordRemoved
     | RecordsRead
+    | RecordAudited
+    | AuditEnded
+    | RecordVerified
     | DeploymentMoved
     | Began
     | Ended
@@ -246,7 +272,30 @@ class AnswerProbe(msgspec.Struct, frozen=True):
 
 
 class ScanRecords(msgspec.Struct, frozen=True):
-    """The queue was full and has room again: read the shard's records from the start."""
+    """Read the shard's records again: the queue was full and has room, or a reader failed us."""
+
+    start: int = 1
+
+
+class AuditRecords(msgspec.Struct, frozen=True):
+    """Read the records beside the reading that goes on; tell RecordAudited of each, then AuditEnded."""
+
+    start: int
+
+
+class VerifyRecord(msgspec.Struct, frozen=True):
+    """Read this record by itself; tell RecordVerified, or RecordRemoved at `sequence`."""
+
+    invocation_id: InvocationId
+    workspace: WorkspaceId
+    sequence: int
+
+
+class KeepFloor(msgspec.Struct, frozen=True):
+    """Keep for the next owner: only the records at `below`, and from `floor` on, are of interest."""
+
+    floor: int
+    below: tuple[int, ...]
 
 
 Decision: TypeAlias = (
@@ -258,5 +307,8 @@ Decision: TypeAlias = (
     | AnnounceBacklog
     | AnswerProbe
     | ScanRecords
+    | AuditRecords
+    | VerifyRecord
+    | KeepFloor
     | AskWorker
 )

@@ -8,33 +8,14 @@ arrival of a call and its hand-off except the sending itself.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from glowplug_contracts.errors import PlatformError, TransientError
-from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId, WorkspaceId
+from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.invocation import (
-    HEADER_ACCEPTED,
-    HEADER_AFTER,
-    HEADER_ATTEMPT,
-    HEADER_CONTAINER,
-    HEADER_DEPLOYMENT,
-    HEADER_DUE,
-    HEADER_EXPIRES,
-    HEADER_KEY,
-    HEADER_KEY_LIMIT,
-    HEADER_LOST,
-    HEADER_ORDER,
-    HEADER_PRIORITY,
-    HEADER_RATE,
-    HEADER_STARTED,
-    HEADER_STATE,
-    HEADER_THEN,
-    HEADER_TRACE,
-    HEADER_WORKER,
     AttemptEnded,
     AttemptLost,
     AttemptRefused,
@@ -42,12 +23,10 @@ from glowplug_contracts.messages.invocation import (
     BacklogChanged,
     CallsProbed,
     CancelInvocation,
-    InvocationRecord,
     InvocationRequested,
     Reply,
     RunInvocation,
     ShardOwned,
-    State,
 )
 from glowplug_contracts.subjects import (
     BACKLOG,
@@ -56,13 +35,12 @@ from glowplug_contracts.subjects import (
     CANCEL,
     ENDED,
     PROBE,
-    RECORD,
     REFUSED,
     REPLY,
     SHARD_OWNED,
     Address,
 )
-from glowplug_runtime.bus import Bus, Delivery, Following
+from glowplug_runtime.bus import Bus, Delivery
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.tracing import record_span
 
@@ -71,6 +49,7 @@ from glowplug_scheduler.dispatch import (
     AnnounceBacklog,
     AnswerProbe,
     AskWorker,
+    AuditRecords,
     Began,
     CancelAsked,
     Decision,
@@ -80,21 +59,21 @@ from glowplug_scheduler.dispatch import (
     Event,
     ForwardCancel,
     Hand,
+    KeepFloor,
     PayloadGone,
     Probed,
-    RecordRemoved,
-    RecordSeen,
-    RecordsRead,
     Refused,
     RequestArrived,
     ScanRecords,
     SendLost,
     ShardTaken,
     Tick,
+    VerifyRecord,
     WriteRecord,
 )
 from glowplug_scheduler.hearing import Heard, Hearing, Spawn
 from glowplug_scheduler.ports import Records, Workers
+from glowplug_scheduler.record_reading import RecordReading
 
 log = structlog.get_logger()
 
@@ -102,8 +81,6 @@ TICK_S = 0.05
 WRITES_AT_ONCE = 64
 BREATH_EVERY = 256
 TAKE_AGAIN_S = 0.2
-# So soon after a shard was given up nobody waits for its records any more.
-READ_LOOK_S = 1.0
 
 
 class ShardOwner:
@@ -133,8 +110,7 @@ class ShardOwner:
         self._acks: dict[int, Callable[[], Awaitable[None]]] = {}
         self._writes: deque[WriteRecord] = deque()
         self._to_write = asyncio.Event()
-        self._following: Following | None = None
-        self._scans = 0
+        self._reading = RecordReading(bus, clock, self.shard, spawn, self._step)
         self._backlog_at: dict[DeploymentId, Address[BacklogChanged]] = {}
         self._broken: Exception | None = None
 
@@ -184,41 +160,12 @@ class ShardOwner:
             stack.push_async_callback(subscription.close)
         owned = ShardOwned(shard=shard, generation=self.generation, instance=self._instance)
         await bus.send(SHARD_OWNED.at(shard=shard), owned)
-        await self._follow_records()
-        stack.push_async_callback(self._close_records)
+        await self._reading.begin()
+        stack.push_async_callback(self._reading.close)
         taking = await bus.take_work(
             CALL.pattern(shard=shard), self.on_invocation_requested, generation=self.generation
         )
         stack.push_async_callback(taking.close)
-
-    async def _follow_records(self) -> None:
-        await self._close_records()
-        scan = self._scans
-
-        async def on_record(delivery: Delivery[InvocationRecord]) -> None:
-            if scan == self._scans:  # one more of an older subscription would hide the scan's
-                await self.on_record(delivery)
-
-        self._following = await self._bus.follow(
-            RECORD.pattern(shard=self.shard),
-            on_record,
-            start="last_per_subject",
-            headers_only=True,
-        )
-        self._spawn(self._tell_read(self._following, scan), "read records")
-
-    async def _tell_read(self, following: Following, scan: int) -> None:
-        while scan == self._scans and self._following is following and self._broken is None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(READ_LOOK_S):
-                    await following.caught_up()
-                await self._step(RecordsRead())
-                return
-
-    async def _close_records(self) -> None:
-        following, self._following = self._following, None
-        if following is not None:
-            await following.close()
 
     # -- Hearing --------------------------------------------------------------------------------
 
@@ -231,48 +178,6 @@ class ShardOwner:
             await self._ack(delivery.sequence)
             return
         await self._step(RequestArrived(request, delivery.sequence, delivery.size))
-
-    async def on_record(self, delivery: Delivery[InvocationRecord]) -> None:
-        """A durable record was written or removed."""
-        await self._step(self._record_event(delivery))
-
-    def _record_event(self, delivery: Delivery[InvocationRecord]) -> Event:
-        headers, fields = delivery.headers, delivery.fields
-        invocation_id = InvocationId(fields["invocation_id"])
-        state = headers.get(HEADER_STATE)
-        if state is None:  # a marker: its time to live ended, or somebody purged it
-            return RecordRemoved(invocation_id, delivery.sequence)
-        count, period_s = _rate(headers.get(HEADER_RATE))
-        after_count, after_if = _after(headers.get(HEADER_AFTER))
-        return RecordSeen(
-            invocation_id,
-            WorkspaceId(fields["workspace"]),
-            DeploymentId(headers[HEADER_DEPLOYMENT]),
-            State(state),
-            delivery.sequence,
-            attempt=int(headers.get(HEADER_ATTEMPT) or 0),
-            lost_attempts=int(headers.get(HEADER_LOST) or 0),
-            priority=int(headers.get(HEADER_PRIORITY) or 0),
-            due_at=self._on_our_clock(headers.get(HEADER_DUE)),
-            expires_at=self._on_our_clock(headers.get(HEADER_EXPIRES)),
-            worker_id=WorkerId(headers.get(HEADER_WORKER) or ""),
-            container_id=ContainerId(headers.get(HEADER_CONTAINER) or ""),
-            trace=headers.get(HEADER_TRACE) or "",
-            accepted_at=float(headers.get(HEADER_ACCEPTED) or 0.0),
-            order=int(headers.get(HEADER_ORDER) or 0),
-            key=headers.get(HEADER_KEY) or "",
-            key_limit=_key_limit(headers.get(HEADER_KEY_LIMIT)),
-            rate_count=count,
-            rate_period_s=period_s,
-            started_at=self._on_our_clock(headers.get(HEADER_STARTED)),
-            then=_ids(headers.get(HEADER_THEN)),
-            after_count=after_count,
-            after_if=after_if or "succeeded",
-        )
-
-    def _on_our_clock(self, unix: str | None) -> float:
-        at = float(unix or 0.0)
-        return self._clock.now() + at - self._clock.unix() if at else 0.0
 
     async def on_attempts_began(self, delivery: Delivery[AttemptsBegan]) -> None:
         """A worker took calls that did not come this way."""
@@ -359,9 +264,8 @@ class ShardOwner:
                 self._to_write.set()
             case AskWorker(worker_id):
                 self._hearing.ask(worker_id)
-            case ScanRecords():
-                self._scans += 1
-                self._spawn(self._follow_records(), "scan records")
+            case ScanRecords() | AuditRecords() | VerifyRecord() | KeepFloor():
+                self._reading.do(decision)
 
     async def _hand(self, hand: Hand) -> None:
         if hand.durable:
@@ -457,22 +361,3 @@ class ShardOwner:
             await self._records.change(self.shard, write)
         except PlatformError as error:
             log.warning("record.unchanged", invocation_id=write.invocation_id, error=str(error))
-
-
-def _key_limit(text: str | None) -> int:
-    """Return how many of a key run at once, 0 for one at a time in order."""
-    return 0 if text in {None, "", "ordered"} else max(1, int(text or 1))
-
-
-def _rate(text: str | None) -> tuple[int, float]:
-    count, _, period_s = (text or "").partition("/")
-    return (int(count), float(period_s)) if period_s else (0, 1.0)
-
-
-def _ids(text: str | None) -> tuple[InvocationId, ...]:
-    return tuple(InvocationId(one) for one in text.split(",")) if text else ()
-
-
-def _after(text: str | None) -> tuple[int, str]:
-    count, _, condition = (text or "0").partition("/")
-    return int(count), condition

@@ -7,6 +7,7 @@ of the shard counts again and comes to the same. Ends are counted in sets: told 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 
 from glowplug_contracts.ids import InvocationId
@@ -35,6 +36,7 @@ class Waiting:
     def __init__(self, now: float) -> None:
         self.item: Item | None = None
         self.since = now
+        self.lowest: int | None = None
         self.seen: set[InvocationId] = set()
         self.succeeded: set[InvocationId] = set()
         self.failed: dict[InvocationId, None] = {}
@@ -72,18 +74,30 @@ class Followups:
         return waiting
 
     def told(
-        self, member: InvocationId, waiter: InvocationId, now: float, *, ended: bool, well: bool
+        self,
+        member: InvocationId,
+        waiter: InvocationId,
+        now: float,
+        *,
+        ended: bool,
+        well: bool,
+        sequence: int = 0,
     ) -> Waiting | None:
         """One that `waiter` waits for is known, and perhaps has ended; None: nobody waits any more."""
         if waiter in self._done:
             return None
         waiting = self._of(waiter, now)
         waiting.seen.add(member)
+        waiting.lowest = sequence if waiting.lowest is None else min(waiting.lowest, sequence)
         if ended and well:
             waiting.succeeded.add(member)
         elif ended:
             waiting.failed[member] = None
         return waiting
+
+    def lowest(self) -> Iterable[int]:
+        """Return, for each that waits, the lowest sequence at which a record that it needs may stand."""
+        return [w.lowest for w in self._waiting.values() if w.lowest is not None]
 
     def forget(self, invocation_id: InvocationId, now: float) -> None:
         """It waits no more."""

@@ -52,6 +52,7 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
         order, key, key_limit, holds_key: see `keys.py`.
         after_count, after_if: see `followups.py`; a count of 0 waits for nothing (more).
         handed_attempt: the last attempt of a durable one that this machine had begun.
+        refused: the sequence of its record when a worker last said that the record had moved on.
     """
 
     invocation_id: InvocationId
@@ -86,6 +87,7 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
     key_limit: int = 0
     holds_key: bool = False
     handed_attempt: int = -1
+    refused: int = 0
     after_count: int = 0
     after_if: str = "succeeded"
     due_at: float = 0.0

@@ -138,3 +138,15 @@ class LeaseHeld(Message, frozen=True, kw_only=True):
 
     holder: str
     generation: int
+
+
+class RecordsFloor(Message, frozen=True, kw_only=True):
+    """How much of a shard's records a new owner has to read: those from `floor` on, and those at `below`.
+
+    True for good, because what has ended is never written again where it stands; but only of the stream that
+    was made then (`stream_created`, in microseconds).
+    """
+
+    floor: int
+    below: tuple[int, ...] = ()
+    stream_created: int = 0
