@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from glowplug_worker.ports import Backend, Bind, StartPlan
+from glowplug_worker.ports import Backend, Bind, Limits
+from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.process import ProcessBackend
 
@@ -32,11 +33,9 @@ from tests.support.containers import Inside, open_container
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
-MEMORY_BYTES = 192 * MIB
-DISK_BYTES = 64 * MIB
-INODES = 2_000
-PIDS = 100
-CPU_MILLIS = 500
+LIMITS = Limits(
+    memory_bytes=192 * MIB, cpu_millis=500, pids=100, disk_bytes=64 * MIB, disk_inodes=2_000
+)
 # Loaded inside, from the directory that is bound at /probe.
 CODE = """
 sys.path.insert(0, {top!r})
@@ -84,8 +83,9 @@ async def play(stage: Stage, directory: Path) -> Played:
 
     Raises: UnavailableError where the backend does not work.
     """
-    backend = await choose_backend(stage.backend, directory / "data")
-    return await _play(backend, directory)
+    with contextlib.closing(open_cgroups(directory)) as cgroups:
+        backend = await choose_backend(stage.backend, directory / "data", cgroups)
+        return await _play(backend, directory)
 
 
 async def play_free(directory: Path) -> Played:
@@ -136,7 +136,7 @@ class Container:
             CODE.format(top=top),
             env={"GIVEN": json.dumps(given), "MARK": mark, "HOME": "/tmp"},
             binds=binds,
-            **limits(),
+            limits=LIMITS,
         )
 
     async def __aenter__(self) -> Self:
@@ -169,22 +169,6 @@ class Container:
         except (AssertionError, OSError, TimeoutError) as error:
             return [f"the neighbour is gone: {error}"]
         return [] if said == "pong" else [f"the neighbour says {said}"]
-
-
-def limits() -> dict[str, Any]:
-    """Return the plan's fields that bound a container."""
-    if "limits" in StartPlan.__struct_fields__:
-        from glowplug_worker import ports
-
-        bounds = ports.Limits(
-            memory_bytes=MEMORY_BYTES,
-            cpu_millis=CPU_MILLIS,
-            pids=PIDS,
-            disk_bytes=DISK_BYTES,
-            disk_inodes=INODES,
-        )
-        return {"limits": bounds}
-    return {"memory_limit_bytes": MEMORY_BYTES, "cpu_millis": CPU_MILLIS}
 
 
 def users_of_tree(pid: int) -> list[int]:
@@ -278,10 +262,10 @@ def _scenery(
             "tcp_host": [own, port] if own else None,
             "tcp6": victim.says["six"],
             "udp": victim.says["udp"],
-            "pids": PIDS,
-            "disk_mib": DISK_BYTES // MIB,
-            "inodes": INODES,
-            "cpu": CPU_MILLIS / 1000,
+            "pids": LIMITS.pids,
+            "disk_mib": LIMITS.disk_bytes // MIB,
+            "inodes": LIMITS.disk_inodes,
+            "cpu": LIMITS.cpu_millis / 1000,
         }
         given |= {name: str(path) for name, path in planted.items()}
         binds = [_bind(HERE / "attempts", "/probe/attempts")]
