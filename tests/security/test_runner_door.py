@@ -42,6 +42,7 @@ from tests.support.builders_worker import (
 from tests.support.eventually import eventually
 
 WITHIN_S = 30
+pytestmark = pytest.mark.attempt(control="test_the_control_a_listed_route_reaches_the_gateway")
 TASK = "/api/v1/tasks/inv_1"
 WHO = ("Glowplug-Inside-Workspace", "Glowplug-Inside-Container", "Glowplug-Inside-Deployment")
 
@@ -340,6 +341,18 @@ async def test_an_answer_nobody_takes_stops_at_its_credit(bus, tmp_path):
 
         shown.gateway.answer = much
         await shown.played()
+
+
+async def test_answers_that_nobody_reads_do_not_pile_up(bus, tmp_path, monkeypatch):
+    monkeypatch.setattr("glowplug_worker.runners.UNREAD_BYTES_MAX", 1 << 20)
+
+    async def script(inside: Inside) -> None:
+        # Each is refused, and its refusal waits in the worker: this side never reads.
+        for number in range(20_000):
+            inside.peer.send(Ask(ask_id=number, method="GET", path="/api/v1/tokens"))
+        await asyncio.Event().wait()
+
+    await ends(bus, tmp_path, script)
 
 
 async def test_a_request_that_is_dropped_is_let_go_at_the_gateway(bus, tmp_path):

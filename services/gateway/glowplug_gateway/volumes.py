@@ -14,7 +14,6 @@ import contextlib
 import errno
 import functools
 import os
-import shutil
 import stat
 import struct
 from collections.abc import Iterator, Mapping
@@ -24,10 +23,12 @@ from typing import Any, Final
 import msgspec
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.ids import WorkspaceId, check_name, check_token
+from glowplug_runtime.trees import remove_tree
 
 from glowplug_gateway.watching import FileState
 
 PATH_BYTES_MAX: Final = 1_024
+# No path over HTTP is longer; what user code lays deeper is neither listed nor watched.
 DEPTH_MAX: Final = 32
 ENTRIES_MAX: Final = 10_000
 # Files of one volume that are looked at for events, twice a second.
@@ -94,7 +95,7 @@ class Volumes:
     def delete(self, workspace: WorkspaceId, name: str) -> None:
         """Remove a volume with everything in it. Raises: NotFoundError."""
         folder = self._there(workspace, name)
-        shutil.rmtree(folder)
+        remove_tree(folder)
 
     def entries(
         self, workspace: WorkspaceId, name: str, path: str, *, deep: bool
@@ -103,8 +104,7 @@ class Volumes:
         parts = split(path)
         with self._opened(workspace, name) as root:
             try:
-                with _walk(root, parts) as folder:
-                    found = list(_scan(folder, "/".join(parts), deep=deep))
+                found = list(_scan(root, parts, deep=deep))
             except NoFolderError:
                 if not parts:
                     raise
@@ -161,7 +161,7 @@ class Volumes:
             if not stat.S_ISDIR(status.st_mode):
                 os.unlink(parts[-1], dir_fd=folder)
             elif deep:
-                shutil.rmtree(parts[-1], dir_fd=folder)
+                remove_tree(parts[-1], dir_fd=folder)
             else:
                 raise InvalidRequestError(
                     "request.invalid", f"{path!r} is a folder; say recursive=1 to remove it"
@@ -298,35 +298,38 @@ def _no_file(path: str) -> InvalidRequestError:
     return InvalidRequestError("request.invalid", f"{path[:200]!r} is no file")
 
 
-def _scan(folder: int, prefix: str, *, deep: bool) -> Iterator[FileEntry]:
+def _scan(root: int, parts: list[str], *, deep: bool) -> Iterator[FileEntry]:
+    """Yield what is in a folder; one folder is open at a time, however many there are."""
     count = 0
-    waiting = [(os.dup(folder), prefix)]
-    try:
-        while waiting:
-            fd, above = waiting.pop()
+    waiting = [parts]
+    while waiting:
+        above = waiting.pop()
+        with contextlib.ExitStack() as stack:
             try:
-                for name in sorted(os.listdir(fd)):  # noqa: PTH208 - of a descriptor
-                    if name.startswith(UPLOAD_PREFIX):
-                        continue
-                    with contextlib.suppress(FileNotFoundError):
-                        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                        path = f"{above}/{name}" if above else name
-                        yield _entry(path, status)
-                        count += 1
-                        if count >= ENTRIES_MAX:
-                            return
-                        if deep and stat.S_ISDIR(status.st_mode) and len(waiting) < ENTRIES_MAX:
-                            waiting.append((os.open(name, _FOLDER, dir_fd=fd), path))
-            finally:
-                os.close(fd)
-    finally:
-        for fd, _ in waiting:
-            os.close(fd)
+                folder = stack.enter_context(_walk(root, above))
+            except (NotFoundError, InvalidRequestError):
+                if above == parts:
+                    raise
+                continue  # gone or changed since it was seen
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - of a descriptor
+                if name.startswith(UPLOAD_PREFIX):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    path = [*above, name]
+                    yield _entry("/".join(path), status)
+                    count += 1
+                    if count >= ENTRIES_MAX:
+                        return
+                    if deep and stat.S_ISDIR(status.st_mode) and len(path) < DEPTH_MAX:
+                        waiting.append(path)
 
 
 def _files(root: int) -> Iterator[tuple[str, os.stat_result]]:
     for folder, names, files, fd in os.fwalk(".", dir_fd=root, follow_symlinks=False):
         names.sort()
+        if folder.count("/") >= DEPTH_MAX - 1:
+            names.clear()
         for name in files:
             if name.startswith(UPLOAD_PREFIX):
                 continue

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+import structlog
 from glowplug_contracts.errors import RejectedError, UnavailableError
 from glowplug_contracts.ids import Digest, check_name, check_token
 from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
+from glowplug_runtime.trees import remove_tree
 
 from glowplug_worker.launch import Brought
 from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalImage
 from glowplug_worker.workshop import Workshop
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 # An imagecache that restarts is back in seconds; callers should not see that it was away.
 PULL_TRIES_S: Final = 60.0
@@ -79,8 +81,11 @@ def find_volumes(root: Path | None, spec: ContainerSpec) -> tuple[Bind, ...]:
 
 
 def remove_directory(directory: Path) -> None:
-    """Remove a container's directory with everything in it."""
-    shutil.rmtree(directory, ignore_errors=True)
+    """Remove a container's directory with everything in it, whatever its code has made of it."""
+    try:
+        remove_tree(directory)
+    except OSError as error:  # the next start of the worker tries again
+        log.warning("directory.left", directory=str(directory), error=str(error))
 
 
 def _make_directory(directory: Path) -> None:

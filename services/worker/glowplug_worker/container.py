@@ -435,7 +435,7 @@ def crashed(
     code: int | None, signal: int | None, last_lines: tuple[str, ...], *, starting: bool
 ) -> RemoteError:
     """Return the error for a tree that ended by itself."""
-    how = f"by {Signals(signal).name}" if signal is not None else f"with exit code {code}"
+    how = f"by {_name_of(signal)}" if signal is not None else f"with exit code {code}"
     when = "before it was ready" if starting else "while it served"
     details: dict[str, object] = {
         "exit_code": code,
@@ -448,6 +448,14 @@ def crashed(
         message=f"the container's process ended {how} {when}",
         details=details,
     )
+
+
+def _name_of(signal: int) -> str:
+    """Return a signal's name; those in the middle of the real-time ones have none."""
+    try:
+        return Signals(signal).name
+    except ValueError:
+        return f"signal {signal}"
 
 
 def out_of_memory(limit_bytes: int, peak_bytes: int) -> RemoteError:

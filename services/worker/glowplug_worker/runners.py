@@ -34,6 +34,9 @@ from glowplug_worker.frames import (
 PAYLOAD_BYTES_MAX: Final = 256 * 1024 * 1024
 PARTS_BYTES_MAX: Final = 2 * PAYLOAD_BYTES_MAX
 PARTS_MAX: Final = 1024
+# What may wait for a runner that does not read, while it goes on asking: a payload of the largest size
+# and the credit of many answers. It bounds what a container can make its worker hold.
+UNREAD_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 64 * 1024 * 1024
 
 _Key = tuple[str, str, int, int]
 
@@ -75,6 +78,8 @@ class RunnerLink(asyncio.Protocol):
             for header, body in self._reader.feed(data):
                 if self._gone:
                     return
+                if isinstance(header, Ask):
+                    self._check_unread()
                 if self._parts or getattr(header, "more", False):
                     self._take_part(header, body)
                 else:
@@ -132,6 +137,12 @@ class RunnerLink(asyncio.Protocol):
             self._parts_bytes -= len(parts)
             parts += body
             self._on_frame(self.process, header, bytes(parts))
+
+    def _check_unread(self) -> None:
+        """Raise FrameError if the runner asks on and on without reading what it is answered."""
+        unread = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if unread > UNREAD_BYTES_MAX:
+            raise FrameError(f"another request, with {unread} bytes of answers not read")
 
     def _keep_part(self, key: _Key, body: bytes) -> None:
         parts = self._parts.setdefault(key, bytearray())

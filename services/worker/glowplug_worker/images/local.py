@@ -31,6 +31,7 @@ from glowplug_contracts.ids import (
 from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.image import ImageManifest
 from glowplug_runtime.settings import inherited
+from glowplug_runtime.trees import remove_tree
 
 from glowplug_worker.images.client import StoreClient, open_session
 from glowplug_worker.images.fetch import ABOUT, LAYER, About, fetch_image
@@ -39,7 +40,7 @@ from glowplug_worker.images.kit import BuildKit, choose_cache, find_uv, make_kit
 from glowplug_worker.images.pack import pack_layer
 from glowplug_worker.images.pipconfig import PASSED_ON, PipConfig, read_pip_config
 from glowplug_worker.images.sources import unpack_source
-from glowplug_worker.images.tree import copy_tree, remove_tree
+from glowplug_worker.images.tree import copy_tree
 from glowplug_worker.ports import LocalImage
 
 log = structlog.get_logger(__name__)

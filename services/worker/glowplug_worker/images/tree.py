@@ -11,9 +11,8 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import Digest
@@ -166,20 +165,6 @@ def copy_tree(source: Path, target: Path) -> None:
             path = Path(folder, name)
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | 0o200)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory, read-only directories in it included. None there: nothing to do."""
-
-    def make_writable(function: Callable[..., Any], name: str, _error: Any) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).parent.chmod(0o700)
-            if not Path(name).is_symlink():
-                Path(name).chmod(0o700)
-            function(name)
-
-    if path.exists():
-        shutil.rmtree(path, onerror=make_writable)
 
 
 def _file_entry(path: str, mode: int, name: str, folder: int) -> ManifestEntry:

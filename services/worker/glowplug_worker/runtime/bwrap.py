@@ -17,12 +17,13 @@ from typing import Final
 
 import msgspec
 from glowplug_contracts.errors import UnavailableError
+from glowplug_runtime.trees import hand_over
 
 from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
 from glowplug_worker.runtime.child import Birth, Staged, stage_root
-from glowplug_worker.runtime.process import make_group, own_tree
+from glowplug_worker.runtime.process import make_group
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
 
@@ -294,7 +295,7 @@ def _masked(plan: StartPlan) -> tuple[str, ...]:
 def _hand_over(binds: tuple[Bind, ...], uid: int) -> None:
     for bind in binds:
         if bind.writable and not bind.shared:
-            own_tree(bind.source, uid)
+            hand_over(bind.source, uid)
 
 
 def _memfd(name: str, data: bytes) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from glowplug_contracts.errors import UnavailableError
+from glowplug_runtime.trees import hand_over
 
 from glowplug_worker.ports import Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
@@ -83,7 +84,7 @@ class ProcessBackend:
             plan.scratch,
             *(bind.source for bind in plan.binds if bind.writable and not bind.shared),
         ):
-            own_tree(path, uid)
+            hand_over(path, uid)
         return uid
 
     def _give_back(self, uid: int | None, group: Cgroup) -> None:
@@ -138,14 +139,6 @@ def reachable_by_others(path: Path) -> bool:
         return path.stat().st_mode & wanted == wanted
     except OSError:
         return False
-
-
-def own_tree(path: Path, uid: int) -> None:
-    """Hand a directory and everything in it to a user id. Links are owned, never followed."""
-    os.chown(path, uid, uid, follow_symlinks=False)
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            os.chown(Path(folder, name), uid, uid, follow_symlinks=False)
 
 
 def _pids() -> Iterator[int]:
