@@ -98,14 +98,22 @@ class Platform:
     async def await_ready(self) -> dict[str, object]:
         """Return the health of every part once all are well and a call has gone through.
 
+        Where every worker is cordoned nothing can go through, and nothing is tried.
+
         Raises: NotReadyError.
         """
         headers = {"Authorization": f"Bearer {self.token}"}
         deadline = time.monotonic() + READY_S
         async with aiohttp.ClientSession(headers=headers) as http:
             health = await self._await_health(http, deadline)
-            await self._call_through(http, deadline)
+            if not await self._all_cordoned(http):
+                await self._call_through(http, deadline)
         return health
+
+    async def _all_cordoned(self, http: aiohttp.ClientSession) -> bool:
+        async with http.get(f"{self.url}/api/v1/workers") as answer:
+            workers = (await answer.json()).get("workers", [])
+        return bool(workers) and all(worker.get("cordoned") for worker in workers)
 
     async def _await_health(
         self, http: aiohttp.ClientSession, deadline: float

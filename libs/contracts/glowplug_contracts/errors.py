@@ -275,6 +275,7 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "user",
         "`glowplug schedule list` names the schedules; deploy a function with @schedule first.",
     ),
+    "worker.not_found": ("operator", "`glowplug worker list` names the workers that are alive."),
     "worker.refused": ("us", "The worker would not take it; it is tried elsewhere."),
     "platform.unavailable": ("operator", "`glowplug status` names the part that does not answer."),
     "platform.lease_lost": ("us", "Another replica took over; nothing to do."),

@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         log_level: debug, info, warning or error.
         shards: what the platform is divided into; 0 = as the broker says (only the scheduler decides).
         trace_sample: share of traces recorded, 0 … 1; less saves about 20 µs a hop.
+        logs_kept_s: how long what users' code printed is kept, after its container and over restarts.
     """
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     shards: int = 0
     trace_sample: float = 1.0
+    logs_kept_s: float = 7 * 86_400.0
 
 
 class SettingsError(Exception):

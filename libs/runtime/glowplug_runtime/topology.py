@@ -6,8 +6,11 @@ again after every reconnect because a restarted broker has forgotten its memory 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
+import msgspec
 import structlog
 from glowplug_contracts.errors import ConflictError, ContractError
 from glowplug_contracts.messages.worker import Platform
@@ -19,6 +22,7 @@ from glowplug_runtime.follower import NS
 log = structlog.get_logger()
 
 PLATFORM_KEY = "platform"
+NO_AGES: Final[Mapping[str, float]] = MappingProxyType({})
 # What the broker lets change on a living stream; anything else that differs is an error to be seen.
 MUTABLE = (
     "subjects",
@@ -95,14 +99,21 @@ def bucket_config(
 
 
 async def ensure_topology(
-    bus: NatsBus, *, shards: int, replicas: int = 1, durability: Durability = "synced"
+    bus: NatsBus,
+    *,
+    shards: int,
+    replicas: int = 1,
+    durability: Durability = "synced",
+    ages: Mapping[str, float] = NO_AGES,
 ) -> None:
     """Make streams and buckets be as declared, then say so under the key `platform`.
+
+    `ages`: seconds that streams keep messages, by name, where it is not as declared.
 
     Raises: ContractError if a newer platform, or another number of shards, is written there.
     """
     have = await _existing(bus)
-    for config in _wanted(shards, replicas, durability):
+    for config in _wanted(shards, replicas, durability, ages):
         old = have.get(config["name"])
         if old is None:
             await bus.api(f"STREAM.CREATE.{config['name']}", config)
@@ -113,10 +124,16 @@ async def ensure_topology(
     await _say_so(bus, shards)
 
 
-def _wanted(shards: int, replicas: int, durability: Durability) -> list[dict[str, Any]]:
+def _wanted(
+    shards: int, replicas: int, durability: Durability, ages: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    declared = [
+        msgspec.structs.replace(stream, max_age_s=ages.get(stream.name, stream.max_age_s))
+        for stream in STREAMS
+    ]
     streams = [
         stream_config(stream, shard, replicas, durability)
-        for stream in STREAMS
+        for stream in declared
         for shard in range(shards if stream.sharded else 1)
     ]
     return streams + [bucket_config(bucket, replicas, durability) for bucket in BUCKETS]

@@ -11,34 +11,66 @@ import click
 
 from glowplug.cli.platform import open_session
 from glowplug.cli.show import json_option
+from glowplug.cli.since import since_option
 from glowplug.client.http import json_lines
 from glowplug.client.loop import background
 from glowplug.client.output import dropped_sentence
 from glowplug.errors import UnavailableError
 
+TAIL_DEFAULT = 200
+TAIL_MAX = 100_000
+
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@click.option("--tail", type=click.IntRange(0), default=200, show_default=True, help="Lines back.")
-@click.option("--invocation", default="", help="Only what this invocation has written.")
+@click.option(
+    "--tail",
+    type=click.IntRange(0, TAIL_MAX),
+    default=None,
+    help=f"Lines back: {TAIL_DEFAULT}, or with --since all, at most {TAIL_MAX}.",
+)
+@click.option(
+    "--function", "functions", multiple=True, metavar="NAME", help="The same as the argument NAME."
+)
+@click.option(
+    "--task",
+    "--invocation",
+    "invocation",
+    default="",
+    metavar="ID",
+    help="Only what this task or call has written.",
+)
+@click.option("--container", default="", metavar="ID", help="Only what this container has written.")
+@since_option
 @json_option
 @click.pass_context
 def logs(
     ctx: click.Context,
     names: tuple[str, ...],
-    tail: int,
+    tail: int | None,
+    functions: tuple[str, ...],
     invocation: str,
+    container: str,
+    since: float | None,
     *,
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Show the output of deployments, by name or id; without one, of all."""
+    """Show the output of deployments, by name or id; without one, of all.
+
+    What ended containers wrote is kept as well.
+    """
+    names += functions
+    if tail is None:
+        tail = TAIL_DEFAULT if since is None else TAIL_MAX
     session = open_session(ctx)
     params = [("deployment", name) for name in names]
     params += [("tail", str(tail)), ("tag", f"cli-{os.urandom(8).hex()}")]
     params += [("follow", "1")] if follow else []
     params += [("invocation", invocation)] if invocation else []
+    params += [("container", container)] if container else []
+    params += [("since", f"{since:.6f}")] if since is not None else []
 
     async def read() -> None:
         http = await session.reach()

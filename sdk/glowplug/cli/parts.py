@@ -1,4 +1,4 @@
-"""`glowplug status`, `container list` and `worker list`: the platform's parts."""
+"""`glowplug status` and `container list`: the platform's parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from glowplug.cli.platform import ask
-from glowplug.cli.show import column, cores, json_option, mib, print_json, print_table
+from glowplug.cli.show import age, column, json_option, print_json, print_table
+from glowplug.cli.since import since_option
 
 
 @click.command()
@@ -30,56 +31,45 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
 
 @click.group()
 def container() -> None:
-    """Look at live containers."""
+    """Look at containers."""
 
 
 @container.command("list")
+@click.option("--all", "everything", is_flag=True, help="Ended ones too, and why they ended.")
+@click.option("--deployment", default="", help="Only those of a name or id.")
+@click.option("--state", "states", multiple=True, help="With --all: failed, stopped, ready …")
+@since_option
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--cursor", default="", help="With --all: where an earlier page ended.")
 @json_option
 @click.pass_context
-def list_containers(ctx: click.Context, *, as_json: bool) -> None:
-    """List live containers."""
-    found = ask(ctx, "GET", "/api/v1/containers")
+def list_containers(
+    ctx: click.Context,
+    deployment: str,
+    states: tuple[str, ...],
+    since: float | None,
+    limit: int,
+    cursor: str,
+    *,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """List live containers, or all that are known."""
+    if not everything and (states or since or cursor):
+        raise click.UsageError("--state, --since and --cursor go with --all")
+    params = [("deployment", deployment)] if deployment else []
+    if everything:
+        params += [("all", "1"), ("limit", str(limit)), *(("state", state) for state in states)]
+        params += [("since", str(since))] if since else []
+        params += [("cursor", cursor)] if cursor else []
+    found = ask(ctx, "GET", "/api/v1/containers", params=params)
     if as_json:
         print_json(found)
         return
-    columns = [
-        column("NAME", "name"),
-        column("KIND", "kind"),
-        column("STATE", "state"),
-        column("BUSY", "in_flight"),
-        column("SLOTS", "slots"),
-        column("WORKER", "worker_id"),
-        column("CONTAINER", "container_id"),
-        column("DEPLOYMENT", "deployment_id"),
-    ]
-    print_table(found["containers"], columns, "no containers: everything is scaled to zero")
-
-
-@click.group()
-def worker() -> None:
-    """Look at live workers."""
-
-
-@worker.command("list")
-@json_option
-@click.pass_context
-def list_workers(ctx: click.Context, *, as_json: bool) -> None:
-    """List live workers."""
-    found = ask(ctx, "GET", "/api/v1/workers")
-    if as_json:
-        print_json(found)
-        return
-    columns = [
-        column("WORKER", "worker_id"),
-        column("BACKEND", "backend"),
-        ("CPU", lambda row: _share(row, "cpu_millis", cores)),
-        ("MEMORY", lambda row: _share(row, "memory_bytes", mib)),
-        ("GPUS", lambda row: ", ".join(_gpu(gpu) for gpu in row.get("gpus") or ())),
-        column("CONTAINERS", "containers"),
-        column("PYTHONS", "pythons"),
-        column("HOST", "host"),
-    ]
-    print_table(found["workers"], columns, "no workers are alive")
+    nothing = "no containers: everything is scaled to zero"
+    print_table(found["containers"], _ALL_COLUMNS if everything else _LIVE_COLUMNS, nothing)
+    if found.get("cursor"):
+        click.echo(f"more: --cursor {found['cursor']}")
 
 
 def _part(value: Any) -> dict[str, Any]:
@@ -92,9 +82,23 @@ def _part(value: Any) -> dict[str, Any]:
     return {"ready": value.get("ready"), "count": len(instances) or "", "notes": notes}
 
 
-def _share(row: Mapping[str, Any], name: str, unit: Any) -> str:
-    return f"{unit(row.get(name + '_held'))}/{unit(row.get(name))}"
-
-
-def _gpu(gpu: Mapping[str, Any]) -> str:
-    return f"{gpu.get('kind')}{' (simulated)' if gpu.get('simulated') else ''}"
+_LIVE_COLUMNS = [
+    column("NAME", "name"),
+    column("KIND", "kind"),
+    column("STATE", "state"),
+    column("BUSY", "in_flight"),
+    column("SLOTS", "slots"),
+    column("WORKER", "worker_id"),
+    column("CONTAINER", "container_id"),
+    column("DEPLOYMENT", "deployment_id"),
+]
+_ALL_COLUMNS = [
+    column("NAME", "name"),
+    column("KIND", "kind"),
+    column("STATE", "state"),
+    column("REASON", "reason"),
+    ("AGO", lambda row: age(row.get("at") or 0)),
+    column("WORKER", "worker_id"),
+    column("CONTAINER", "container_id"),
+    ("WHY", lambda row: ": ".join(filter(None, (row.get("code"), row.get("message"))))[:120]),
+]

@@ -33,6 +33,4 @@ class Since(click.ParamType[float]):
             self.fail(f"{text!r} is no time: 15m, 6h, 2d, or 2026-11-22T10:00", param, ctx)
 
 
-since_option = click.option(
-    "--since", type=Since(), default=None, help="Accepted since: 15m, 6h, 2d, or a date."
-)
+since_option = click.option("--since", type=Since(), default=None, help="15m, 6h, 2d, or a date.")

@@ -9,7 +9,7 @@ from glowplug_contracts.ids import WorkspaceId
 from glowplug_contracts.messages.container import LogSegment
 
 from glowplug_gateway.logs import Dropped, Entry, Logs, Mark, lines_of
-from glowplug_gateway.readmodel import ReadModel
+from glowplug_gateway.readmodel import LogsWanted, ReadModel
 
 SEGMENTS_READ_MAX = 20_000
 
@@ -19,7 +19,8 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         wanted: deployments by id or name; none = all of the workspace.
-        invocation: only what this one wrote; "" = everything.
+        invocation, container: only what this one wrote; "" = everything.
+        since: Unix time; nothing older.
         tag: names the follower, so that marks find it.
         tail: so many lines of history.
         follow: whether to go on as lines come.
@@ -28,6 +29,8 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
     workspace: WorkspaceId
     wanted: frozenset[str] = frozenset()
     invocation: str = ""
+    container: str = ""
+    since: float = 0.0
     tag: str = ""
     tail: int = 0
     follow: bool = False
@@ -38,36 +41,41 @@ async def log_lines(
 ) -> AsyncGenerator[dict[str, object], None]:
     """Yield lines as JSON shows them; also gaps (`dropped`) and marks (`mark`)."""
     # The follower collects before history is read, so that nothing falls between the two.
-    with logs.follower(query.workspace, query.wanted, query.invocation, query.tag) as follower:
+    with logs.follower(query.workspace, query.wanted, query.tag) as follower:
         last: dict[str, int] = {}
         if query.tail:
-            segments = await readmodel.logs(
-                query.workspace, sorted(query.wanted), min(query.tail, SEGMENTS_READ_MAX)
+            wanted = LogsWanted(
+                deployments=tuple(sorted(query.wanted)),
+                container=query.container,
+                invocation=query.invocation,
+                since=query.since,
+                segments_max=min(query.tail, SEGMENTS_READ_MAX),
             )
+            segments = await readmodel.logs(query.workspace, wanted)
             last = {one.container_id: one.number for one in segments}
-            for value in list(_history(segments, query.invocation))[-query.tail :]:
+            for value in list(_history(segments, query))[-query.tail :]:
                 yield value
         if not query.follow:
             return
         async for entry in lines_of(follower):
             if isinstance(entry, LogSegment) and entry.number <= last.get(entry.container_id, -1):
                 continue  # it was in the history
-            for value in _values(entry, follower.invocation):
+            for value in _values(entry, query):
                 yield value
 
 
-def _history(segments: list[LogSegment], invocation: str) -> Iterator[dict[str, object]]:
+def _history(segments: list[LogSegment], query: LogQuery) -> Iterator[dict[str, object]]:
     for segment in segments:
-        yield from _values(segment, invocation)
+        yield from _values(segment, query)
 
 
-def _values(entry: Entry, invocation: str) -> Iterator[dict[str, object]]:
+def _values(entry: Entry, query: LogQuery) -> Iterator[dict[str, object]]:
     match entry:
         case Mark(text):
             yield {"mark": text}
         case Dropped(lines):
             yield {"dropped": lines, "why": "the reader was too slow"}
-        case LogSegment():
+        case LogSegment() if not query.container or entry.container_id == query.container:
             about = {
                 "container_id": entry.container_id,
                 "deployment_id": entry.deployment_id,
@@ -76,7 +84,7 @@ def _values(entry: Entry, invocation: str) -> Iterator[dict[str, object]]:
             if entry.dropped:
                 yield {"dropped": entry.dropped, "why": "the program wrote too fast"} | about
             for line in entry.lines:
-                if not invocation or line.invocation_id == invocation:
+                if line.at >= query.since and query.invocation in ("", line.invocation_id):
                     yield {
                         "at": line.at,
                         "stream": line.stream,

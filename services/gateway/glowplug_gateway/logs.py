@@ -43,10 +43,9 @@ Entry = LogSegment | Mark | Dropped
 class Follower:
     """What waits for one reader."""
 
-    def __init__(self, workspace: str, wanted: frozenset[str], invocation: str, tag: str) -> None:
+    def __init__(self, workspace: str, wanted: frozenset[str], tag: str) -> None:
         self.workspace = workspace
         self.wanted = wanted
-        self.invocation = invocation
         self.tag = tag
         self._waiting: deque[LogSegment | Mark] = deque()
         self._dropped = 0
@@ -115,11 +114,9 @@ class Logs:
                 follower.offer(delivery.message)
 
     @contextlib.contextmanager
-    def follower(
-        self, workspace: str, wanted: frozenset[str], invocation: str, tag: str
-    ) -> Iterator[Follower]:
+    def follower(self, workspace: str, wanted: frozenset[str], tag: str) -> Iterator[Follower]:
         """Collect from now on until the context ends. `wanted` holds ids and names; empty: all."""
-        follower = Follower(workspace, wanted, invocation, tag)
+        follower = Follower(workspace, wanted, tag)
         self._followers.add(follower)
         try:
             yield follower

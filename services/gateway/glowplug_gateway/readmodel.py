@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from glowplug_contracts.messages.container import LogSegment
+from glowplug_contracts.messages.container import ContainerChanged, LogSegment
 from glowplug_contracts.messages.invocation import InvocationFacts, InvocationRecord
 from glowplug_contracts.messages.trace import Span, SpanSegment
-from glowplug_contracts.streams import INVOCATION_EVENTS, LOGS, SPANS, Stream
-from glowplug_contracts.subjects import FACTS, LOG, SPAN
+from glowplug_contracts.streams import CONTAINER_EVENTS, INVOCATION_EVENTS, LOGS, SPANS, Stream
+from glowplug_contracts.subjects import CONTAINER, FACTS, LOG, SPAN
 from glowplug_runtime.bus import Delivery, Subscription
 from glowplug_runtime.bus_nats import MARKER_KEPT_S
 
@@ -36,11 +36,21 @@ from glowplug_gateway.calllist import (
     record_rows,
     trim_calls,
 )
+from glowplug_gateway.containerlist import (
+    CONTAINERS_KEPT,
+    INSERT_CONTAINER,
+    TRIM_CONTAINERS,
+    ContainerRow,
+    ContainersWanted,
+    container_row,
+    find_containers,
+)
+from glowplug_gateway.containerlist import SCHEMA as CONTAINERS_SCHEMA
 from glowplug_gateway.ports import Platform
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FLUSH_S = 0.25
 # Rows waiting for the disk; followers wait when there are as many.
 BUFFERED_MAX = 5_000
@@ -57,7 +67,7 @@ CREATE TABLE IF NOT EXISTS facts (
     body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS segments (
     row INTEGER PRIMARY KEY, workspace TEXT NOT NULL, deployment TEXT NOT NULL, name TEXT NOT NULL,
-    container TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
+    container TEXT NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL, body BLOB NOT NULL,
     UNIQUE (container, number));
 CREATE INDEX IF NOT EXISTS segments_deployment ON segments (workspace, deployment, row);
 CREATE INDEX IF NOT EXISTS segments_name ON segments (workspace, name, row);
@@ -65,8 +75,8 @@ CREATE INDEX IF NOT EXISTS segments_name ON segments (workspace, name, row);
 INSERT_SPANS = "INSERT OR REPLACE INTO spans (sequence, items, body) VALUES (?, ?, ?)"
 INSERT_FACTS = "INSERT OR REPLACE INTO facts (sequence, items, body) VALUES (?, ?, ?)"
 INSERT_SEGMENT = """
-INSERT OR IGNORE INTO segments (workspace, deployment, name, container, number, body)
-VALUES (?, ?, ?, ?, ?, ?)
+INSERT OR IGNORE INTO segments (workspace, deployment, name, container, number, at, body)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 # Rows go once the newer ones hold enough items.
 TRIM_ITEMS = """
@@ -76,6 +86,7 @@ DELETE FROM {table} WHERE row <= coalesce((
     WHERE newer >= ?), 0)
 """
 TRIM_ROWS = "DELETE FROM segments WHERE row <= (SELECT max(row) FROM segments) - ?"
+TRIM_AGED = "DELETE FROM segments WHERE at < ?"
 TRACES_OF_INVOCATION_MAX = 100
 
 _SPANS = msgspec.msgpack.Decoder(tuple[Span, ...])
@@ -83,11 +94,27 @@ _SEGMENT = msgspec.msgpack.Decoder(LogSegment)
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is kept: spans, log segments, and facts about calls."""
+    """How much is kept: spans, log segments (and for how long), and facts about calls."""
 
     spans: int
     segments: int
+    segments_s: float
     calls: int
+
+
+class LogsWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which log segments are wanted; what is empty wants all.
+
+    Attributes:
+        deployments: ids or names.
+        since: Unix time of the last line that a segment must have.
+    """
+
+    deployments: tuple[str, ...] = ()
+    container: str = ""
+    invocation: str = ""
+    since: float = 0.0
+    segments_max: int
 
 
 class ReadModel:
@@ -111,6 +138,9 @@ class ReadModel:
         subscriptions: list[Subscription] = [
             await bus.follow(SPAN.pattern(), self.on_spans, start=await self._start_of(SPANS)),
             await bus.follow(LOG.pattern(), self.on_log, start=await self._start_of(LOGS)),
+            await bus.follow(
+                CONTAINER.pattern(), self.on_container, start=await self._start_of(CONTAINER_EVENTS)
+            ),
             await bus.follow(
                 FACTS.pattern(), self.on_facts, start=await self._start_of(INVOCATION_EVENTS)
             ),
@@ -142,8 +172,14 @@ class ReadModel:
     async def on_log(self, delivery: Delivery[LogSegment]) -> None:
         """A container wrote something."""
         if delivery.message is not None:
-            row = _segment_row(delivery.message)
+            row = _segment_row(delivery.message, self._platform.clock.unix())
             await self._take(LOGS, delivery.sequence, INSERT_SEGMENT, row)
+
+    async def on_container(self, delivery: Delivery[ContainerChanged]) -> None:
+        """A container reached a state."""
+        if delivery.message is not None:
+            row = container_row(delivery.message, delivery.sequence)
+            await self._take(CONTAINER_EVENTS, delivery.sequence, INSERT_CONTAINER, row)
 
     async def on_facts(self, delivery: Delivery[InvocationFacts]) -> None:
         """A worker tells what became of invocations."""
@@ -210,6 +246,8 @@ class ReadModel:
         database.execute(TRIM_ITEMS.format(table="spans"), (self._bounds.spans,))
         database.execute(TRIM_ITEMS.format(table="facts"), (self._bounds.calls,))
         database.execute(TRIM_ROWS, (self._bounds.segments,))
+        database.execute(TRIM_AGED, (now_unix - self._bounds.segments_s,))
+        database.execute(TRIM_CONTAINERS, (CONTAINERS_KEPT,))
 
     # -- showing --------------------------------------------------------------------------------
 
@@ -218,14 +256,15 @@ class ReadModel:
         await self.flush()
         return await self._run(lambda: _read_trace(self._database, reference))
 
-    async def logs(
-        self, workspace: str, deployments: Sequence[str], segments_max: int
-    ) -> list[LogSegment]:
-        """Return the last segments of these deployments (ids or names; none: all), oldest first."""
+    async def logs(self, workspace: str, wanted: LogsWanted) -> list[LogSegment]:
+        """Return the last segments that are wanted, oldest first."""
         await self.flush()
-        return await self._run(
-            lambda: _read_logs(self._database, workspace, deployments, segments_max)
-        )
+        return await self._run(lambda: _read_logs(self._database, workspace, wanted))
+
+    async def containers(self, workspace: str, wanted: ContainersWanted) -> list[ContainerRow]:
+        """Return the containers that are wanted, the newest word first."""
+        await self.flush()
+        return await self._run(lambda: find_containers(self._database, workspace, wanted))
 
     async def calls(self, workspace: str, wanted: CallFilter, limit: int) -> Sequence[CallRow]:
         """Return the newest calls that fit."""
@@ -264,7 +303,7 @@ def _connect(path: str) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"schema {version}")  # noqa: TRY301 — the same way out
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")
-        database.executescript(SCHEMA + CALLS_SCHEMA)
+        database.executescript(SCHEMA + CALLS_SCHEMA + CONTAINERS_SCHEMA)
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except sqlite3.DatabaseError:
         database.close()
@@ -289,13 +328,14 @@ def _forget_records(database: sqlite3.Connection) -> None:
         database.execute("DELETE FROM follows WHERE stream LIKE 'RECORDS%'")
 
 
-def _segment_row(segment: LogSegment) -> Row:
+def _segment_row(segment: LogSegment, now_unix: float) -> Row:
     return (
         segment.workspace,
         segment.deployment_id,
         segment.name,
         segment.container_id,
         segment.number,
+        max((line.at for line in segment.lines), default=now_unix),
         msgspec.msgpack.encode(segment),
     )
 
@@ -327,12 +367,22 @@ def _spans_with(database: sqlite3.Connection, text: str, rows_max: int) -> Itera
 
 
 def _read_logs(
-    database: sqlite3.Connection, workspace: str, deployments: Sequence[str], segments_max: int
+    database: sqlite3.Connection, workspace: str, wanted: LogsWanted
 ) -> list[LogSegment]:
-    marks = ", ".join("?" * len(deployments))
-    which = f"AND (deployment IN ({marks}) OR name IN ({marks}))" if deployments else ""
+    clauses: list[str] = ["workspace = ?", "at >= ?"]
+    values: list[object] = [workspace, wanted.since]
+    if wanted.deployments:
+        marks = ", ".join("?" * len(wanted.deployments))
+        clauses.append(f"(deployment IN ({marks}) OR name IN ({marks}))")
+        values += [*wanted.deployments, *wanted.deployments]
+    if wanted.container:
+        clauses.append("container = ?")
+        values.append(wanted.container)
+    if wanted.invocation:
+        clauses.append("instr(body, ?)")
+        values.append(wanted.invocation.encode())
     rows = database.execute(
-        f"SELECT body FROM segments WHERE workspace = ? {which} ORDER BY row DESC LIMIT ?",  # noqa: S608 — only marks
-        (workspace, *deployments, *deployments, segments_max),
+        f"SELECT body FROM segments WHERE {' AND '.join(clauses)} ORDER BY row DESC LIMIT ?",  # noqa: S608 — only marks
+        (*values, wanted.segments_max),
     ).fetchall()
     return [_SEGMENT.decode(body) for (body,) in reversed(rows)]

@@ -23,6 +23,7 @@ from glowplug_gateway.http.blobs import BlobRoutes
 from glowplug_gateway.http.callbacks import CallbackRoutes
 from glowplug_gateway.http.calls import CallRoutes
 from glowplug_gateway.http.compositions import CompositionRoutes
+from glowplug_gateway.http.containers import ContainerRoutes
 from glowplug_gateway.http.dead_letters import DeadLetterRoutes
 from glowplug_gateway.http.deployments import DeploymentRoutes
 from glowplug_gateway.http.door import Door, open_door
@@ -43,6 +44,7 @@ from glowplug_gateway.http.secrets import SecretRoutes
 from glowplug_gateway.http.task_views import TaskViewRoutes
 from glowplug_gateway.http.tasks import TaskRoutes
 from glowplug_gateway.http.volumes import VolumeRoutes
+from glowplug_gateway.http.workers import WorkerRoutes
 from glowplug_gateway.images import Images
 from glowplug_gateway.intake import Intake
 from glowplug_gateway.later import open_later
@@ -144,7 +146,9 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
             SandboxRoutes(Sandboxes(process, images, blobs)),
-            HealthRoutes(process, live, shell.peers.services, version()),
+            HealthRoutes(process, shell.peers.services, version()),
+            WorkerRoutes(process, live),
+            ContainerRoutes(catalog, live, readmodel),
             BlobRoutes(blobs, blob_bytes_max=settings.blob_bytes_max),
             MapRoutes(process, Maps(process)),
             SecretRoutes(catalog, vault),
@@ -253,5 +257,8 @@ def _callback_terms(settings: GatewaySettings) -> Terms:
 
 def _bounds(settings: GatewaySettings) -> Bounds:
     return Bounds(
-        spans=settings.spans_kept, segments=settings.segments_kept, calls=settings.calls_kept
+        spans=settings.spans_kept,
+        segments=settings.segments_kept,
+        segments_s=settings.logs_kept_s,
+        calls=settings.calls_kept,
     )

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import structlog
 from glowplug_contracts.errors import PlatformError, TransientError
 from glowplug_contracts.ids import ContainerId
-from glowplug_contracts.streams import PLATFORM
+from glowplug_contracts.streams import LOGS, PLATFORM
 from glowplug_runtime.lease import Lease
 from glowplug_runtime.service import Shell, spawn
 from glowplug_runtime.topology import PLATFORM_KEY, ensure_topology
@@ -91,6 +91,7 @@ async def ensure(shell: Shell[SchedulerSettings]) -> None:
         shards=shell.shards,
         replicas=settings.replicas,
         durability=settings.durability,
+        ages={LOGS.name: settings.logs_kept_s},
     )
 
 

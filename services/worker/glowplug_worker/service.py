@@ -36,7 +36,7 @@ from glowplug_contracts.messages.invocation import (
     StreamCredit,
 )
 from glowplug_contracts.messages.link import CallCancelled, CallSent
-from glowplug_contracts.messages.worker import WorkerBeat
+from glowplug_contracts.messages.worker import WorkerBeat, WorkerOrder
 from glowplug_contracts.subjects import (
     BEGAN,
     BIND,
@@ -51,10 +51,12 @@ from glowplug_contracts.subjects import (
     STOP,
     STREAM_CREDIT,
     WORKER_BEAT,
+    WORKER_ORDER,
 )
 from glowplug_runtime.bus import Delivery
 
 from glowplug_worker.capacity import Offer, refuse_for_capacity
+from glowplug_worker.duty import Duty
 from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.notices import EVERY_S
@@ -93,6 +95,7 @@ class WorkerService:
         self.offer = renew_offer(0, 0)
         self.supervisors: dict[ContainerId, Supervisor] = {}
         self.draining = False
+        self.duty = Duty(workshop.directory)
         self._pool = pool
         self._started_at = started_at
         self._beat = 0
@@ -123,6 +126,7 @@ class WorkerService:
         await bus.listen(EXEC.pattern(worker_id=worker_id), self.on_exec)
         await bus.listen(COMMIT.pattern(worker_id=worker_id), self.on_commit)
         await bus.listen(SHARD_OWNED.pattern(), self.on_shard_owned)
+        await bus.listen(WORKER_ORDER.pattern(worker_id=worker_id), self.on_order)
         await bus.listen(BIND.pattern(worker_id=worker_id), self.on_bind)
 
     async def drain(self, grace_s: float) -> None:
@@ -271,6 +275,16 @@ class WorkerService:
         if supervisor is not None:
             supervisor.stop(max(0.0, message.grace_s), message.reason or "scaled_in")
 
+    async def on_order(self, delivery: Delivery[WorkerOrder]) -> None:
+        """An operator takes this worker out of service, or back into it."""
+        if delivery.message is None or delivery.answer is None:
+            return
+        now = self.workshop.clock.now()
+        ordered = self.duty.take(delivery.message, list(self.supervisors.values()), now)
+        log.warning("worker.ordered", order=delivery.message.order, cordoned=ordered.cordoned)
+        await delivery.answer(ordered)
+        self.beat_soon()
+
     async def on_exec(self, delivery: Delivery[ExecInContainer]) -> None:
         """Run something in a sandbox or build."""
         message = delivery.message
@@ -306,6 +320,7 @@ class WorkerService:
         now = self.workshop.clock.now()
         for supervisor in list(self.supervisors.values()):
             supervisor.tick(now)
+        self.duty.tick(list(self.supervisors.values()), now)
 
     async def send_beat(self) -> None:
         """Tell the whole truth about this worker."""
@@ -327,7 +342,8 @@ class WorkerService:
             containers=tuple(each.view() for each in self.supervisors.values()),
             images=tuple(workshop.images.digests()),
             pythons=tuple(workshop.pythons.versions()),
-            draining=self.draining,
+            draining=self.draining or self.duty.cordoned,
+            cordoned=self.duty.cordoned,
             backend=workshop.backend.name,
             pool=self._pool,
         )
@@ -383,7 +399,7 @@ class WorkerService:
             return ""  # said again: the first answer was lost
         if message.container_id in self._ended:
             return "stale"  # it lived and ended; a container never starts twice
-        if self.draining:
+        if self.draining or self.duty.cordoned:
             return "draining"
         live = [each.binding for each in self.supervisors.values()]
         if len(live) >= CONTAINERS_MAX:

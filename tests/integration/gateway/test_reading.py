@@ -119,11 +119,37 @@ async def test_lines_of_one_invocation_can_be_picked(gateway, bus):
     assert [one["text"] for one in await read(gateway, "?invocation=b")] == ["b"]
 
 
+async def test_logs_are_picked_by_container_and_time(gateway, bus):
+    early = LogLine(at=1_000.0, stream="stdout", text="early")
+    late = LogLine(at=2_000.0, stream="stdout", text="late")
+    await say(bus, a_segment(0, lines=(early, late)))
+    await say(bus, a_segment(0, lines=(late,), container_id=ContainerId("ctr_2")))
+    await eventually(lambda: _reads(gateway, "", 3))
+    picked = await read(gateway, "?since=1500")
+    assert [(one["text"], one["container_id"]) for one in picked] == [
+        ("late", "ctr_1"),
+        ("late", "ctr_2"),
+    ]
+    assert [one["text"] for one in await read(gateway, "?container=ctr_2")] == ["late"]
+    assert await read(gateway, "?container=ctr_2&since=2001") == []
+    async with gateway("GET", "/api/v1/logs?since=yesterday") as response:
+        assert response.status == 422
+
+
+async def test_lines_of_an_invocation_are_found_behind_many_others(gateway, bus):
+    wanted = LogLine(at=1.0, stream="stdout", text="mine", invocation_id="inv_mine")
+    await say(bus, a_segment(0, lines=(wanted,)))
+    for number in range(1, 5):
+        await say(bus, a_segment(number, "other"))
+    await eventually(lambda: _reads(gateway, "", 5))
+    assert [one["text"] for one in await read(gateway, "?tail=1&invocation=inv_mine")] == ["mine"]
+
+
 async def test_a_reader_that_is_too_slow_is_told_what_it_lost(gateway, bus, monkeypatch):
     from glowplug_gateway import logs
 
     monkeypatch.setattr(logs, "SEGMENTS_WAITING_MAX", 3)
-    follower = logs.Follower("default", frozenset(), "", "")
+    follower = logs.Follower("default", frozenset(), "")
     for number in range(5):
         follower.offer(a_segment(number, f"line {number}"))
     assert next(follower.take()) == logs.Dropped(2)

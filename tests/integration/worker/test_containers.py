@@ -10,7 +10,8 @@ from glowplug_contracts.errors import UnavailableError
 from glowplug_contracts.messages.container import StopContainer
 from glowplug_contracts.messages.deployment import Resources, SourceRef
 from glowplug_contracts.messages.invocation import PLATFORM_RETRIES_MAX, RemoteError, State
-from glowplug_contracts.subjects import STOP
+from glowplug_contracts.messages.worker import WorkerOrder, WorkerOrdered
+from glowplug_contracts.subjects import STOP, WORKER_ORDER
 from glowplug_worker import frames
 from glowplug_worker.capacity import Offer
 from glowplug_worker.ports import Exit
@@ -92,6 +93,27 @@ async def test_a_stop_lets_running_work_finish_and_refuses_new_work(
         assert (await rest.change("stopped")).reason == "idle"
     assert rest.refused[0].reason == "draining"
     assert [each.state for each in rest.outcomes] == [State.SUCCEEDED]
+
+
+async def test_a_cordoned_worker_refuses_containers_and_a_drain_ends_those_it_has(
+    bus: Any, rest: Any, tmp_path: Path
+) -> None:
+    async def order(word: str) -> WorkerOrdered:
+        message = WorkerOrder(order=word, grace_s=30.0)
+        at = WORKER_ORDER.at(worker_id=WORKER)
+        return await bus.request(at, message, WorkerOrdered, timeout_s=5)
+
+    async with open_worker(bus, tmp_path, ScriptedBackend(echo)) as worker:
+        await rest.bound()
+        assert await order("cordon") == WorkerOrdered(cordoned=True, containers=1)
+        assert (await rest.bind(a_binding("ctr_2"))).reason == "draining"
+        await eventually(lambda: rest.beats and rest.beats[-1].cordoned and rest.beats[-1].draining)
+        assert rest.states() == ["pulling", "starting", "ready"]
+        await order("drain")
+        assert (await rest.change("stopped")).reason == "worker_draining"
+        await eventually(lambda: not worker.supervisors)
+        assert not (await order("uncordon")).cordoned
+        await rest.bound(container_id="ctr_3")
 
 
 async def test_when_the_grace_is_over_what_runs_is_lost(

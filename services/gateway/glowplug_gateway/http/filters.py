@@ -53,7 +53,7 @@ def calls_wanted(exchange: Exchange, catalog: Catalog) -> CallFilter:
     parent = query.get("parent", "")
     app = query.get("app", "")
     return CallFilter(
-        deployments=_deployments(exchange, catalog, deployment),
+        deployments=deployments_of(exchange, catalog, deployment),
         name=deployment,
         app=app,
         app_deployments=tuple(
@@ -103,7 +103,8 @@ def _cursor(text: str) -> tuple[float, str] | None:
         raise _bad("cursor", "what an earlier page said") from None
 
 
-def _deployments(exchange: Exchange, catalog: Catalog, reference: str) -> tuple[str, ...]:
+def deployments_of(exchange: Exchange, catalog: Catalog, reference: str) -> tuple[str, ...]:
+    """Return the versions that an id or a name stands for. Raises: InvalidRequestError."""
     if reference.startswith("dep_"):
         return (check_id("deployment", reference),)
     if not reference:

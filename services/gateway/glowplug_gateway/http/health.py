@@ -1,15 +1,14 @@
-"""What lives: health of every part, services, workers, containers, and who the caller is."""
+"""What lives: health of every part, services, and who the caller is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
-from glowplug_contracts.messages.worker import ServiceBeat, WorkerBeat
+from glowplug_contracts.messages.worker import ServiceBeat
 
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.route import Exchange, Route
-from glowplug_gateway.live import Live
 from glowplug_gateway.ports import Platform
 
 PARTS = ("gateway", "scheduler", "autoscaler", "worker", "imagecache", "sandbox")
@@ -23,12 +22,10 @@ class HealthRoutes:
     def __init__(
         self,
         platform: Platform,
-        live: Live,
         services: Callable[[], Sequence[ServiceBeat]],
         version: str,
     ) -> None:
         self._platform = platform
-        self._live = live
         self._services = services
         self._version = version
 
@@ -60,20 +57,6 @@ class HealthRoutes:
             ),
             Route(
                 method="GET",
-                path="/api/v1/workers",
-                action="platform.show",
-                summary="List live workers, what they offer and what they hold.",
-                on_request=self.on_workers,
-            ),
-            Route(
-                method="GET",
-                path="/api/v1/containers",
-                action="container.list",
-                summary="List live containers.",
-                on_request=self.on_containers,
-            ),
-            Route(
-                method="GET",
                 path="/api/v1/whoami",
                 action="token.show",
                 summary="Say whom the token stands for.",
@@ -91,14 +74,6 @@ class HealthRoutes:
     async def on_services(self, _exchange: Exchange) -> web.StreamResponse:
         """List services."""
         return answers.json({"services": [_every_field(one) for one in self._services()]})
-
-    async def on_workers(self, _exchange: Exchange) -> web.StreamResponse:
-        """List workers."""
-        return answers.json({"workers": [_worker_value(one) for one in self._live.workers()]})
-
-    async def on_containers(self, exchange: Exchange) -> web.StreamResponse:
-        """List containers."""
-        return answers.json({"containers": self._live.containers(exchange.workspace)})
 
     async def on_whoami(self, exchange: Exchange) -> web.StreamResponse:
         """Show the principal."""
@@ -132,14 +107,5 @@ def health_value(
     return {"status": "ok" if fine else "degraded", "version": version, "parts": parts}
 
 
-def _every_field(beat: ServiceBeat | WorkerBeat) -> dict[str, object]:
+def _every_field(beat: ServiceBeat) -> dict[str, object]:
     return {name: getattr(beat, name) for name in beat.__struct_fields__}
-
-
-def _worker_value(beat: WorkerBeat) -> dict[str, object]:
-    held = [one.resources for one in beat.containers]
-    return _every_field(beat) | {
-        "containers": len(beat.containers),
-        "cpu_millis_held": sum(one.cpu_millis for one in held),
-        "memory_bytes_held": sum(one.memory_bytes for one in held),
-    }

@@ -9,6 +9,7 @@ from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.messages.trace import Span
 
 from glowplug_gateway.http import answers
+from glowplug_gateway.http.filters import UNIX_MAX
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.log_lines import LogQuery, log_lines
 from glowplug_gateway.logs import Logs
@@ -63,15 +64,21 @@ class LogRoutes:
             raise InvalidRequestError(
                 "request.invalid", f"at most {DEPLOYMENTS_MAX} deployments can be followed at once"
             )
-        invocation, tag = query.get("invocation", ""), query.get("tag", "")
-        if len(tag) > TAG_CHARS_MAX:
-            raise InvalidRequestError("request.invalid", "the tag is too long")
+        tag, ids = (
+            query.get("tag", ""),
+            [query.get(name, "") for name in ("invocation", "container")],
+        )
+        for text in (tag, *ids):
+            if len(text) > TAG_CHARS_MAX:
+                raise InvalidRequestError("request.invalid", "a tag or id is too long")
         follow = exchange.flag("follow")
         tail = int(exchange.number("tail", TAIL_DEFAULT, 0, TAIL_MAX))
         asked = LogQuery(
             workspace=exchange.workspace,
             wanted=wanted,
-            invocation=invocation,
+            invocation=ids[0],
+            container=ids[1],
+            since=exchange.number("since", 0, 0, UNIX_MAX),
             tag=tag,
             tail=tail,
             follow=follow,
