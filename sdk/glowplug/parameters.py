@@ -67,6 +67,8 @@ HONOURED: dict[str, frozenset[str]] = {
             "keep_warm_seconds",
             "block_network",
             "allow_list",
+            "secrets",
+            "volumes",
         }
     ),
     "Image": frozenset({"python_version", "python_packages", "commands", "env_vars"}),
@@ -114,8 +116,6 @@ NOT_YET: dict[str, dict[str, str]] = {
     "Sandbox": {
         "app": "leave it out: sandboxes are named by their id",
         "name": "leave it out: sandboxes are named by their id",
-        "secrets": "pass values with env=",
-        "volumes": "write files from code that runs in the sandbox",
         "ports": "talk to the sandbox through run_code and exec",
     },
     "Image": {

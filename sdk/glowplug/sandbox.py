@@ -15,8 +15,10 @@ from glowplug.image import Image, parse_env
 from glowplug.parameters import refuse_method, refuse_parameters
 from glowplug.policies import FOREVER
 from glowplug.reach import parse_network
+from glowplug.secret import Secret, parse_secrets
 from glowplug.twins import blocking, blocking_static
 from glowplug.units import parse_cpu, parse_gpu, parse_memory
+from glowplug.volume import Volume, parse_volumes
 
 if TYPE_CHECKING:
     from glowplug.client.sandboxes import Running
@@ -75,6 +77,8 @@ class Sandbox:
         keep_warm_seconds: float = KEEP_WARM_S,
         block_network: bool | None = None,
         allow_list: Sequence[str] | None = None,
+        secrets: Sequence[Secret | str] | None = None,
+        volumes: Sequence[Volume] | None = None,
         **others: Any,
     ) -> None:
         refuse_parameters("Sandbox", others)
@@ -91,6 +95,8 @@ class Sandbox:
         self.env = parse_env("env", env)
         self.keep_warm_seconds = float(keep_warm_seconds)
         self.network = parse_network(block_network, allow_list)
+        self.secrets = parse_secrets(secrets)
+        self.volumes = parse_volumes(volumes)
 
     @blocking
     async def create(self) -> SandboxInstance:

@@ -51,6 +51,20 @@ def sealed(tmp_path_factory, canary):
             os.environ[name] = value
 
 
+def test_a_sandbox_that_names_it_gets_it_and_one_that_names_what_is_not_there_is_refused(
+    sealed, canary
+):
+    from glowplug import Sandbox
+
+    look = "import os; len(os.environ.get('CANARY', ''))"
+    with Sandbox(secrets=["canary"]).create() as sandbox:
+        assert sandbox.process.run_code(look).result == str(len(canary))
+    with Sandbox().create() as sandbox:
+        assert sandbox.process.run_code(look).result == "0"
+    with pytest.raises(InvalidInputError, match="glowplug secret create missing"):
+        Sandbox(secrets=["missing"]).create()
+
+
 def test_a_container_that_names_it_gets_it_and_no_other_does(sealed, canary):
     functions, _ = sealed
     assert functions.length_of_it.remote() == (len(canary), False)

@@ -56,6 +56,23 @@ def test_a_link_that_code_left_does_not_lead_out(mounted, platform, tmp_path):
     assert not (tmp_path / "x").exists(), failed.stdout
 
 
+def test_sandboxes_share_a_volume_with_functions(mounted, platform):
+    from glowplug import Sandbox, Volume
+
+    place = (
+        "from glowplug import Volume; "
+        "place = Volume('shared', '/shared').path / 'made'; place.mkdir(exist_ok=True); "
+    )
+    with Sandbox(volumes=[Volume("shared", "/shared")]).create() as sandbox:
+        wrote = sandbox.process.run_code(f"{place}(place / 's.txt').write_text('from a sandbox')")
+        assert wrote.exit_code == 0, wrote.error
+    assert mounted.changes.remote("s.txt", "!") == "from a sandbox!"
+    made = platform.cli("sandbox", "create", "--volume", "shared:/shared").stdout.strip()
+    read = platform.cli("sandbox", "run", made, f"{place}print((place / 's.txt').read_text())")
+    platform.cli("sandbox", "terminate", made)
+    assert read.stdout.strip() == "from a sandbox!"
+
+
 def test_a_deleted_volume_is_gone(mounted, platform):
     platform.cli("volume", "create", "brief")
     platform.cli("volume", "delete", "brief", "--yes")

@@ -56,6 +56,10 @@ INSIDE_CONTAINER: Final = "Glowplug-Inside-Container"
 INSIDE_DEPLOYMENT: Final = "Glowplug-Inside-Deployment"
 INSIDE_PARENT: Final = "Glowplug-Inside-Parent"
 
+# In INSIDE_DEPLOYMENT, for a container of no deployment: a worker says so when it opens a sandbox's secrets,
+# and never for what code asks.
+NO_DEPLOYMENT: Final = "-"
+
 PATH_CHARS_MAX: Final = 1_024
 HEADERS_MAX: Final = 32
 HEADER_BYTES_MAX: Final = 8 * 1024

@@ -11,6 +11,7 @@ from glowplug.cli.platform import ask, open_session
 from glowplug.cli.show import age, column, json_option, print_json, print_table
 from glowplug.image import Image
 from glowplug.sandbox import CodeResult, Sandbox
+from glowplug.volume import Volume
 
 
 @click.group()
@@ -23,6 +24,8 @@ def sandbox() -> None:
 @click.option("--cpu", default="1", show_default=True)
 @click.option("--memory", default="", help="The limit: 512Mi, 2gb.")
 @click.option("--env", "env", multiple=True, metavar="NAME=VALUE")
+@click.option("--secret", "secrets", multiple=True, metavar="NAME", help="May be repeated.")
+@click.option("--volume", "volumes", multiple=True, metavar="NAME:/PATH", help="May be repeated.")
 @click.option("--keep-warm-seconds", type=float, default=600.0, show_default=True)
 @json_option
 @click.pass_context
@@ -32,6 +35,8 @@ def create(
     cpu: str,
     memory: str,
     env: tuple[str, ...],
+    secrets: tuple[str, ...],
+    volumes: tuple[str, ...],
     keep_warm_seconds: float,
     *,
     as_json: bool,
@@ -43,6 +48,8 @@ def create(
             cpu=cpu,
             memory=memory or None,
             env=list(env),
+            secrets=list(secrets),
+            volumes=[Volume(name, path) for name, _, path in map(_parted, volumes)],
             keep_warm_seconds=keep_warm_seconds,
         )
     except (TypeError, ValueError) as err:
@@ -139,3 +146,7 @@ def _out(text: str) -> None:
 
 def _err(text: str) -> None:
     click.echo(text, nl=False, err=True)
+
+
+def _parted(text: str) -> tuple[str, str, str]:
+    return text.partition(":")

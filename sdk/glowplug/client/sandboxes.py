@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from glowplug_contracts.messages.deployment import SecretRef, VolumeMount
 from glowplug_contracts.messages.network import NetworkSpec
 from glowplug_contracts.messages.sandbox import SandboxSpec
 
@@ -78,6 +79,13 @@ async def create_sandbox(sandbox: Sandbox) -> Running:
         env=sandbox.env,
         ttl_s=sandbox.keep_warm_seconds,
         network=msgspec.convert(sandbox.network, NetworkSpec),
+        secrets=tuple(
+            SecretRef(name=one.name, required_keys=one.required_keys) for one in sandbox.secrets
+        ),
+        volumes=tuple(
+            VolumeMount(name=one.name, path=one.mount_path, read_only=one.read_only)
+            for one in sandbox.volumes
+        ),
     )
     event = await follow_events(
         http,

@@ -24,6 +24,7 @@ from glowplug_contracts.messages.deployment import (
     FunctionKind,
 )
 from glowplug_contracts.messages.image import BuildProgress
+from glowplug_contracts.messages.sandbox import SandboxSpec
 from glowplug_contracts.streams import SCHEDULE_STATES
 
 from glowplug_gateway.blobs import Blobs
@@ -68,7 +69,7 @@ class Deployer:
         self._images = images
         self._blobs = blobs
 
-    async def prepare(self, workspace: WorkspaceId, spec: DeploymentSpec) -> None:
+    async def prepare(self, workspace: WorkspaceId, spec: DeploymentSpec | SandboxSpec) -> None:
         """Make the volumes that the spec names, and see that its secrets are there.
 
         Raises: InvalidRequestError naming what is missing.

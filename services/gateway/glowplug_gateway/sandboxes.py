@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 from glowplug_contracts.errors import NotFoundError, UnavailableError
 from glowplug_contracts.ids import ImageDigest, SandboxId, WorkspaceId, check_id
 from glowplug_contracts.messages.container import ExecEvent
+from glowplug_contracts.messages.deployment import SecretRef
 from glowplug_contracts.messages.image import BuildProgress
 from glowplug_contracts.messages.sandbox import (
     CreateSandbox,
@@ -31,6 +32,7 @@ CREATE_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 15.0
 SILENCE_S = 5.0
 EVENTS_WAITING_MAX = 10_000
+LIVE = (SandboxState.STARTING, SandboxState.RUNNING)
 
 
 class ExecAsked(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,15 +50,23 @@ class ExecAsked(msgspec.Struct, frozen=True, kw_only=True):
 class Sandboxes:
     """See the module."""
 
-    def __init__(self, platform: Platform, images: Images, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        images: Images,
+        blobs: Blobs,
+        prepare: Callable[[WorkspaceId, SandboxSpec], Awaitable[None]],
+    ) -> None:
         self._platform = platform
         self._images = images
         self._blobs = blobs
+        self._prepare = prepare
 
     async def create(
         self, workspace: WorkspaceId, spec: SandboxSpec, trace: str
     ) -> AsyncIterator[BuildProgress | SandboxRecord]:
         """Yield what happens to the image, and at last the running session. Raises: PlatformError."""
+        await self._prepare(workspace, spec)
         await self._blobs.keep_all(step.blob for step in spec.image.steps)
         image = ImageReady()
         async for one in self._images.ensure(spec.image, workspace):
@@ -82,6 +92,13 @@ class Sandboxes:
         entries = await self._platform.bus.bucket(SANDBOXES).entries(workspace)
         found = [entry.value for entry in entries if entry.value is not None]
         return sorted(found, key=lambda one: (one.created_at, one.sandbox_id))
+
+    async def secrets_of(self, workspace: WorkspaceId, container_id: str) -> tuple[SecretRef, ...]:
+        """Return which secrets the session in a container names. Raises: NotFoundError."""
+        for record in await self.list(workspace):
+            if record.container_id == container_id and record.state in LIVE:
+                return record.spec.secrets
+        raise NotFoundError("sandbox.not_found", f"no sandbox runs in {container_id}")
 
     async def command(self, workspace: WorkspaceId, sandbox_id: str, verb: str) -> SandboxRecord:
         """Do "status" or "terminate". Raises: NotFoundError, UnavailableError."""

@@ -118,6 +118,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         images = Images(process)
         vault, volumes = _open_kept(process, settings)
         deployer = Deployer(process, catalog, images, blobs, vault, volumes)
+        sandboxes = Sandboxes(process, images, blobs, deployer.prepare)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
         events = Events(process, catalog)
         _watch_volumes(process, catalog, volumes)
@@ -145,13 +146,13 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             ScheduleRoutes(schedules),
             DeploymentRoutes(catalog, deployer, calls, live),
             LogRoutes(logs, readmodel),
-            SandboxRoutes(Sandboxes(process, images, blobs)),
+            SandboxRoutes(sandboxes),
             HealthRoutes(process, shell.peers.services, version()),
             WorkerRoutes(process, live),
             ContainerRoutes(catalog, live, readmodel),
             BlobRoutes(blobs, blob_bytes_max=settings.blob_bytes_max),
             MapRoutes(process, Maps(process)),
-            SecretRoutes(catalog, vault),
+            SecretRoutes(catalog, sandboxes, vault),
             VolumeRoutes(volumes, file_bytes_max=settings.blob_bytes_max),
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
             _outputs(process, records, blobs, settings, lambda: shell.url),

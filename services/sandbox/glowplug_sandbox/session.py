@@ -101,6 +101,8 @@ def wanted_of(record: SandboxRecord) -> ContainerWanted:
             resources=record.spec.resources,
             timeout_s=0.0,
             network=record.spec.network,
+            has_secrets=bool(record.spec.secrets),
+            volumes=record.spec.volumes,
         ),
         requested_at=record.created_at,
         owner=OWNER,

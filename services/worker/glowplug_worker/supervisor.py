@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from glowplug_contracts.errors import InvariantError, PlatformError
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId
+from glowplug_contracts.inside import INSIDE_DEPLOYMENT, NO_DEPLOYMENT
 from glowplug_contracts.messages.container import (
     BindContainer,
     ContainerChanged,
@@ -358,6 +359,7 @@ class Supervisor:
         if not self.binding.spec.has_secrets:
             return {}
         who, _ = self.who_asks(0, "")
+        who[INSIDE_DEPLOYMENT] = who[INSIDE_DEPLOYMENT] or NO_DEPLOYMENT
         gateways = self.workshop.gateways
         return await patiently(self.workshop, lambda: open_secrets(gateways, who))
 

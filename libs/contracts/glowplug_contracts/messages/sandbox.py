@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from glowplug_contracts.ids import ContainerId, SandboxId, WorkerId, WorkspaceId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.deployment import ImageSpec, Resources
+from glowplug_contracts.messages.deployment import ImageSpec, Resources, SecretRef, VolumeMount
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_contracts.messages.network import NetworkSpec
 
@@ -28,6 +28,8 @@ class SandboxSpec(Message, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     ttl_s: float = 600.0
     network: NetworkSpec = NetworkSpec()
+    secrets: tuple[SecretRef, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 class SandboxRecord(Message, frozen=True, kw_only=True):

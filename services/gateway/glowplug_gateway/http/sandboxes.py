@@ -15,6 +15,7 @@ from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.inputs import invalid
+from glowplug_gateway.mounts import check_volumes
 from glowplug_gateway.reaching import check_network
 from glowplug_gateway.sandboxes import ExecAsked, Sandboxes
 
@@ -77,7 +78,7 @@ class SandboxRoutes:
     async def on_create(self, exchange: Exchange) -> web.StreamResponse:
         """Create."""
         spec = _decoded(await body(exchange.request, BYTES_MAX), SandboxSpec)
-        if wrong := check_network(spec.network):
+        if wrong := check_network(spec.network) | check_volumes(spec.volumes):
             raise invalid(wrong)
         async with answers.lines(exchange) as stream:
             created = self._sandboxes.create(exchange.workspace, spec, exchange.trace)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from aiohttp import web
 from glowplug_contracts.errors import ForbiddenError, InvalidRequestError
+from glowplug_contracts.ids import WorkspaceId
+from glowplug_contracts.inside import NO_DEPLOYMENT
+from glowplug_contracts.messages.deployment import SecretRef
 from glowplug_contracts.messages.secret import SecretRecord
 
+from glowplug_gateway.auth import Inside
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
+from glowplug_gateway.sandboxes import Sandboxes
 from glowplug_gateway.secrets import VALUES_BYTES_MAX, Secrets
 
 BODY_BYTES_MAX = 2 * VALUES_BYTES_MAX
@@ -27,8 +34,9 @@ _GIVEN = msgspec.json.Decoder(_Given)
 class SecretRoutes:
     """See the module."""
 
-    def __init__(self, catalog: Catalog, secrets: Secrets) -> None:
+    def __init__(self, catalog: Catalog, sandboxes: Sandboxes, secrets: Secrets) -> None:
         self._catalog = catalog
+        self._sandboxes = sandboxes
         self._secrets = secrets
 
     def routes(self) -> tuple[Route, ...]:
@@ -113,11 +121,18 @@ class SecretRoutes:
         """Open what one deployment names, for the worker that starts its container."""
         if exchange.inside is None:
             raise ForbiddenError("auth.forbidden", "secrets are opened for containers only")
-        deployment = await self._catalog.by_id(exchange.workspace, exchange.inside.deployment_id)
-        found = await self._secrets.environment(exchange.workspace, deployment.spec.secrets)
+        found = await self._secrets.environment(
+            exchange.workspace, await self._named(exchange.workspace, exchange.inside)
+        )
         response = answers.json({"environment": found})
         response.headers["Cache-Control"] = "no-store"
         return response
+
+    async def _named(self, workspace: WorkspaceId, inside: Inside) -> Sequence[SecretRef]:
+        """Return the secrets of whose container it is: a deployment's, or a sandbox's."""
+        if inside.deployment_id == NO_DEPLOYMENT:
+            return await self._sandboxes.secrets_of(workspace, inside.container_id)
+        return (await self._catalog.by_id(workspace, inside.deployment_id)).spec.secrets
 
 
 def shown(record: SecretRecord) -> dict[str, object]:
