@@ -70,6 +70,11 @@ faults *args:
 security *args:
     GLOWPLUG_SECURITY=all pytest tests/security -q -r fE {{ args }}
 
+# Start and stop containers, kill their worker in the middle, look for leftovers: `just churn --starts 500 --kills 50`.
+[group('check')]
+churn *args:
+    {{ python }} -m faults.churn {{ args }}
+
 # The largest files and functions, to look at; nobody is blocked by a number.
 [group('measure')]
 sizes:

@@ -56,7 +56,7 @@ class Part:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_us(os.getpid()),  # noqa: PLW1509
+                preexec_fn=die_with_us(os.getpid()),  # noqa: PLW1509
             )
 
     def signal(self, number: int) -> None:
@@ -288,7 +288,7 @@ class Fleet:
         )
 
 
-def _die_with_us(parent: int) -> Callable[[], None]:
+def die_with_us(parent: int) -> Callable[[], None]:
     """Let a part be killed when the campaign is: a campaign that is stopped must leave nothing, either."""
     from glowplug_local.supervisor import die_with
 

@@ -1,4 +1,4 @@
-"""Removes what containers of a dead worker left: processes first, then directories.
+"""Removes what containers of a dead worker left: processes, control groups, mounts, then directories.
 
 Containers die with their worker by a parent-death signal; this is the second net. It touches only
 directories whose lock it holds, so never those of a worker that lives.
@@ -15,6 +15,8 @@ from glowplug_worker.bringing import remove_directory
 from glowplug_worker.inventory import LOCK_FILE, try_lock
 from glowplug_worker.processes import kill_tree, start_ticks
 from glowplug_worker.runtime import cgroups
+from glowplug_worker.runtime.choose import PROBE_PREFIX
+from glowplug_worker.runtime.leftovers import mounts_below, unmount_below
 from glowplug_worker.starting import PROCESS_FILE
 
 log = structlog.get_logger()
@@ -29,12 +31,16 @@ def sweep(directory: Path) -> int:
     """Remove all containers of a directory whose lock the caller holds; return how many."""
     count = 0
     cgroups.sweep(directory)
+    for probe in directory.glob(
+        f"{PROBE_PREFIX}*"
+    ):  # a worker that was killed while it tried backends
+        _remove(probe)
     containers = directory / "containers"
     if not containers.is_dir():
         return 0
     for left in sorted(containers.iterdir()):
         _kill_left(left / PROCESS_FILE)
-        remove_directory(left)
+        _remove(left)
         count += 1
     if count:
         log.warning("janitor.swept", directory=str(directory), containers=count)
@@ -52,6 +58,14 @@ def sweep_siblings(directory: Path) -> int:
             with lock:
                 count += sweep(sibling)
     return count
+
+
+def _remove(left: Path) -> None:
+    """Remove a directory, unless something that can't be unmounted would be removed with it."""
+    if unmount_below(left):
+        remove_directory(left)
+    else:
+        log.error("janitor.mounted", directory=str(left), mounts=mounts_below(left))
 
 
 def _kill_left(note: Path) -> None:

@@ -30,6 +30,7 @@ from glowplug_worker.runtime.python import find_pythons, own_python
 from glowplug_worker.runtime.uids import Uids
 
 WANTED: Final = ("auto", "process", "bwrap")
+PROBE_PREFIX: Final = "probe-"
 _TRY_S: Final = 30.0
 # Runs inside: what a container must not be able to do, tried.
 _PROBE: Final = """
@@ -157,7 +158,7 @@ async def _start(backend: Backend, plan: StartPlan, theirs: socket.socket) -> Ru
 def _bait(data_dir: Path) -> tuple[Path, Path]:
     """Make a directory, and a file in it that a container must not be able to read."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="probe-", dir=data_dir))
+    scratch = Path(tempfile.mkdtemp(prefix=PROBE_PREFIX, dir=data_dir))
     secret = scratch / "secret"
     secret.touch(mode=0o600)
     return scratch, secret
