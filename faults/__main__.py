@@ -18,7 +18,7 @@ from faults.campaign import Slice, run_slice
 from faults.hosts import why_not
 from faults.plan import KINDS, make_plan, read_plan
 
-DEFAULTS = {"brokers": 1, "kinds": "kill,pause,poison", "link_ms": 0.0}
+DEFAULTS = {"brokers": 1, "shards": 1, "kinds": "kill,pause,poison", "link_ms": 0.0}
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def _one(options: argparse.Namespace, seed: int, left_s: float, results: Path) -
     again = f"just faults --seed {seed} --kills {options.kills} --tasks {options.tasks}"
     again += "".join(
         f" --{name.replace('_', '-')} {value}"
-        for name in ("brokers", "kinds", "link_ms")
+        for name in ("brokers", "shards", "kinds", "link_ms")
         if (value := getattr(options, name)) != DEFAULTS[name]
     )
     again += " --spread" if options.spread else ""
@@ -64,6 +64,7 @@ def _one(options: argparse.Namespace, seed: int, left_s: float, results: Path) -
         limit_s=left_s,
         link_ms=options.link_ms,
         spread=options.spread,
+        shards=options.shards,
     )
     result = asyncio.run(run_slice(asked, directory))
     result |= {"commit": _commit(), "command": again}
@@ -86,6 +87,7 @@ def _totals(results: Path) -> int:
     sums: dict[str, Any] = dict.fromkeys(
         ("accepted", "lost", "two outcomes", "calls answered", "kills_total", "faults",
          "violations_total", "left behind", "run more than once", "dead by losses",
+         "composed", "events", "due times", "map writes",
          "predecessors not seen", "writes seen", "seconds"), 0)  # fmt: skip
     for line in lines:
         for key in sums:
@@ -115,6 +117,7 @@ def _options() -> argparse.Namespace:
         "--slices", type=int, default=1, help="fresh platforms, one after the other"
     )
     parser.add_argument("--brokers", type=int, default=1, choices=(1, 3), help="3: a cluster")
+    parser.add_argument("--shards", type=int, default=1, help="shards, a workspace in each")
     parser.add_argument(
         "--kinds", default="kill,pause,poison", help=f"which kinds of faults, of {','.join(KINDS)}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
 import subprocess
@@ -24,6 +25,7 @@ from faults.hosts import CLIENT_PORT, ROUTE_PORT, Spread, three_hosts
 from faults.leftovers import Census
 from faults.load import Load
 from faults.nats import Broker
+from faults.others import Others
 from faults.plan import CUTS, Fault
 from faults.watch import Watcher, read_records
 
@@ -34,6 +36,9 @@ CALLERS = 3
 SUBMITTERS = 24
 OUTSTANDING_MAX = 1500
 FULL_MIB = 96
+# Of two shards the workspace "default" is in one, and this one is in the other.
+OTHER_WORKSPACE = "other"
+OTHER_TOKEN = "gp_campaign_other"
 
 
 class Slice(msgspec.Struct, kw_only=True):
@@ -46,6 +51,8 @@ class Slice(msgspec.Struct, kw_only=True):
     limit_s: float = 420.0
     link_ms: float = 0.0
     spread: bool = False
+    shards: int = 1
+    others: bool = True
 
 
 async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
@@ -71,6 +78,7 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
             store=store,
             clocks="clock" in kinds,
             spread=spread,
+            shards=asked.shards,
         )
         if spread is None and (asked.link_ms or kinds & set(CUTS)):
             links = [stack.enter_context(a_link(url)) for url in fleet.direct.split(",")]
@@ -78,7 +86,7 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
         stack.callback(fleet.kill)
         fleet.start()
         broker = await stack.enter_async_context(Broker(fleet.direct, *fleet.tap).open())
-        watcher = Watcher(broker, directory)
+        watcher = Watcher(broker, directory, asked.shards)
         await await_healthy(fleet)
         counting = asyncio.create_task(_keep_counting(census, fleet))
         watching = asyncio.create_task(watcher.keep())
@@ -92,18 +100,36 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
             orders.write(f"delay {actor.link_s}\n".encode())
             orders.flush()
         load.epoch = lambda: actor.kills["broker"]
-        async with load.open():
-            await load.deploy()
-            faults = await _load_and_faults(asked, load, actor, watcher)
+        loads = [load]
+        if asked.shards > 1:
+            _another_workspace(broker, OTHER_TOKEN)
+            loads.append(Load(fleet.gateways, OTHER_TOKEN, directory, -asked.seed - 1, recorder))
+            loads[1].epoch = load.epoch
+        async with contextlib.AsyncExitStack() as opened:
+            for one in loads:
+                await opened.enter_async_context(one.open())
+                await one.deploy()
+            others = Others(load, directory, asked.seed, fleet.doors) if asked.others else None
+            if others:
+                await others.deploy()
+            callers = Callers(loads, others, watcher)
+            faults = await _load_and_faults(asked, callers, actor)
             resting = time.monotonic()
-            rested = await _rest(load, watcher)
+            rested = await _rest(callers)
             rest_s = time.monotonic() - resting
+            if others:
+                await others.settle(directory / "effects.jsonl")
+        # Who was killed last sweeps up after itself as it starts.
+        await await_healthy(fleet)
+        async with asyncio.timeout(READY_S):
+            while not all(worker.ready for worker in fleet.of("worker")):
+                await asyncio.sleep(0.1)
         for task in (counting, watching):
             watcher.flush()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        records = await read_records(broker, note=actor.note)
+        records = await read_records(broker, asked.shards, note=actor.note)
         census.mark = fleet.mark
         census.count([part.pid for part in fleet.parts.values() if part.pid])
         await asyncio.to_thread(fleet.stop)
@@ -113,9 +139,44 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
     return _result(asked, verdict, actor, load, watcher, faults, seconds, rest_s, rested)
 
 
-async def _load_and_faults(asked: Slice, load: Load, actor: Actor, watcher: Watcher) -> int:
+class Callers:
+    """All who want something of the platform: one load for each shard, with a workspace in each."""
+
+    def __init__(self, loads: list[Load], others: Others | None, watcher: Watcher) -> None:
+        self.loads = loads
+        self._others = others
+        self._watcher = watcher
+        self._open = 0
+        self._counted = 0.0
+
+    @property
+    def accepted(self) -> int:
+        """Return how many tasks the platform has accepted."""
+        return sum(load.accepted for load in self.loads)
+
+    def open(self, every_s: float = 0.2) -> int:
+        """Return how many accepted tasks have not been seen to end, as counted lately."""
+        now = time.monotonic()
+        if now - self._counted >= every_s:
+            self._counted = now
+            self._open = sum(len(load.names - self._watcher.ended) for load in self.loads)
+        return self._open
+
+    def stop(self) -> None:
+        """Let everybody come to an end."""
+        for load in self.loads:
+            load.stopping = True
+
+    def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start those who go on until they are stopped."""
+        started = [group.create_task(load.call()) for load in self.loads for _ in range(CALLERS)]
+        return started + ([group.create_task(self._others.run())] if self._others else [])
+
+
+async def _load_and_faults(asked: Slice, callers: Callers, actor: Actor) -> int:
     """Run both until all tasks are accepted and all faults done, or the time is over."""
     deadline = time.monotonic() + asked.limit_s
+    each = asked.tasks // len(callers.loads)
     done = 0
 
     async def faults() -> None:
@@ -129,30 +190,39 @@ async def _load_and_faults(asked: Slice, load: Load, actor: Actor, watcher: Watc
     def room() -> bool:
         # The tasks are to last as long as the faults, and never to pile up.
         share = 1.0 if faulting.done() else (done + 1) / (len(asked.plan) + 1)
-        return (
-            load.asked <= asked.tasks * share
-            and load.accepted - len(watcher.ended) < OUTSTANDING_MAX
-        )
+        asked_for = sum(load.asked for load in callers.loads)
+        return asked_for <= asked.tasks * share and callers.open() < OUTSTANDING_MAX
 
     async with asyncio.TaskGroup() as group:
         faulting = group.create_task(faults())
-        callers = [group.create_task(load.call()) for _ in range(CALLERS)]
-        submitting = [group.create_task(load.submit(room, asked.tasks)) for _ in range(SUBMITTERS)]
+        calling = callers.start(group)
+        submitting = [
+            group.create_task(load.submit(room, each))
+            for load in callers.loads
+            for _ in range(SUBMITTERS // len(callers.loads))
+        ]
         await faulting
         await asyncio.gather(*submitting)
-        load.stopping = True
-        await asyncio.gather(*callers)
+        callers.stop()
+        await asyncio.gather(*calling)
     return done
 
 
-async def _rest(load: Load, watcher: Watcher) -> bool:
+async def _rest(callers: Callers) -> bool:
     """Wait until every accepted task has ended; False if some have not in time."""
     deadline = time.monotonic() + REST_S
     while time.monotonic() < deadline:
-        if len(watcher.ended) >= load.accepted:
+        if not callers.open():
             return True
         await asyncio.sleep(0.2)
     return False
+
+
+def _another_workspace(broker: Broker, token: str) -> None:
+    """Make a token of a second workspace known, as an operator does: its hash is the key."""
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    value = {"workspace": OTHER_WORKSPACE, "name": "other"}
+    broker.publish(f"$KV.tokens.{digest}", json.dumps(value).encode())
 
 
 def evidence_of(directory: Path, records: dict[str, dict[str, Any]], left: list[str]) -> Evidence:
@@ -169,6 +239,7 @@ def evidence_of(directory: Path, records: dict[str, dict[str, Any]], left: list[
         history=lines("history.jsonl"),
         records=records,
         beats=lines("beats.jsonl"),
+        others=lines("others.jsonl"),
         left=left,
     )
 
@@ -188,6 +259,7 @@ def _result(
     return {
         "seed": asked.seed,
         "brokers": asked.brokers,
+        "shards": asked.shards,
         "seconds": round(seconds, 1),
         "faults": faults,
         "kills": dict(actor.kills),

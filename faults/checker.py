@@ -13,6 +13,7 @@ Invariants:
         the broker lives (outcomes of calls are kept in its memory: architecture, "interactive")
     F7  at no beat a GPU belongs to two containers, or more memory or CPU is promised than is there
     F8  nothing is left: processes, cgroups, mounts, namespaces, sockets
+    F9 to F12 are those of `checks.py`: compositions, events, schedules, maps
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+
+from faults.checks import check_others
 
 TERMINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "expired", "dead"})
 LOST_MAX = 3
@@ -47,6 +50,7 @@ class Evidence(msgspec.Struct, kw_only=True):
     history: list[list[Any]] = []
     records: dict[str, dict[str, Any]] = {}
     beats: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     left: list[str] = []
 
 
@@ -65,6 +69,9 @@ def check(evidence: Evidence) -> Verdict:
     _history(evidence, verdict)
     _answers(evidence, runs, verdict)
     _capacity(evidence.beats, verdict)
+    violations, figures = check_others(evidence.others, evidence.effects, evidence.records)
+    verdict.violations += violations
+    verdict.figures |= figures
     verdict.violations += [f"F8 left behind: {what}" for what in evidence.left]
     verdict.figures["left behind"] = len(evidence.left)
     return verdict

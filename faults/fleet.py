@@ -38,6 +38,14 @@ class Part:
         self.env = dict(env)
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self.said_before = 0
+
+    @property
+    def ready(self) -> bool:
+        """Return whether it has said so since it was started last."""
+        with self.log.open("rb") as log:
+            log.seek(self.said_before)
+            return b"service.ready" in log.read()
 
     @property
     def pid(self) -> int:
@@ -48,6 +56,7 @@ class Part:
         """Start it unless it runs."""
         if self.pid:
             return
+        self.said_before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.argv,
@@ -72,11 +81,9 @@ class Part:
             self.process.wait()
 
     def stop(self) -> None:
-        """Ask it to end; kill it when it does not."""
+        """Wait for the end that it was asked for (once: a second SIGTERM says "at once"); then kill it."""
         if self.process is None:
             return
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -88,7 +95,7 @@ class Fleet:
 
     Attributes:
         parts: by name: broker-0 …, gateway-0, gateway-1, …
-        gateways: where the gateways listen.
+        gateways: where the gateways listen, and `doors`: for gRPC.
         broker: what the services are told; through proxies, perhaps.
         direct: the brokers' own addresses, for those who watch.
     """
@@ -104,6 +111,7 @@ class Fleet:
         sync: str = "always",
         clocks: bool = False,
         spread: Spread | None = None,
+        shards: int = 1,
     ) -> None:
         self.directory = directory
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -112,6 +120,7 @@ class Fleet:
         self._clocks = clocks
         self._spread = spread
         self._sync = sync
+        self._shards = shards
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "logs").mkdir(exist_ok=True)
         self._secrets = {service: os.urandom(12).hex() for service in SERVICES}
@@ -128,6 +137,11 @@ class Fleet:
             self.gateways = [
                 f"http://{spread.hosts[turn].address}:{GATEWAY_PORT}" for turn in range(replicas)
             ]
+        self._grpc_ports = [free_port() for _ in range(replicas)]
+        self.doors = [
+            f"{gateway.rpartition('/')[2].partition(':')[0]}:{port}"
+            for gateway, port in zip(self.gateways, self._grpc_ports, strict=True)
+        ]
         self._brokers_wanted = brokers
         for replica in range(replicas):
             for service in SERVICES:
@@ -263,9 +277,12 @@ class Fleet:
             values |= {
                 "PORT": str(self._ports[replica]),
                 "TOKEN_FILE": str(self.directory / "token"),
+                "GRPC_PORT": str(self._grpc_ports[replica]),
             }
         if service == "scheduler" and self._brokers_wanted > 1:
             values["REPLICAS"] = "3"
+        if service == "scheduler" and self._shards > 1:
+            values["SHARDS"] = str(self._shards)
         if service == "worker":
             values |= {"CPU": "8", "MEMORY": "4Gi", "GPUS": "A10G:2"}
         before: list[str] = []

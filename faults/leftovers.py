@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -33,7 +34,10 @@ class Census:
     def left(self) -> list[str]:
         """Return in words what is left, after everything was stopped."""
         found = [f"process {pid}: {name}" for pid, name in self._alive().items()]
-        found += [f"cgroup {one}" for one in sorted(_cgroups() - self._cgroups)]
+        # Others' workers may live on this host: ours name their groups in a note, containers in beats.
+        ours = self._group_names()
+        new_groups = [one for one in _cgroups() - self._cgroups if ours & set(one.split("/"))]
+        found += [f"cgroup {one}" for one in sorted(new_groups)]
         # Others may mount on this host meanwhile; ours would lie under our directory.
         mounts = [one for one in _mounts() - self._mounts if self._directory in one]
         found += [f"mount {one}" for one in sorted(mounts)]
@@ -42,6 +46,19 @@ class Census:
         owners = _sockets_of(self._alive())
         found += [f"listening socket {one}" for one in sorted(new) if one in owners]
         found += [f"unix socket {one}" for one in _unix_sockets() if self._directory in one]
+        return found
+
+    def _group_names(self) -> set[str]:
+        directory = Path(self._directory)
+        found = {
+            Path(path).name
+            for note in directory.glob("*/cgroups.json")
+            for path in json.loads(note.read_text())
+        }
+        beats = directory / "beats.jsonl"
+        for line in beats.read_text().splitlines() if beats.exists() else ():
+            containers = json.loads(line).get("containers", ())
+            found |= {str(container.get("container_id")) for container in containers}
         return found
 
     def _alive(self) -> dict[int, str]:

@@ -75,6 +75,7 @@ class Load:
         self, gateways: list[str], token: str, directory: Path, seed: int, recorder: str
     ) -> None:
         self._gateways = gateways
+        self.token = token
         self._headers = {"Authorization": f"Bearer {token}", "Glowplug-Format": "json"}
         self._chance = random.Random(f"load {seed}")
         self._recorder = recorder
@@ -87,6 +88,7 @@ class Load:
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.accepted = 0
+        self.names: set[str] = set()
         self.answered = 0
         self.asked = 0
         self.again: Counter[str] = Counter()
@@ -162,7 +164,7 @@ class Load:
         """Make interactive calls one after the other until the load stops."""
         while not self.stopping:
             self._number += 1
-            key, name = f"call-{self._number}", self._id()
+            key, name = f"call-{self._number}", self.new_id()
             path = f"/api/v1/deployments/{self._deployments['call']}/call"
             body = json.dumps({"args": [key], "kwargs": {}}).encode()
             # Asked twice: the second answer must be the first.
@@ -180,9 +182,22 @@ class Load:
             self.answered += 1
             await asyncio.sleep(self._chance.uniform(0, 0.2))
 
+    def deployment(self, name: str) -> str:
+        """Return a deployment's id."""
+        return self._deployments[name]
+
+    def was_accepted(self, name: str, key: str, kind: str) -> None:
+        """Write down a task that another caller has put."""
+        self._note(name, key, kind)
+
+    def _note(self, name: str, key: str, kind: str, *, cancelled: bool = False) -> None:
+        self.accepted += 1
+        self.names.add(name)
+        self._say(self._accepted, id=name, key=key, kind=kind, cancelled=cancelled)
+
     async def submit_as(self, deployment: str, arguments: list[object]) -> str:
         """Submit one task; return its id when it is accepted."""
-        name = self._id()
+        name = self.new_id()
         path = f"/api/v1/deployments/{self._deployments[deployment]}/spawn"
         body = json.dumps({"args": arguments, "kwargs": {}}).encode()
         await self.ask("POST", path, body, invocation=name)
@@ -191,14 +206,13 @@ class Load:
     async def _submit_one(self) -> None:
         kind = self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         self._number += 1
-        key, name = f"{kind}-{self._number}", self._id()
+        key, name = f"{kind}-{self._number}", self.new_id()
         deployment, arguments = self._what(kind, key)
         path = f"/api/v1/deployments/{self._deployments[deployment]}/spawn"
         body = json.dumps({"args": arguments, "kwargs": {}}).encode()
         await self.ask("POST", path, body, invocation=name)
-        self.accepted += 1
         cancelled = kind == "slow" and self._chance.random() < CANCELLED
-        self._say(self._accepted, id=name, key=key, kind=kind, cancelled=cancelled)
+        self._note(name, key, kind, cancelled=cancelled)
         if cancelled:
             task = asyncio.create_task(self._cancel(name, self._chance.uniform(0, 1.5)))
             self._tasks.add(task)
@@ -209,7 +223,7 @@ class Load:
         left = {}
         for _ in range(BATCH):
             self._number += 1
-            left[self._id()] = f"short-{self._number}"
+            left[self.new_id()] = f"short-{self._number}"
         path = f"/api/v1/deployments/{self._deployments['short']}/spawn-many"
         while left:
             puts = [
@@ -226,9 +240,7 @@ class Load:
             for put, told in zip(puts, json.loads(body)["tasks"], strict=True):
                 if "task_id" in told:
                     name = str(put["invocation_id"])
-                    self.accepted += 1
-                    key = left.pop(name)
-                    self._say(self._accepted, id=name, key=key, kind="short", cancelled=False)
+                    self._note(name, left.pop(name), "short")
             if left:
                 await asyncio.sleep(AGAIN_S)
 
@@ -254,12 +266,26 @@ class Load:
         return kind, [key]
 
     async def ask(
-        self, method: str, path: str, body: bytes | None = None, invocation: str = ""
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        invocation: str = "",
+        *,
+        kind: str = "",
+        write: bool = False,
     ) -> tuple[str, bytes]:
-        """Ask until there is an answer that is one; return the call's state and the body."""
+        """Ask until there is an answer that is one; return the call's state and the body.
+
+        `kind` is the body's content type; `write` names the write, so that a repeat is the same one.
+        """
         headers = dict(self._headers)
         if invocation:
             headers["Glowplug-Invocation-Id"] = invocation
+        if kind:
+            headers["Content-Type"] = kind
+        if write:
+            headers["Glowplug-Write-Id"] = self.new_id()
         while True:
             url = self._gateways[self._turn % len(self._gateways)]
             self._turn += 1
@@ -277,7 +303,8 @@ class Load:
                 self.again[type(error).__name__] += 1
             await asyncio.sleep(AGAIN_S)
 
-    def _id(self) -> str:
+    def new_id(self) -> str:
+        """Return a fresh invocation's id."""
         number = (int(time.time() * 1000) << 80) | self._chance.getrandbits(80)
         return "inv_" + "".join(CROCKFORD[(number >> at) & 31] for at in range(125, -1, -5))
 

@@ -15,7 +15,7 @@ import time
 _said = threading.local()
 
 
-def _effect(context, effect, run):
+def _effect(context, effect, run, **more):
     """Tell the recorder; return how often this was told of this invocation before."""
     line = {
         "id": context.task_id,
@@ -24,6 +24,7 @@ def _effect(context, effect, run):
         "attempt": context.attempt,
         "pid": os.getpid(),
         "container": context.container_id,
+        **more,
     }
     file = getattr(_said, "file", None)
     if file is None:
@@ -80,3 +81,22 @@ def late(key, context):
 def greedy(key, seconds, context):
     """Holds a (simulated) GPU."""
     return slow(key, seconds, context)
+
+
+def evented(event, context):
+    """Handle one event."""
+    run = os.urandom(6).hex()
+    _effect(context, "event", run, event=event.id)
+
+
+def batched(events, context):
+    """Handle some events at once."""
+    run = os.urandom(6).hex()
+    for event in events:
+        _effect(context, "batched", run, event=event.id)
+
+
+def tick(context):
+    """A due time came."""
+    run = os.urandom(6).hex()
+    _effect(context, "tick", run, due=context.scheduled_for.timestamp())

@@ -252,3 +252,105 @@ def test_a_long_plan_strikes_every_part_at_many_moments():
         "container@worker",
     } <= parts
     assert {moment for _, moment in struck} == {*MOMENTS, ""}
+
+
+# -- Compositions, events, schedules, maps ------------------------------------------------------------
+
+
+def others() -> Evidence:
+    """Return evidence of one of each, in which everything is as promised."""
+    evidence = whole()
+    evidence.others = [
+        {"what": "composed", "id": CALL, "after": [ID]},
+        {"what": "event", "event": "event-1"},
+        {"what": "added", "key": "c0", "by": 3},
+        {"what": "added", "key": "c0", "by": 4},
+        {"what": "count", "key": "c0", "held": 7},
+        {"what": "race", "key": "r1", "value": "one", "stored": True},
+        {"what": "race", "key": "r1", "value": "other", "stored": False},
+        {"what": "holds", "key": "r1", "holds": "one"},
+    ]
+    evidence.effects += [
+        {"id": "inv_e", "effect": "event", "run": "run-e", "event": "event-1"},
+        {"id": "inv_f", "effect": "batched", "run": "run-f", "event": "event-1"},
+        *({"id": f"inv_t{n}", "effect": "tick", "run": "run-t", "due": 2.0 * n} for n in range(3)),
+    ]
+    return evidence
+
+
+def test_others_that_are_whole_pass():
+    verdict = check(others())
+    assert verdict.violations == []
+    assert verdict.figures["composed"] == verdict.figures["events"] == 1
+    assert (verdict.figures["due times"], verdict.figures["map writes"]) == (3, 4)
+
+
+def begun_before_what_it_waits_for(evidence):
+    evidence.effects.insert(0, an_effect("start", "run-b", CALL))
+
+
+def begun_after_a_run_that_did_not_count(evidence):
+    evidence.records[ID] = a_record(
+        outcome={"result": {"data": json.dumps(["key-1", "run-z"]).encode()}}
+    )
+
+
+def an_event_nobody_handled(evidence):
+    evidence.effects = [one for one in evidence.effects if one["effect"] != "event"]
+
+
+def an_event_in_two_invocations(evidence):
+    evidence.effects.append(
+        {"id": "inv_g", "effect": "batched", "run": "run-g", "event": "event-1"}
+    )
+
+
+def a_due_time_twice(evidence):
+    evidence.effects.append({"id": "inv_x", "effect": "tick", "run": "run-x", "due": 2.0})
+
+
+def a_due_time_skipped(evidence):
+    evidence.effects = [one for one in evidence.effects if one.get("due") != 2.0]
+
+
+def an_addition_lost(evidence):
+    evidence.others[4]["held"] = 4
+
+
+def an_addition_twice(evidence):
+    evidence.others[4]["held"] = 10
+
+
+def two_who_were_first(evidence):
+    evidence.others[6]["stored"] = True
+
+
+def nobody_was_first(evidence):
+    evidence.others[5]["stored"] = False
+
+
+def the_first_ones_value_is_gone(evidence):
+    evidence.others[7]["holds"] = "other"
+
+
+PLANTED_OTHERS = {
+    begun_before_what_it_waits_for: "F9",
+    begun_after_a_run_that_did_not_count: "F9",
+    an_event_nobody_handled: "F10",
+    an_event_in_two_invocations: "F10",
+    a_due_time_twice: "F11",
+    a_due_time_skipped: "F11",
+    an_addition_lost: "F12",
+    an_addition_twice: "F12",
+    two_who_were_first: "F12",
+    nobody_was_first: "F12",
+    the_first_ones_value_is_gone: "F12",
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED_OTHERS, ids=lambda plant: plant.__name__)
+def test_a_fault_planted_among_the_others_is_noticed(plant):
+    evidence = copy.deepcopy(others())
+    plant(evidence)
+    violations = check(evidence).violations
+    assert any(one.startswith(PLANTED_OTHERS[plant]) for one in violations), violations

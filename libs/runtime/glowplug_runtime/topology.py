@@ -43,9 +43,12 @@ MEMORY_STREAM_BYTES = 512 * 1024 * 1024
 
 
 def stream_config(
-    stream: Stream, shard: int, replicas: int, durability: Durability = "synced"
+    stream: Stream, shard: int, replicas: int, durability: Durability = "synced", shards: int = 1
 ) -> dict[str, Any]:
-    """Return the broker's configuration of one stream (of one shard)."""
+    """Return the broker's configuration of one stream (of one shard).
+
+    Shards share what the broker has of memory: it refuses streams whose bounds together exceed that.
+    """
     storage = "memory" if durability == "memory" else stream.storage
     config: dict[str, Any] = {
         "name": stream.name.format(shard=shard),
@@ -66,6 +69,8 @@ def stream_config(
     if durability == "memory":
         bound = stream.max_bytes or MEMORY_STREAM_BYTES
         config["max_bytes"] = min(bound, MEMORY_STREAM_BYTES)
+    if storage == "memory" and stream.sharded and config["max_bytes"] > 0:
+        config["max_bytes"] //= shards
     if stream.ttl:
         config["allow_msg_ttl"] = True
     if stream.timers:
@@ -132,7 +137,7 @@ def _wanted(
         for stream in STREAMS
     ]
     streams = [
-        stream_config(stream, shard, replicas, durability)
+        stream_config(stream, shard, replicas, durability, shards)
         for stream in declared
         for shard in range(shards if stream.sharded else 1)
     ]

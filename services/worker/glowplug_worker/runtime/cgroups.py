@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,9 @@ log = structlog.get_logger()
 
 NOTE_FILE: Final = "cgroups.json"
 PREFIX: Final = "glowplug-"
+# What was killed is gone by then, unless the kernel waits for a disk.
+DYING_S: Final = 2.0
+DYING_LOOK_S: Final = 0.02
 # Where a v2 worker puts itself, because a group with processes can't have groups with limits.
 _LEAF: Final = "glowplug-worker"
 _PROC: Final = Path("/proc/self")
@@ -177,12 +181,10 @@ class Cgroups:
             self._dying.append(group)
 
     def close(self) -> None:
-        """Remove everything that has no processes any more."""
+        """Remove everything; what still dies in there is waited for."""
         self._bury()
         for place in self._places:
-            for folder in [*_folders(place.path)][::-1]:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+            _remove_soon(place.path)
 
     def _bury(self) -> None:
         self._dying = [group for group in self._dying if not group.remove()]
@@ -249,7 +251,7 @@ def sweep(directory: Path) -> int:
         count = max(count, sum(folder.parent == path for folder in inner))
         for folder in inner:
             Cgroup((Place(version=1, controllers=("freezer",), path=folder),), Limits()).kill()
-        _remove(path)
+        _remove_soon(path)
     return count
 
 
@@ -344,4 +346,14 @@ def _remove(path: Path) -> bool:
             continue
         except OSError:
             return False
+    return True
+
+
+def _remove_soon(path: Path) -> bool:
+    """Remove a directory as soon as what was killed in it has died; False if it has not in time."""
+    until = time.monotonic() + DYING_S
+    while not _remove(path):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(DYING_LOOK_S)
     return True
