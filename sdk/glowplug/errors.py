@@ -330,6 +330,7 @@ CLASSES: dict[str, type[GlowplugError]] = {
     "state.not_found": NotFoundError,
     "volume.not_found": NotFoundError,
     "volume.no_file": NotFoundError,
+    "volume.full": RequestError,
     "volume.none_here": RequestError,
     "volume.not_here": RequestError,
     "output.not_found": NotFoundError,

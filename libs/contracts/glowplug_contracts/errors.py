@@ -178,6 +178,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
     ),
     "volume.not_found": ("user", "`glowplug volume list` names the volumes."),
     "volume.no_file": ("user", "`glowplug volume ls` shows what is in the volume."),
+    "volume.full": (
+        "user",
+        "`glowplug volume usage` says what it holds; remove files, or have the operator raise the quota.",
+    ),
     "volume.none_here": ("operator", "Give gateways and workers one directory for volumes."),
     "volume.not_here": (
         "operator",

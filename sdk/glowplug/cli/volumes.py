@@ -68,6 +68,22 @@ def ls(ctx: click.Context, place: str, *, recursive: bool, as_json: bool) -> Non
 
 
 @volume.command()
+@click.argument("name")
+@json_option
+@click.pass_context
+def usage(ctx: click.Context, name: str, *, as_json: bool) -> None:
+    """Count what is in a volume, and say what may be."""
+    found = ask(ctx, "GET", f"/api/v1/volumes/{name}/usage")
+    if as_json:
+        print_json(found)
+        return
+    for what in ("files", "bytes"):
+        bound = found[f"{what}_max"]
+        least = "" if found["complete"] else "at least "
+        click.echo(f"{what}: {least}{found[what]} of {'no bound' if bound is None else bound}")
+
+
+@volume.command()
 @click.argument("source")
 @click.argument("target")
 @click.pass_context

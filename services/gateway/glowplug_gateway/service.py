@@ -55,6 +55,7 @@ from glowplug_gateway.logs import Logs
 from glowplug_gateway.maps import Maps
 from glowplug_gateway.outputs import Outputs
 from glowplug_gateway.queues import Queues
+from glowplug_gateway.quotas import Quota, Quotas
 from glowplug_gateway.readmodel import Bounds, ReadModel
 from glowplug_gateway.recordfeed import RecordFeed
 from glowplug_gateway.records import Records
@@ -212,7 +213,13 @@ def _open_kept(process: Process, settings: GatewaySettings) -> tuple[Secrets, Vo
     """Return what this platform keeps for users: secrets and volumes, as far as it was told where."""
     return (
         Secrets(process, read_key_file(settings.master_key_file)),
-        Volumes(Path(settings.volumes_dir) if settings.volumes_dir else None),
+        Volumes(
+            Path(settings.volumes_dir) if settings.volumes_dir else None,
+            Quotas(
+                Quota(files_max=settings.volume_files_max, bytes_max=settings.volume_bytes_max),
+                process.clock.now,
+            ),
+        ),
     )
 
 

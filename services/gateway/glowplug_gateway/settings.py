@@ -17,6 +17,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
         grpc_port: of the gRPC door, 1993 unless told otherwise; 0 takes a free one, −1 opens none. It opens a
             moment after the gateway is ready; if the port is held, health says so.
         volumes_dir: where volumes lie, the same as the workers'; "" = this platform has none.
+        volume_bytes_max, volume_files_max: what one volume may hold for more to be uploaded; 0 = no bound but
+            the disk's. Containers write past this: only what goes through a gateway can be refused.
         token_file: file with a token that is made known at start, if it is not yet; "" for none.
         body_bytes_max: larger request bodies are refused with 413; blobs have their own route and bound.
         blob_bytes_max: of one uploaded blob.
@@ -40,6 +42,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     master_key_file: str = ""
     grpc_port: int = 1993
     volumes_dir: str = ""
+    volume_bytes_max: int = 0
+    volume_files_max: int = 0
     token_file: str = ""
     body_bytes_max: int = 16 * MIB
     blob_bytes_max: int = 16 * 1024 * MIB

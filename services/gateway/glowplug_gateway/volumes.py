@@ -16,6 +16,7 @@ import functools
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.ids import WorkspaceId, check_name, check_token
 from glowplug_runtime.trees import remove_tree
 
+from glowplug_gateway.quotas import Claim, Quota, Quotas, Usage, check_disk
 from glowplug_gateway.watching import FileState
 
 PATH_BYTES_MAX: Final = 1_024
@@ -60,8 +62,9 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Volumes:
     """See the module. `root` is None where this platform has no volumes."""
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, quotas: Quotas | None = None) -> None:
         self._root = root
+        self._quotas = quotas or Quotas(Quota(), time.monotonic)
 
     @property
     def there(self) -> bool:
@@ -96,6 +99,24 @@ class Volumes:
         """Remove a volume with everything in it. Raises: NotFoundError."""
         folder = self._there(workspace, name)
         remove_tree(folder)
+        self._quotas.forget(folder)
+
+    def usage(self, workspace: WorkspaceId, name: str) -> tuple[Usage, Quota]:
+        """Return what a volume holds now, and what it may hold. Raises: NotFoundError."""
+        folder = self._there(workspace, name)
+        return self._quotas.usage(folder, fresh=True), self._quotas.quota
+
+    def claim(self, workspace: WorkspaceId, name: str, path: str) -> Claim:
+        """Count a file that is to be written. Raises: QuotaExceededError, NotFoundError."""
+        folder = self._there(workspace, name)
+        check_disk(folder, name)
+        try:
+            found = self.entries(workspace, name, path, deep=False)
+        except NotFoundError:
+            found = []
+        wanted = "/".join(split(path))
+        sizes = [one.size for one in found if one.path == wanted and one.kind == "file"]
+        return self._quotas.claim(folder, name, sizes[0] if sizes else None)
 
     def entries(
         self, workspace: WorkspaceId, name: str, path: str, *, deep: bool
@@ -154,6 +175,7 @@ class Volumes:
     def remove(self, workspace: WorkspaceId, name: str, path: str, *, deep: bool) -> None:
         """Remove a file, a link, or with `deep` a folder. Raises: NotFoundError, InvalidRequestError."""
         parts = _file_parts(path)
+        self._quotas.forget(self._there(workspace, name))
         with self._opened(workspace, name) as root, _walk(root, parts[:-1]) as folder:
             status = _guarded(
                 path, lambda: os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)

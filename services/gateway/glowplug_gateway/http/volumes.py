@@ -61,6 +61,13 @@ class VolumeRoutes:
             ),
             Route(
                 method="GET",
+                path="/api/v1/volumes/{volume}/usage",
+                action="volume.read",
+                summary="Count what is in a volume, and say what may be.",
+                on_request=self.on_usage,
+            ),
+            Route(
+                method="GET",
                 path="/api/v1/volumes/{volume}/files",
                 action="volume.read",
                 summary="List ?path=; ?recursive=1 goes into folders.",
@@ -111,6 +118,21 @@ class VolumeRoutes:
         await asyncio.to_thread(self._volumes.delete, exchange.workspace, name)
         return answers.json({"name": name, "deleted": True})
 
+    async def on_usage(self, exchange: Exchange) -> web.StreamResponse:
+        """Count."""
+        name = exchange.path["volume"]
+        usage, quota = await asyncio.to_thread(self._volumes.usage, exchange.workspace, name)
+        return answers.json(
+            {
+                "name": name,
+                "files": usage.files,
+                "bytes": usage.bytes,
+                "complete": usage.complete,
+                "files_max": quota.files_max or None,
+                "bytes_max": quota.bytes_max or None,
+            }
+        )
+
     async def on_entries(self, exchange: Exchange) -> web.StreamResponse:
         """List files."""
         path, deep = exchange.request.query.get("path", ""), exchange.flag("recursive")
@@ -146,7 +168,11 @@ class VolumeRoutes:
         if (length := request.content_length) is not None and length > self._file_bytes_max:
             raise too_large(f"a file may have {self._file_bytes_max} bytes, not {length}")
         size = 0
+        claim = await asyncio.to_thread(
+            self._volumes.claim, exchange.workspace, exchange.path["volume"], path
+        )
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(claim)
             writing = self._volumes.writing(exchange.workspace, exchange.path["volume"], path)
             file = await asyncio.to_thread(writing.__enter__)
 
@@ -156,6 +182,7 @@ class VolumeRoutes:
             stack.push_async_exit(leave)
             async for piece in request.content.iter_chunked(PIECE_BYTES):
                 size += len(piece)
+                claim.more(len(piece))
                 if size > self._file_bytes_max:
                     raise too_large(f"a file may have {self._file_bytes_max} bytes")
                 await asyncio.to_thread(file.write, piece)
