@@ -31,6 +31,7 @@ from tests.security.attempts.kit import Attempt
 from tests.security.host import Host, processes_with
 from tests.support.containers import Inside, open_container
 
+RUNTIMES = {"crun": ("oci", "crun"), "runc": ("oci", "runc")}
 HERE = Path(__file__).parent
 MIB = 1 << 20
 LIMITS = Limits(
@@ -84,7 +85,8 @@ async def play(stage: Stage, directory: Path) -> Played:
     Raises: UnavailableError where the backend does not work.
     """
     with contextlib.closing(open_cgroups(directory)) as cgroups:
-        backend = await choose_backend(stage.backend, directory / "data", cgroups)
+        name, runtime = RUNTIMES.get(stage.backend, (stage.backend, ""))
+        backend = await choose_backend(name, directory / "data", cgroups, runtime)
         return await _play(backend, directory)
 
 

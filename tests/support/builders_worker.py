@@ -233,7 +233,7 @@ class PlainBackend:
 
     async def start(self, plan: StartPlan) -> PlainContainer:
         process = await asyncio.create_subprocess_exec(
-            *plan.argv,
+            *plan.command(plan.fds),
             pass_fds=plan.fds,
             env=plan.env,
             cwd=plan.cwd,

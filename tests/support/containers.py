@@ -13,7 +13,7 @@ from typing import Any
 
 from glowplug_contracts.ids import ContainerId
 from glowplug_contracts.messages.container import ContainerKind
-from glowplug_worker.ports import Backend, Bind, RunningContainer, StartPlan
+from glowplug_worker.ports import FDS, Backend, Bind, RunningContainer, StartPlan
 from glowplug_worker.runtime.python import own_python
 
 WITHIN_S = 60
@@ -58,7 +58,7 @@ def a_plan(scratch: Path, backend: Backend, code: str, fd: int, **fields: Any) -
         "container_id": ContainerId(f"ctr_{os.getpid()}x{fd}"),
         "kind": ContainerKind.FUNCTION,
         "interpreter": interpreter,
-        "argv": (str(interpreter.executable), "-I", "-S", "-c", PRELUDE + code, str(fd)),
+        "argv": (str(interpreter.executable), "-I", "-S", "-c", PRELUDE + code, FDS),
         "fds": (fd,),
         "env": {"HOME": "/tmp"},
         "cwd": "/tmp" if backend.mounts else str(scratch),
@@ -77,7 +77,7 @@ async def open_container(
     scratch.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
     argv_of = fields.pop("argv_of", None)
     if argv_of is not None:
-        fields["argv"] = argv_of(theirs.fileno())
+        fields["argv"] = argv_of(FDS)
     plan = a_plan(scratch, backend, code, theirs.fileno(), **fields)
     try:
         container = await backend.start(plan)

@@ -52,7 +52,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         offer = offers.renew()
         cgroups = open_cgroups(directory)
         stack.callback(cgroups.close)
-        backend = await choose_backend(settings.backend, directory, cgroups)
+        backend = await choose_backend(settings.backend, directory, cgroups, settings.runtime)
         images = await stack.enter_async_context(
             open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
         )

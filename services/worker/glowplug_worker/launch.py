@@ -14,7 +14,7 @@ import msgspec
 from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
 
 from glowplug_worker.frames import Init
-from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, Limits, LocalImage, StartPlan
+from glowplug_worker.ports import FDS, Bind, BuildNeeds, Interpreter, Limits, LocalImage, StartPlan
 
 SDK_AT: Final = "/glowplug/sdk"
 SIMULATED: Final = "simulated-"  # how the ids of GPUs that exist only in accounting begin
@@ -87,12 +87,11 @@ def plan_start(
     """Return what the backend starts."""
     spec = binding.spec
     boot = f"{places.seen(SDK_AT)}/glowplug/runner/boot.py"
-    inherited = ",".join(str(each) for each in fds)
     return StartPlan(
         container_id=binding.container_id,
         kind=spec.kind,
         interpreter=brought.interpreter,
-        argv=(str(brought.interpreter.executable), "-I", "-S", boot, "--fds", inherited),
+        argv=(str(brought.interpreter.executable), "-I", "-S", boot, "--fds", FDS),
         fds=fds,
         env=environment(binding, brought, places),
         cwd=places.seen(SOURCE_AT) if places.has(SOURCE_AT) else places.tmp,

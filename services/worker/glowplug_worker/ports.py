@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 from glowplug_contracts.ids import ContainerId, DeploymentId, Digest, ImageDigest, WorkspaceId
@@ -32,6 +32,9 @@ Network = Literal["shared", "none", "own"]
 
 # What a backend may be able to enforce.
 Enforced = Literal["memory", "cpu", "pids", "disk", "filesystem", "network", "users"]
+
+# Stands in a command line for the numbers of inherited descriptors, joined by commas.
+FDS: Final = "{fds}"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,8 +145,9 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         argv: the runner's command line, already spelled with the paths that the container sees
-            (`Bind.target` with `mounts`, else `Bind.source`) and with the numbers in `fds`.
-        fds: open file descriptors that the first process inherits under the same numbers; every
+            (`Bind.target` with `mounts`, else `Bind.source`); `FDS` in it stands for the numbers under
+            which the first process inherits `fds`.
+        fds: open file descriptors that the first process inherits, under these numbers or others; every
             other descriptor is closed. The caller closes its copies after `start` returned or raised.
         env: the whole environment; nothing of the worker's own is inherited.
         cwd: as the container sees it.
@@ -174,19 +178,25 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     network: Network = "shared"
     netns: int | None = None
 
+    def command(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        """Return `argv` with the numbers of the inherited descriptors."""
+        said = ",".join(map(str, numbers))
+        return tuple(said if each == FDS else each for each in self.argv)
+
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """How the container's main process ended: an exit code, or the signal that killed it.
 
     A wrapper's 128 + n is reported as signal n. `stderr_tail`: the last bytes (≤ 4 KiB) that the
     process tree wrote to the stderr it was started with, before the runner captured it. `evidence`: the
-    kernel's own counts.
+    kernel's own counts. `unmade`: the container was never there, `stderr_tail` says why.
     """
 
     code: int | None = None
     signal: int | None = None
     stderr_tail: str = ""
     evidence: Evidence = Evidence()
+    unmade: bool = False
 
 
 class RunningContainer(Protocol):

@@ -33,6 +33,8 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         gpus: simulated devices, "A10G:2,H100" ; "" = the real ones that NVML finds. Simulated GPUs
             exist in accounting only and are labelled as simulated wherever they are shown.
         backend: how containers are isolated; "auto" = the best one that really works here.
+        runtime: which runtime the backends oci and gvisor use, by name (crun, runc) or path; "" = the
+            best that is installed.
         pool: which pool's containers it takes.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
         volumes_dir: where volumes lie, the same as the gateways'; "" = this worker has none.
@@ -42,7 +44,8 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     cpu: float = 0.0
     memory: str = ""
     gpus: str = ""
-    backend: Literal["auto", "process", "bwrap"] = "auto"
+    backend: Literal["auto", "process", "bwrap", "oci", "gvisor"] = "auto"
+    runtime: str = ""
     pool: str = "default"
     claims_dir: str = ""
     stop_grace_s: float = 8.0

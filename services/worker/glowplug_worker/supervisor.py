@@ -389,6 +389,11 @@ class Supervisor:
     def _on_exit(self, exit_: Exit) -> None:
         for link in self._links:
             link.close()
+        if exit_.unmade and not self.life.ended:
+            why = exit_.stderr_tail.strip() or f"exit {exit_.code or exit_.signal}"
+            self._fail_start(
+                PlatformError("platform.unavailable", f"the container can't be made: {why}")
+            )
         lines = [*self.logbook.last_lines, *exit_.stderr_tail.splitlines()]
         self.step(
             life.Exited(

@@ -1,4 +1,4 @@
-"""Both backends, where they work; a backend that can't work here is skipped with its reason."""
+"""Every backend, where it works; one that can't work here is skipped with its reason."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from glowplug_worker.runtime.cgroups import Cgroups, open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
 
 
-@pytest.fixture(params=["process", "bwrap"])
+@pytest.fixture(params=["process", "bwrap", "oci-crun", "oci-runc"])
 async def backend(request, tmp_path) -> AsyncIterator[Backend]:
+    name, _, runtime = request.param.partition("-")
     with groups_of(tmp_path / "data") as cgroups:
         try:
-            yield await choose_backend(request.param, tmp_path / "data", cgroups)
+            yield await choose_backend(name, tmp_path / "data", cgroups, runtime)
         except UnavailableError as error:
             pytest.skip(f"{request.param}: {error.message}")
 

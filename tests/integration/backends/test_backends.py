@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from glowplug_contracts.errors import UnavailableError
-from glowplug_worker.ports import Backend, StartPlan
+from glowplug_worker.ports import FDS, Backend, StartPlan
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.uids import RANGES
 
@@ -70,7 +70,7 @@ async def test_the_environment_is_the_plans_and_nothing_of_the_workers(
     async with open_container(backend, tmp_path / "c", code, env={"MINE": "2"}) as inside:
         seen = await inside.said()
     assert seen["MINE"] == "2"
-    assert set(seen) <= {"MINE", "PWD", "GLOWPLUG_CONTAINER_ID", "LC_CTYPE"}
+    assert set(seen) <= {"MINE", "PWD", "HOME", "GLOWPLUG_CONTAINER_ID", "LC_CTYPE"}
 
 
 async def test_no_other_descriptor_is_inherited(backend, tmp_path):
@@ -203,7 +203,7 @@ async def test_the_runner_itself_starts_inside(backend, tmp_path):
         "-S",
         f"{at}/glowplug/runner/boot.py",
         "--fds",
-        str(theirs.fileno()),
+        FDS,
     )
     plan = a_plan(tmp_path / "c", backend, "", theirs.fileno(), argv=argv, binds=plan.binds)
     container = await backend.start(plan)

@@ -44,11 +44,11 @@ async def test_a_fork_bomb_is_refused_at_the_limit(limited, tmp_path):
         "except BlockingIOError:\n"
         "    say(forked)\n"
     )
-    limits = Limits(pids=32)
+    limits = Limits(pids=64)
     async with open_container(limited, tmp_path / "c", code, limits=limits) as inside:
         forked = await inside.said()
         end = await inside.container.wait()
-    assert 20 < forked < 32
+    assert 40 < forked < 64  # what it runs in counts, too
     assert end.evidence.pids_refused > 0
 
 
@@ -56,15 +56,15 @@ async def test_processor_time_beyond_the_limit_is_withheld(limited, tmp_path):
     code = (
         "import time\n"
         "used = time.process_time()\n"
-        "while time.process_time() - used < 0.3: pass\n"
+        "while time.process_time() - used < 0.1: pass\n"
         "say(1)\n"
     )
-    limits = Limits(cpu_millis=500)
+    limits = Limits(cpu_millis=50)
     async with open_container(limited, tmp_path / "c", code, limits=limits) as inside:
         await inside.said()
         end = await inside.container.wait()
-    # Half a core: 0.3 s of work waits for about as long.
-    assert end.evidence.cpu_throttled_s > 0.1
+    # A twentieth of a core, which even a busy host has to give: most of the time it waits.
+    assert end.evidence.cpu_throttled_s > 0.3
 
 
 async def test_a_child_that_dies_for_memory_is_not_the_containers_end(limited, tmp_path):

@@ -37,7 +37,8 @@ def test_with_mounts_everything_has_its_fixed_place(sdk: Path) -> None:
     brought = Brought(interpreter=PYTHON, image=IMAGE, source=Path("/data/sources/s"))
     plan, init = made(sdk, brought, mounts=True)
     boot = "/glowplug/sdk/glowplug/runner/boot.py"
-    assert plan.argv == ("/opt/py/bin/python3", "-I", "-S", boot, "--fds", "7,9")
+    assert plan.command(plan.fds) == ("/opt/py/bin/python3", "-I", "-S", boot, "--fds", "7,9")
+    assert plan.command((3, 4)) == ("/opt/py/bin/python3", "-I", "-S", boot, "--fds", "3,4")
     assert {bind.target: (bind.source, bind.writable) for bind in plan.binds} == {
         "/glowplug/sdk/glowplug": ((sdk / "glowplug").resolve(), False),
         "/layer": (IMAGE.root, False),

@@ -1,8 +1,7 @@
 """The `bwrap` backend: namespaces, no capabilities, a read-only root of its own, a system-call filter.
 
 Run by root bubblewrap is no sandbox, so a worker run by root first becomes an unprivileged user id, one
-per live container (`child.py`). What the container sees of the host is the allow-list here: never `/`,
-of /etc only what name resolution, TLS, time zones and the dynamic linker need.
+per live container (`child.py`). What the container sees of the host is the allow-list of `hostbase.py`.
 """
 
 from __future__ import annotations
@@ -17,34 +16,25 @@ from typing import Final
 
 import msgspec
 from glowplug_contracts.errors import UnavailableError
-from glowplug_runtime.trees import hand_over
 
 from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
 from glowplug_worker.runtime.child import Birth, Staged, stage_root
+from glowplug_worker.runtime.hostbase import (
+    ETC,
+    SYSTEM,
+    TMPFS_BYTES,
+    USER,
+    hand_over,
+    identity,
+    masked_of,
+    prefix_bind,
+)
 from glowplug_worker.runtime.process import make_group
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
 
-# Either directories, or links into /usr on hosts where they were merged.
-SYSTEM: Final = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
-ETC: Final = (
-    "/etc/ld.so.cache",
-    "/etc/resolv.conf",
-    "/etc/nsswitch.conf",
-    "/etc/hosts",
-    "/etc/localtime",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/pki/tls/certs",
-    "/etc/pki/ca-trust/extracted",
-    "/etc/alternatives",  # links into /usr only; awk and cc are behind them
-)
-USER: Final = 1000
-PASSWD: Final = f"root:x:0:0:root:/:/bin/sh\nuser:x:{USER}:{USER}:user:/tmp:/bin/sh\n"
-GROUP: Final = f"root:x:0:\nuser:x:{USER}:\n"
-TMPFS_BYTES: Final = 1 << 30
 _READY_S: Final = 20.0
 
 
@@ -74,7 +64,7 @@ class BwrapBackend:
     async def start(self, plan: StartPlan) -> RunningContainer:
         """Start the runner (`ports.Backend.start`)."""
         plan.scratch.mkdir(parents=True, exist_ok=True)
-        binds = (*_identity(plan.scratch), *_prefix(plan), *plan.binds)
+        binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
         group = make_group(self._cgroups, plan)
         try:
             uid = None if self._uids is None else self._uids.take()
@@ -86,14 +76,14 @@ class BwrapBackend:
         try:
             given.append(_memfd("seccomp", seccomp.program(platform.machine())))
             birth, command, sources = self._stage(binds, uid, group, plan.netns)
-            flags = sandbox_flags(plan, binds, sources, _masked(plan))
+            flags = sandbox_flags(plan, binds, sources, masked_of(plan))
             flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
             given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
             if uid is not None:
-                await asyncio.to_thread(_hand_over, binds, uid)
+                await asyncio.to_thread(hand_over, binds, uid)
             # bubblewrap itself gets no environment: LD_PRELOAD of the user's would load into it, out
             # here. And what it gets by `--args` no other user of the host can read, unlike argv.
-            argv = (command, "--args", str(given[2]), "--", *plan.argv)
+            argv = (command, "--args", str(given[2]), "--", *plan.command(plan.fds))
             process, stderr = await fork(argv, {}, birth, (*plan.fds, *given))
         except BaseException:
             os.close(info)
@@ -258,44 +248,6 @@ def _system_flags() -> list[str]:
         elif path.is_dir():
             flags += ["--ro-bind", str(path), str(path)]
     return flags
-
-
-def _identity(scratch: Path) -> tuple[Bind, ...]:
-    """Write and return the generated account files."""
-    binds = []
-    for name, text in (("passwd", PASSWD), ("group", GROUP)):
-        path = scratch / name
-        path.write_text(text, encoding="ascii")
-        path.chmod(0o644)
-        binds.append(Bind(source=path, target=f"/etc/{name}"))
-    return tuple(binds)
-
-
-def _prefix(plan: StartPlan) -> tuple[Bind, ...]:
-    """Return the bind of an interpreter that is not under /usr."""
-    prefix = plan.interpreter.prefix
-    if prefix.is_relative_to("/usr"):
-        return ()
-    if prefix in (Path("/"), Path.home()) or prefix in plan.scratch.parents:
-        raise UnavailableError(
-            "platform.unavailable",
-            f"the Python under {prefix} can't be shown to containers without showing too much",
-        )
-    return (Bind(source=prefix, target=str(prefix)),)
-
-
-def _masked(plan: StartPlan) -> tuple[str, ...]:
-    """Return what is hidden of the interpreter's prefix: packages installed beside it."""
-    prefix = plan.interpreter.prefix
-    if prefix.is_relative_to("/usr"):
-        return ()
-    return tuple(str(path) for path in prefix.glob("lib/python3*/site-packages") if path.is_dir())
-
-
-def _hand_over(binds: tuple[Bind, ...], uid: int) -> None:
-    for bind in binds:
-        if bind.writable and not bind.shared:
-            hand_over(bind.source, uid)
 
 
 def _memfd(name: str, data: bytes) -> int:

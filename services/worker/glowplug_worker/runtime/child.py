@@ -63,12 +63,12 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
 
     def _prepare(self) -> None:
         for path in self.joins:
-            _join(path)
+            join(path)
         limit_resources()
         if self.netns is not None:
-            _check(_LIBC.setns(self.netns, _CLONE_NEWNET), "setns")
+            check(_LIBC.setns(self.netns, _CLONE_NEWNET), "setns")
         if self.staged:
-            _stage(self.staged)
+            stage(self.staged)
         if self.uid is not None:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
@@ -89,7 +89,8 @@ def limit_resources() -> None:
     _lower(resource.RLIMIT_FSIZE, FILE_BYTES_MAX)
 
 
-def _join(path: str) -> None:
+def join(path: str) -> None:
+    """Enter a control group."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     os.write(fd, b"0")
     os.close(fd)
@@ -100,21 +101,30 @@ def stage_root() -> str:
     return next(path for path in _STAGE_CANDIDATES if Path(path).is_dir())
 
 
+def open_files() -> int:
+    """Return how many descriptors a process of a container may have open."""
+    return _lowered(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
+
+
 def _lower(which: int, limit: int) -> None:
-    _, hard = resource.getrlimit(which)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
+    limit = _lowered(which, limit)
     resource.setrlimit(which, (limit, limit))
 
 
-def _stage(staged: tuple[Staged, ...]) -> None:
+def _lowered(which: int, limit: int) -> int:
+    _, hard = resource.getrlimit(which)
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+
+
+def stage(staged: tuple[Staged, ...], options: bytes = b"mode=0755,size=1m") -> None:
+    """Make a private mount namespace, and in it the staging area with what is to be reachable."""
     root = stage_root()
-    _check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
-    _mount(None, "/", None, _MS_REC_PRIVATE)
+    check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
+    mount(None, "/", None, _MS_REC_PRIVATE)
     # Opened before the staging area hides anything, and after unshare: a mount can only be bound from
     # the namespace that it is in.
     opened = [(os.open(item.source, os.O_PATH | os.O_CLOEXEC), item) for item in staged]
-    _mount("tmpfs", root, "tmpfs", _MS_NOSUID_NODEV, b"mode=0755,size=1m")
+    mount("tmpfs", root, "tmpfs", _MS_NOSUID_NODEV, options)
     for fd, item in opened:
         target = f"{root}/{item.name}"
         os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)  # noqa: PTH103, PTH120 - plain calls
@@ -122,13 +132,14 @@ def _stage(staged: tuple[Staged, ...]) -> None:
             os.mkdir(target, 0o755)  # noqa: PTH102
         else:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-        _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND)
+        mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND)
         os.close(fd)
 
 
-def _mount(
+def mount(
     source: str | None, target: str, kind: str | None, flags: int, data: bytes | None = None
 ) -> None:
+    """Mount something. Raises: OSError."""
     result = _LIBC.mount(
         None if source is None else source.encode(),
         target.encode(),
@@ -136,10 +147,11 @@ def _mount(
         ctypes.c_ulong(flags),
         data,
     )
-    _check(result, f"mount {target}")
+    check(result, f"mount {target}")
 
 
-def _check(result: int, what: str) -> None:
+def check(result: int, what: str) -> None:
+    """Raise OSError if a call of libc failed."""
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")

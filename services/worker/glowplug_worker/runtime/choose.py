@@ -21,15 +21,17 @@ from glowplug_contracts.errors import PlatformError, UnavailableError
 from glowplug_contracts.ids import ContainerId
 from glowplug_contracts.messages.container import ContainerKind
 
-from glowplug_worker.ports import Backend, RunningContainer, StartPlan
+from glowplug_worker.ports import FDS, Backend, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.bwrap import BwrapBackend, find_binary
 from glowplug_worker.runtime.cgroups import Cgroups, open_cgroups
+from glowplug_worker.runtime.oci import OciBackend
 from glowplug_worker.runtime.process import ProcessBackend
 from glowplug_worker.runtime.python import find_pythons, own_python
-from glowplug_worker.runtime.uids import Uids
+from glowplug_worker.runtime.runtimes import Runtime, find_runtimes
+from glowplug_worker.runtime.uids import SPANS, Uids
 
-WANTED: Final = ("auto", "process", "bwrap")
+WANTED: Final = ("auto", "process", "bwrap", "oci", "gvisor")
 PROBE_PREFIX: Final = "probe-"
 _TRY_S: Final = 30.0
 # Runs inside: what a container must not be able to do, tried.
@@ -69,8 +71,12 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
         return [words for words, true in found.items() if true]
 
 
-async def choose_backend(wanted: str, data_dir: Path, cgroups: Cgroups | None = None) -> Backend:
+async def choose_backend(
+    wanted: str, data_dir: Path, cgroups: Cgroups | None = None, runtime: str = ""
+) -> Backend:
     """Return the best backend that works here, or the wanted one.
+
+    `runtime` names the one that "oci" and "gvisor" use, or gives its path; "" = the best installed.
 
     Raises: UnavailableError when the wanted one does not work, saying why.
     """
@@ -78,6 +84,8 @@ async def choose_backend(wanted: str, data_dir: Path, cgroups: Cgroups | None = 
         raise UnavailableError(
             "platform.unavailable", f"there is no backend {wanted!r}; use {', '.join(WANTED)}"
         )
+    if wanted in ("oci", "gvisor"):
+        return await _try_runtimes(wanted, data_dir, cgroups, runtime)
     if wanted == "process":
         return _process("it was asked for", data_dir, cgroups)
     try:
@@ -112,6 +120,37 @@ async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None) -> Backend:
     return backend
 
 
+async def _try_runtimes(wanted: str, data_dir: Path, cgroups: Cgroups | None, name: str) -> Backend:
+    """Return the backend of the first runtime that works. Raises: UnavailableError, saying why none."""
+    if os.geteuid() != 0:
+        raise UnavailableError(
+            "platform.unavailable", f"the {wanted} backend needs a worker that is run by root"
+        )
+    problems = []
+    for runtime in find_runtimes(wanted, name):
+        try:
+            return await _try_runtime(runtime, data_dir, cgroups)
+        except (PlatformError, OSError) as error:
+            problems.append(f"{runtime.kind} {runtime.version}: {error}")
+    raise UnavailableError(
+        "platform.unavailable",
+        "; ".join(problems) or f"no runtime for the {wanted} backend is installed",
+    )
+
+
+async def _try_runtime(runtime: Runtime, data_dir: Path, cgroups: Cgroups | None) -> Backend:
+    words = f"{runtime.kind} {runtime.version}, tried at start-up, it holds"
+    if runtime.old:
+        words += "; it has published holes, which its user namespaces close: a newer one is better"
+    backend = OciBackend(runtime, words, Uids(ranges=SPANS), cgroups)
+    holes = (await probe(backend, data_dir)).holes()
+    if holes:
+        raise UnavailableError(
+            "platform.unavailable", "tried, it does not hold: " + "; ".join(holes)
+        )
+    return backend
+
+
 async def probe(backend: Backend, data_dir: Path) -> Findings:
     """Start a Python in a backend and let it try what it must not be able to do."""
     scratch, secret = _bait(data_dir)
@@ -123,7 +162,7 @@ async def probe(backend: Backend, data_dir: Path) -> Findings:
         container_id=ContainerId("ctr_probe"),
         kind=ContainerKind.FUNCTION,
         interpreter=interpreter,
-        argv=(str(interpreter.executable), "-I", "-S", "-c", _PROBE, str(fd), str(secret)),
+        argv=(str(interpreter.executable), "-I", "-S", "-c", _PROBE, FDS, str(secret)),
         fds=(fd,),
         env={},
         cwd="/tmp" if backend.mounts else str(scratch),  # noqa: S108 - the container's own

@@ -59,7 +59,7 @@ class ProcessBackend:
             uid = self._take_uid(plan)
             env = {**plan.env, MARK: plan.container_id}
             birth = Birth(parent=os.getpid(), joins=group.entries, uid=uid, netns=plan.netns)
-            process, stderr = await fork(plan.argv, env, birth, plan.fds, plan.cwd)
+            process, stderr = await fork(plan.command(plan.fds), env, birth, plan.fds, plan.cwd)
         except BaseException:
             self._give_back(uid, group)
             raise

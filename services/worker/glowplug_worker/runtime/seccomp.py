@@ -140,24 +140,24 @@ _TABLES: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _X32_BIT: Final = 0x40000000
 
 # Looked at by argument, not refused outright.
-_BY_ARGUMENT: Final = frozenset(
+BY_ARGUMENT: Final = frozenset(
     {"ioctl", "clone", "clone3", "unshare", "socket", "socketpair", "personality"}
 )
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
-_NAMESPACES: Final = 0x7E020000
+NAMESPACES: Final = 0x7E020000
 # CLONE_NEWTIME; in clone() that bit belongs to the exit signal.
-_NEWTIME: Final = 0x80
+NEWTIME: Final = 0x80
 # Sockets: UNIX, INET, INET6, and of NETLINK only the routes' (libc lists interfaces by it). The others
 # reach kernel code that nobody needs, and are told what a kernel without them says.
-_AF_UNIX: Final = 1
-_FAMILIES: Final = (_AF_UNIX, 2, 10)
-_AF_NETLINK: Final = 16
-_NETLINK_ROUTE: Final = 0
+AF_UNIX: Final = 1
+FAMILIES: Final = (AF_UNIX, 2, 10)
+AF_NETLINK: Final = 16
+NETLINK_ROUTE: Final = 0
 # Linux, its 32-bit address space, an old version number, both, and asking which it is. No other: they
 # switch protections of memory off.
-_PERSONALITIES: Final = (0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
-_TIOCSTI: Final = 0x5412  # types into the terminal that started us
-_TIOCLINUX: Final = 0x541C
+PERSONALITIES: Final = (0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+TIOCSTI: Final = 0x5412  # types into the terminal that started us
+TIOCLINUX: Final = 0x541C
 
 _LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JEQ: Final = 0x15
@@ -197,18 +197,18 @@ def program(machine: str) -> bytes:
         code += [_jump(_JGE, _X32_BIT, 0, 1), _ret(_ERRNO | errno.ENOSYS)]
     code += [_jump(_JEQ, known["clone3"], 0, 1), _ret(_ERRNO | errno.ENOSYS)]
     for name, number in sorted(known.items()):
-        if name not in _BY_ARGUMENT:
+        if name not in BY_ARGUMENT:
             code += [_jump(_JEQ, number, 0, 1), deny]
-    code += _deny_flags(known["clone"], _NAMESPACES)
-    code += _deny_flags(known["unshare"], _NAMESPACES | _NEWTIME)
-    code += _allow_only(known["personality"], _PERSONALITIES, errno.EPERM)
-    code += _allow_only(known["socketpair"], (_AF_UNIX,), errno.EAFNOSUPPORT)
+    code += _deny_flags(known["clone"], NAMESPACES)
+    code += _deny_flags(known["unshare"], NAMESPACES | NEWTIME)
+    code += _allow_only(known["personality"], PERSONALITIES, errno.EPERM)
+    code += _allow_only(known["socketpair"], (AF_UNIX,), errno.EAFNOSUPPORT)
     code += _allow_families(known["socket"])
     code += [
         _jump(_JEQ, known["ioctl"], 0, 4),
         _op(_LOAD, _argument_at(1)),
-        _jump(_JEQ, _TIOCSTI, 1, 0),
-        _jump(_JEQ, _TIOCLINUX, 0, 1),
+        _jump(_JEQ, TIOCSTI, 1, 0),
+        _jump(_JEQ, TIOCLINUX, 0, 1),
         deny,
         _ret(_ALLOW),
     ]
@@ -240,14 +240,14 @@ def _allow_only(number: int, values: tuple[int, ...], error: int) -> list[bytes]
 
 def _allow_families(number: int) -> list[bytes]:
     """Refuse sockets of all families but a few, and of netlink all protocols but one."""
-    count = len(_FAMILIES)
+    count = len(FAMILIES)
     return [
         _jump(_JEQ, number, 0, count + 6),
         _op(_LOAD, _argument_at(0)),
-        _jump(_JEQ, _AF_NETLINK, 0, 2),
+        _jump(_JEQ, AF_NETLINK, 0, 2),
         _op(_LOAD, _argument_at(2)),
-        _jump(_JEQ, _NETLINK_ROUTE, count + 1, count),
-        *(_jump(_JEQ, family, count - at, 0) for at, family in enumerate(_FAMILIES)),
+        _jump(_JEQ, NETLINK_ROUTE, count + 1, count),
+        *(_jump(_JEQ, family, count - at, 0) for at, family in enumerate(FAMILIES)),
         _ret(_ERRNO | errno.EAFNOSUPPORT),
         _ret(_ALLOW),
     ]

@@ -6,24 +6,27 @@ Common to all backends; each says how its tree is killed and what is left to do 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import msgspec
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.ports import Evidence, Exit
 from glowplug_worker.runtime.cgroups import Cgroup
-from glowplug_worker.runtime.child import Birth
 
 STDERR_TAIL_BYTES: Final = 4096
 # A wrapper reports a child's death by signal n as exit code 128 + n.
 _SIGNAL_BASE: Final = 128
 _SIGNALS: Final = 64
 _SWEEP_S: Final = 0.01
+_CLONE_NEWPID: Final = 0x2000_0000
 
 # Processes are forked in a thread that lives as long as the worker: forking blocks for milliseconds, and
 # the parent-death signal fires when the forking *thread* ends.
@@ -35,6 +38,7 @@ class Tree:
 
     `kill_rest()` kills what the main process left behind and returns whether nothing lives any more;
     `release()` gives back what the backend held, after that. `group`: its control groups, where it has any.
+    `was_made()` says whether there was a container at all, or only a runtime that could not make it.
     """
 
     def __init__(
@@ -44,13 +48,16 @@ class Tree:
         kill_rest: Callable[[], bool],
         release: Callable[[], None],
         group: Cgroup | None = None,
+        was_made: Callable[[], bool] = lambda: True,
     ) -> None:
         self._process = process
         self._kill_rest = kill_rest
         self._release = release
         self._released = False
         self._group = group
+        self._was_made = was_made
         self._evidence: Evidence | None = None
+        self._unmade: bool | None = None
         self._stderr = stderr
         self._tail = bytearray()
         self._ended = asyncio.Event()
@@ -90,7 +97,10 @@ class Tree:
             await asyncio.sleep(_SWEEP_S)
         self._evidence = self.evidence()  # its files go with what `close` gives back
         tail = bytes(self._tail).decode(errors="replace")
-        return _exit(self._process.returncode, tail, self._evidence)
+        if self._unmade is None:
+            self._unmade = not self._was_made()
+        end = _exit(self._process.returncode, tail, self._evidence)
+        return msgspec.structs.replace(end, unmade=self._unmade)
 
     async def close(self) -> None:
         """Kill what is left, wait, and give back what the backend held. May be repeated."""
@@ -132,11 +142,18 @@ def _exit(code: int, tail: str, evidence: Evidence) -> Exit:
 async def fork(
     argv: tuple[str, ...],
     env: dict[str, str],
-    birth: Birth,
+    birth: Callable[[], None],
     fds: tuple[int, ...],
     cwd: str | None = None,
+    *,
+    new_pids: bool = False,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start `argv` as a session of its own; return it and the reading end of its stderr.
+
+    Args:
+        birth: prepares the forked child.
+        fds: what it keeps open; the numbers after `birth`.
+        new_pids: it is the first process of a pid namespace, with which everything below it ends.
 
     Cancelling waits for the fork and then kills what it made, so that nothing is left behind.
     Raises: UnavailableError if it can't be started.
@@ -145,6 +162,10 @@ async def fork(
     os.set_blocking(writing, True)
 
     def start() -> subprocess.Popen[bytes]:
+        with _new_pids() if new_pids else contextlib.nullcontext():
+            return popen()
+
+    def popen() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -174,6 +195,23 @@ async def fork(
         if started.done():
             os.close(writing)
     return process, reading
+
+
+@contextlib.contextmanager
+def _new_pids() -> Iterator[None]:
+    """The next child of this thread is the first process of a new pid namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = os.open("/proc/thread-self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.unshare(_CLONE_NEWPID) != 0:
+            raise OSError(ctypes.get_errno(), "a pid namespace can't be made")
+        try:
+            yield
+        finally:
+            if libc.setns(own, _CLONE_NEWPID) != 0:
+                raise OSError(ctypes.get_errno(), "the thread can't leave a pid namespace")
+    finally:
+        os.close(own)
 
 
 async def _undo(started: asyncio.Future[subprocess.Popen[bytes]]) -> None:

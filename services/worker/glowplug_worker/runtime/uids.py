@@ -1,4 +1,6 @@
-"""User ids for containers that a worker run by root starts: one per live container, never root.
+"""User ids for containers that a worker run by root starts: never root's, never two containers' at once.
+
+One per container, or, for containers with user namespaces, a range of 65,536 named by its first.
 
 The range is Glowplug's own. Workers of one host share it without talking: an id is taken by locking
 its file, and the kernel gives the lock back when the worker ends, however it ends.
@@ -18,17 +20,20 @@ from glowplug_contracts.errors import UnavailableError
 # High enough to meet no account, no subuid range and no systemd range; the second where the host's own
 # user namespace maps only 65536 ids.
 RANGES: Final = (range(0x6770_0000, 0x6770_0000 + 4096), range(50_000, 54_096))
+# The same for whole ranges; only where the worker's namespace maps all ids.
+SPAN: Final = 65_536
+SPANS: Final = (range(0x6800_0000, 0x6800_0000 + 4096 * SPAN, SPAN),)
 LOCKS: Final = Path("/run/glowplug/uids")
 
 
 class Uids:
     """Takes and gives back ids; holds one open descriptor per id taken."""
 
-    def __init__(self, locks: Path = LOCKS) -> None:
+    def __init__(self, locks: Path = LOCKS, ranges: tuple[range, ...] = RANGES) -> None:
         self._locks = locks
         self._held: dict[int, int] = {}
         mapped = _mapped_range()
-        self._range = next((r for r in RANGES if r.start in mapped and r.stop - 1 in mapped), None)
+        self._range = next((r for r in ranges if r.start in mapped and r.stop - 1 in mapped), None)
 
     def take(self) -> int:
         """Return an id that no live container of any worker on this host has.

@@ -1,0 +1,72 @@
+"""What every container with a root of its own sees of the host: the allow-list, and who it is inside.
+
+Never `/`; of /etc only what name resolution, TLS, time zones and the dynamic linker need.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from glowplug_contracts.errors import UnavailableError
+from glowplug_runtime import trees
+
+from glowplug_worker.ports import Bind, StartPlan
+
+# Either directories, or links into /usr on hosts where they were merged.
+SYSTEM: Final = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
+ETC: Final = (
+    "/etc/ld.so.cache",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/hosts",
+    "/etc/localtime",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/alternatives",  # links into /usr only; awk and cc are behind them
+)
+USER: Final = 1000
+PASSWD: Final = f"root:x:0:0:root:/:/bin/sh\nuser:x:{USER}:{USER}:user:/tmp:/bin/sh\n"
+GROUP: Final = f"root:x:0:\nuser:x:{USER}:\n"
+TMPFS_BYTES: Final = 1 << 30
+
+
+def identity(scratch: Path) -> tuple[Bind, ...]:
+    """Write and return the generated account files."""
+    binds = []
+    for name, text in (("passwd", PASSWD), ("group", GROUP)):
+        path = scratch / name
+        path.write_text(text, encoding="ascii")
+        path.chmod(0o644)
+        binds.append(Bind(source=path, target=f"/etc/{name}"))
+    return tuple(binds)
+
+
+def prefix_bind(plan: StartPlan) -> tuple[Bind, ...]:
+    """Return the bind of an interpreter that is not under /usr."""
+    prefix = plan.interpreter.prefix
+    if prefix.is_relative_to("/usr"):
+        return ()
+    if prefix in (Path("/"), Path.home()) or prefix in plan.scratch.parents:
+        raise UnavailableError(
+            "platform.unavailable",
+            f"the Python under {prefix} can't be shown to containers without showing too much",
+        )
+    return (Bind(source=prefix, target=str(prefix)),)
+
+
+def masked_of(plan: StartPlan) -> tuple[str, ...]:
+    """Return what is hidden of the interpreter's prefix: packages installed beside it."""
+    prefix = plan.interpreter.prefix
+    if prefix.is_relative_to("/usr"):
+        return ()
+    return tuple(str(path) for path in prefix.glob("lib/python3*/site-packages") if path.is_dir())
+
+
+def hand_over(binds: tuple[Bind, ...], uid: int) -> None:
+    """Give a container's user what it may write and shares with nobody."""
+    for bind in binds:
+        if bind.writable and not bind.shared:
+            trees.hand_over(bind.source, uid)

@@ -1,0 +1,195 @@
+"""The `oci` backend: crun or runc makes the container, in user namespaces of 65,536 ids of its own.
+
+For workers run by root. The runtime gets a specification that we made (`spec.py`) in a mount and pid
+namespace that we made (`oci_birth.py`): its files, mounts and processes are gone with the container or
+with the worker, whichever ends first. Control groups are the worker's, not the runtime's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+from glowplug_contracts.errors import UnavailableError
+
+from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
+from glowplug_worker.runtime import seccomp
+from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
+from glowplug_worker.runtime.child import Staged, open_files, stage_root
+from glowplug_worker.runtime.hostbase import (
+    ETC,
+    SYSTEM,
+    TMPFS_BYTES,
+    USER,
+    hand_over,
+    identity,
+    masked_of,
+    prefix_bind,
+)
+from glowplug_worker.runtime.oci_birth import FIRST_FD, OciBirth
+from glowplug_worker.runtime.process import make_group
+from glowplug_worker.runtime.runtimes import Runtime
+from glowplug_worker.runtime.seccomp_profile import oci_profile
+from glowplug_worker.runtime.spec import Mount, Needs, Tmpfs, build_root, build_spec
+from glowplug_worker.runtime.tree import Tree, fork
+from glowplug_worker.runtime.uids import Uids
+
+PID_FILE: Final = "pid"
+_HIDING_BYTES: Final = 4096
+
+
+class OciBackend:
+    """Starts runners through an OCI runtime (`ports.Backend`)."""
+
+    mounts = True
+
+    def __init__(
+        self, runtime: Runtime, reason: str, spans: Uids, cgroups: Cgroups | None = None
+    ) -> None:
+        self.name = runtime.backend
+        self.reason = reason
+        self._runtime = runtime
+        self._spans = spans
+        self._cgroups = cgroups or Cgroups()
+        self.enforces: frozenset[Enforced] = self._cgroups.holds | {
+            "filesystem",
+            "users",
+            "network",
+        }
+
+    async def start(self, plan: StartPlan) -> RunningContainer:
+        """Start the runner (`ports.Backend.start`)."""
+        plan.scratch.mkdir(parents=True, exist_ok=True)
+        group = make_group(self._cgroups, plan)
+        first_id: int | None = None
+        worker = os.pidfd_open(os.getpid())
+        try:
+            first_id = self._spans.take()
+            binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
+            await asyncio.to_thread(hand_over, binds, first_id + USER)
+            needs = needs_of(plan, binds, self._runtime, first_id)
+            birth = self._birth(plan, binds, needs, group, worker)
+            stage = stage_root()
+            argv = self._runtime.command(
+                stage, plan.container_id, len(plan.fds), f"{stage}/scratch/{PID_FILE}"
+            )
+            passed = tuple(range(FIRST_FD, FIRST_FD + len(plan.fds)))
+            process, stderr = await fork(argv, self._runtime.env, birth, passed, new_pids=True)
+        except ValueError as error:
+            self._give_back(first_id, group)
+            raise UnavailableError(
+                "platform.unavailable", f"the container can't be started: {error}"
+            ) from error
+        except BaseException:
+            self._give_back(first_id, group)
+            raise
+        finally:
+            os.close(worker)
+        made = plan.scratch / PID_FILE
+        return Tree(
+            process,
+            stderr,
+            # The first process of a pid namespace ends last: the kernel waits for the others.
+            kill_rest=lambda: True,
+            release=lambda: self._give_back(first_id, group),
+            group=group,
+            was_made=made.exists,
+        )
+
+    def _birth(
+        self,
+        plan: StartPlan,
+        binds: tuple[Bind, ...],
+        needs: Needs,
+        group: Cgroup,
+        worker: int,
+    ) -> OciBirth:
+        staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
+        staged.append(Staged(source=plan.scratch, name="scratch"))
+        config = json.dumps(build_spec(needs)).encode()
+        return OciBirth(
+            worker=worker,
+            joins=group.entries,
+            fds=plan.fds,
+            staged=tuple(staged),
+            root=build_root(needs),
+            files=(("bundle/config.json", config),),
+            netns=plan.netns,
+            hidden=self._runtime.hidden,
+            read_only=self._runtime.read_only(),
+        )
+
+    def _give_back(self, first_id: int | None, group: Cgroup) -> None:
+        self._cgroups.give_back(group)
+        if first_id is not None:
+            self._spans.give_back(first_id)
+
+
+def needs_of(plan: StartPlan, binds: tuple[Bind, ...], runtime: Runtime, first_id: int) -> Needs:
+    """Return what the specification is made of; looks at the host's files."""
+    stage = stage_root()
+    system, links = host_base()
+    return Needs(
+        argv=plan.command(range(FIRST_FD, FIRST_FD + len(plan.fds))),
+        env=plan.env,
+        cwd=plan.cwd,
+        hostname=plan.hostname,
+        root=f"{stage}/root",
+        first_id=first_id,
+        user=USER,
+        mounts=(
+            *system,
+            *(
+                Mount(
+                    source=f"{stage}/{number}",
+                    target=bind.target,
+                    writable=bind.writable,
+                    directory=bind.source.is_dir(),
+                )
+                for number, bind in enumerate(binds)
+            ),
+            *(
+                Mount(source=each.path, target=each.path, directory=False, device=True)
+                for each in plan.devices
+            ),
+        ),
+        tmpfs=tuple(Tmpfs(target=path, size_bytes=TMPFS_BYTES) for path in plan.tmpfs),
+        masks=tuple(
+            Tmpfs(target=path, size_bytes=_HIDING_BYTES, mode=0o555) for path in masked_of(plan)
+        ),
+        links=links,
+        open_files=open_files(),
+        own_network=plan.network != "shared" and plan.netns is None,
+        **_filter(runtime),
+    )
+
+
+def host_base() -> tuple[tuple[Mount, ...], tuple[tuple[str, str], ...]]:
+    """Return what is mounted of this host, and which links lead into it."""
+    mounts = [Mount(source="/usr", target="/usr")]
+    links: list[tuple[str, str]] = []
+    for path in map(Path, SYSTEM):
+        if path.is_symlink():
+            links.append((str(path), str(path.readlink())))
+        elif path.is_dir():
+            mounts.append(Mount(source=str(path), target=str(path)))
+    for name in ETC:
+        real = Path(name).resolve()
+        if real.exists():
+            mounts.append(Mount(source=str(real), target=name, directory=real.is_dir()))
+    return tuple(mounts), tuple(links)
+
+
+def _filter(runtime: Runtime) -> dict[str, Any]:
+    machine = platform.machine()
+    if runtime.takes_bpf:
+        program = base64.b64encode(seccomp.program(machine)).decode()
+        return {"annotations": {"run.oci.seccomp_bpf_data": program}}
+    if runtime.filters:
+        return {"seccomp": oci_profile(machine)}
+    return {}

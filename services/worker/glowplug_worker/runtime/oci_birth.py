@@ -1,0 +1,104 @@
+"""What happens between fork and exec of an OCI runtime: the place in which it makes the container.
+
+As in child.py: the forked child, so system calls only. The runtime is the first process of a pid
+namespace and lives in a mount namespace of its own, in which its bundle, its state and the container's
+root are on a file system in memory. Whatever happens to the worker or the runtime, the kernel ends and
+unmounts all of it: on the host nothing was ever made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+from typing import Final
+
+import msgspec
+
+from glowplug_worker.runtime import child
+from glowplug_worker.runtime.spec import Root
+
+_PR_SET_PDEATHSIG: Final = 1
+_CLONE_NEWNET: Final = 0x4000_0000
+_MS_READ_ONLY: Final = 0x1
+_MS_SAFE: Final = 0x2 | 0x4 | 0x8  # nosuid, nodev, noexec
+_MS_REMOUNT_BIND: Final = 0x20 | 0x1000
+_STAGE_BYTES: Final = b"mode=0755,size=16m"
+FIRST_FD: Final = 3
+
+
+class OciBirth(msgspec.Struct, frozen=True, kw_only=True):
+    """How the runtime's process is prepared.
+
+    Attributes:
+        worker: pidfd of the worker, which must still live.
+        joins: files of control groups that it enters.
+        fds: become 3, 4, …: a runtime passes on the first so many.
+        files: (name below the staging area, contents).
+        hidden: a directory that is hidden behind an empty one.
+        read_only: mounts that it may only read.
+    """
+
+    worker: int
+    joins: tuple[str, ...]
+    fds: tuple[int, ...]
+    staged: tuple[child.Staged, ...]
+    root: Root
+    files: tuple[tuple[str, bytes], ...]
+    netns: int | None = None
+    hidden: str = ""
+    read_only: tuple[str, ...] = ()
+
+    def __call__(self) -> None:
+        """Prepare this process (the forked child) for exec."""
+        try:
+            self._prepare()
+        except OSError as error:
+            os.write(2, f"{error}\n".encode())
+            raise
+
+    def _prepare(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if select.select([self.worker], [], [], 0)[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for path in self.joins:
+            child.join(path)
+        child.limit_resources()
+        if self.netns is not None:
+            child.check(libc.setns(self.netns, _CLONE_NEWNET), "setns")
+        child.stage(self.staged, _STAGE_BYTES)
+        child.mount("proc", "/proc", "proc", _MS_SAFE)
+        if self.hidden:
+            child.mount("tmpfs", self.hidden, "tmpfs", _MS_SAFE | _MS_READ_ONLY, b"size=4k")
+        for path in self.read_only:
+            child.mount(None, path, None, _MS_REMOUNT_BIND | _MS_READ_ONLY)
+        self._fill()
+        self._renumber()
+
+    def _fill(self) -> None:
+        stage = child.stage_root()
+        for name, data in self.files:
+            path = f"{stage}/{name}"
+            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.write(fd, data)
+            os.close(fd)
+        root = f"{stage}/root"
+        os.makedirs(root, 0o755, exist_ok=True)  # noqa: PTH103
+        for path in self.root.directories:
+            os.makedirs(root + path, 0o755, exist_ok=True)  # noqa: PTH103
+        for path in self.root.files:
+            os.close(os.open(root + path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        for path, target in self.root.links:
+            os.symlink(target, root + path)  # noqa: PTH211
+
+    def _renumber(self) -> None:
+        """Give the descriptors the numbers 3, 4, …, each of which is another's or nobody's by now."""
+        wanted = range(FIRST_FD, FIRST_FD + len(self.fds))
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, wanted.stop) for fd in self.fds]
+        for fd, number in zip(high, wanted, strict=True):
+            os.dup2(fd, number, inheritable=True)
+            os.close(fd)
