@@ -100,7 +100,9 @@ class Remains:
             words = line.split()
             if len(words) > 7 and f"{self._directory}/containers" in words[7]:
                 yield words[7]
-        yield from (str(each) for each in self._directory.glob("containers/**/*") if each.is_socket())
+        yield from (
+            str(each) for each in self._directory.glob("containers/**/*") if each.is_socket()
+        )
 
     def _directories(self) -> Iterator[str]:
         with contextlib.suppress(OSError):

@@ -122,6 +122,7 @@ class OciBackend:
             netns=plan.netns,
             hidden=self._runtime.hidden,
             read_only=self._runtime.read_only(),
+            filter=seccomp.newer_program(platform.machine()) if self._runtime.by_name else b"",
         )
 
     def _give_back(self, first_id: int | None, group: Cgroup) -> None:
@@ -190,6 +191,6 @@ def _filter(runtime: Runtime) -> dict[str, Any]:
     if runtime.takes_bpf:
         program = base64.b64encode(seccomp.program(machine)).decode()
         return {"annotations": {"run.oci.seccomp_bpf_data": program}}
-    if runtime.filters:
+    if runtime.by_name:
         return {"seccomp": oci_profile(machine)}
     return {}

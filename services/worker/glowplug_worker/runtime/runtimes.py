@@ -42,9 +42,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == "crun"
 
     @property
-    def filters(self) -> bool:
-        """Return whether it filters system calls of the host's kernel; runsc has a kernel of its own."""
-        return self.kind != "runsc"
+    def by_name(self) -> bool:
+        """Return whether it must be told by name which calls are refused; runsc has its own kernel."""
+        return self.kind == "runc"
 
     @property
     def env(self) -> dict[str, str]:

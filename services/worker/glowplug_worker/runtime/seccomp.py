@@ -135,6 +135,8 @@ _EVERYWHERE: Final = {
     "listmount": 458,
     "open_tree_attr": 467,
 }
+# Came after libseccomp 2.5.4.
+_NEWER: Final = ("memfd_secret", "process_mrelease", "statmount", "listmount", "open_tree_attr")
 ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _TABLES: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _X32_BIT: Final = 0x40000000
@@ -213,6 +215,22 @@ def program(machine: str) -> bytes:
         _ret(_ALLOW),
     ]
     return b"".join(code)
+
+
+def newer_program(machine: str) -> bytes:
+    """Return a filter of the calls that libseccomp may not know by name yet, and that no runtime makes.
+
+    For runtimes that take names: they silently leave out what they can't resolve.
+    """
+    code = [
+        _op(_LOAD, _ARCH_AT),
+        _jump(_JEQ, ARCHITECTURES[machine], 1, 0),
+        _ret(_ALLOW),  # the runtime's own filter speaks of those
+        _op(_LOAD, _NR_AT),
+    ]
+    for name in _NEWER:
+        code += [_jump(_JEQ, _EVERYWHERE[name], 0, 1), _ret(_ERRNO | errno.EPERM)]
+    return b"".join([*code, _ret(_ALLOW)])
 
 
 def _deny_flags(number: int, flags: int) -> list[bytes]:
