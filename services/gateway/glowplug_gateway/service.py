@@ -146,7 +146,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             EventRoutes(events, body_bytes_max=bytes_max),
             ScheduleRoutes(schedules),
             DeploymentRoutes(catalog, deployer, calls, live),
-            LogRoutes(logs, readmodel),
+            LogRoutes(logs, readmodel, catalog),
             SandboxRoutes(sandboxes),
             HealthRoutes(process, shell.peers.services, version()),
             WorkerRoutes(process, live),

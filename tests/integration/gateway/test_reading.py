@@ -187,6 +187,7 @@ async def test_history_goes_on_where_the_file_ended(world, bus, nats_server, tmp
             service="worker",
             start_at=1.0,
             end_at=2.0,
+            attributes={"workspace": "default"},
         )
         return SpanSegment(service="worker", instance="w", spans=(span,))
 
@@ -236,7 +237,14 @@ async def test_health_names_what_is_missing(bus, nats_server, tmp_path):
     assert health["parts"]["broker"]["ready"]
 
 
-OPEN = {("get", "/health"), ("get", "/api/v1/health"), ("get", "/openapi.json")}
+OPEN = {
+    ("get", "/health"),
+    ("get", "/api/v1/health"),
+    ("get", "/openapi.json"),
+    # A signature in the address stands for the token.
+    ("get", "/output/{output}/{name}"),
+    ("head", "/output/{output}/{name}"),
+}
 
 
 async def test_every_route_of_the_document_needs_a_token_but_the_open_ones(gateway):

@@ -96,7 +96,7 @@ class Door:
             self._take_inside(route, exchange)
             return
         try:
-            exchange.caller = self._tokens.principal(shown)
+            _know(exchange, self._tokens.principal(shown))
         except UnauthenticatedError:
             if route.access == "token":
                 raise
@@ -110,7 +110,7 @@ class Door:
                 f"code inside a container may not ask for {route.path}; do it from outside",
             )
         exchange.inside = inside
-        exchange.caller = Principal(workspace=inside.workspace, name=inside.container_id)
+        _know(exchange, Principal(workspace=inside.workspace, name=inside.container_id))
 
     def _refused(
         self, route: Route, exchange: Exchange, error: PlatformError
@@ -138,6 +138,12 @@ class Door:
                 details={"request_id": request_id},
             )
         )
+
+
+def _know(exchange: Exchange, caller: Principal) -> None:
+    exchange.caller = caller
+    if exchange.span is not None:
+        exchange.span.set(workspace=caller.workspace)
 
 
 def _nothing_there(request: web.BaseRequest, methods: frozenset[str]) -> web.Response:

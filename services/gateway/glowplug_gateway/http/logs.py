@@ -8,11 +8,13 @@ from aiohttp import web
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.messages.trace import Span
 
+from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.filters import UNIX_MAX
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.log_lines import LogQuery, log_lines
 from glowplug_gateway.logs import Logs
+from glowplug_gateway.owned_spans import owned_spans
 from glowplug_gateway.readmodel import ReadModel
 
 TAIL_MAX = 100_000
@@ -25,7 +27,8 @@ DEPLOYMENTS_MAX = 100
 class LogRoutes:
     """See the module."""
 
-    def __init__(self, logs: Logs, readmodel: ReadModel) -> None:
+    def __init__(self, logs: Logs, readmodel: ReadModel, catalog: Catalog) -> None:
+        self._catalog = catalog
         self._logs = logs
         self._readmodel = readmodel
 
@@ -104,7 +107,9 @@ class LogRoutes:
     async def on_trace(self, exchange: Exchange) -> web.StreamResponse:
         """Show a trace."""
         reference = exchange.path["reference"]
-        trace_id, spans = await self._readmodel.trace(reference)
+        trace_id, found = await self._readmodel.trace(reference)
+        own = {one.deployment_id for one in self._catalog.deployments(exchange.workspace)}
+        spans = owned_spans(found, exchange.workspace, own)
         if not spans:
             raise NotFoundError(
                 "invocation.not_found",

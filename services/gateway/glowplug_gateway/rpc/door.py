@@ -126,6 +126,7 @@ class RpcDoor:
     def _asked(self, context: Any, span: SpanHandle) -> Asked:
         """Return who asks. Raises: UnauthenticatedError."""
         caller = self._tokens.principal(_metadata(context).get("authorization", ""))
+        span.set(workspace=caller.workspace)
         return Asked(caller.workspace, span.traceparent, context.time_remaining() or 0.0)
 
 
