@@ -405,6 +405,7 @@ async def _open_worker(
     offer: Offer | None = None,
     gateways: Gateways | None = None,
     answers: Answers | None = None,
+    cancel_grace_s: float = 2.0,
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
@@ -430,6 +431,7 @@ async def _open_worker(
             answers=answers or NoAnswers(),
             notices=Notices(),
             outbox=Outbox(spawn),
+            cancel_grace_s=cancel_grace_s,
         )
         service = WorkerService(
             workshop,
@@ -457,6 +459,7 @@ async def open_worker(
     offer: Offer | None = None,
     gateways: Gateways | None = None,
     answers: Answers | None = None,
+    cancel_grace_s: float = 2.0,
 ) -> AsyncIterator[WorkerService]:
     """A worker in a task of its own, so that fixtures may hold it over their yield."""
     opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
@@ -464,7 +467,13 @@ async def open_worker(
 
     async def live() -> None:
         async with _open_worker(
-            bus, directory, backend, offer=offer, gateways=gateways, answers=answers
+            bus,
+            directory,
+            backend,
+            offer=offer,
+            gateways=gateways,
+            answers=answers,
+            cancel_grace_s=cancel_grace_s,
         ) as service:
             opened.set_result(service)
             await stop.wait()

@@ -22,7 +22,9 @@ from glowplug_contracts.messages.invocation import (
 )
 
 from glowplug_gateway.calllist import CallFilter, CallRow
+from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
+from glowplug_gateway.intake import offered
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.readmodel import ReadModel
 from glowplug_gateway.recordfeed import RecordFeed
@@ -55,12 +57,14 @@ class Letters:
         self,
         platform: Platform,
         catalog: Catalog,
+        calls: Calls,
         records: Records,
         feed: RecordFeed,
         readmodel: ReadModel,
     ) -> None:
         self._platform = platform
         self._catalog = catalog
+        self._calls = calls
         self._records = records
         self._feed = feed
         self._readmodel = readmodel
@@ -91,13 +95,15 @@ class Letters:
 
         It runs the latest version of its function, which may hold the fix, or the one that it failed in.
 
-        Raises: NotFoundError (no letter; or nothing is deployed under its name any more).
+        Raises: NotFoundError (no letter; or nothing is deployed under its name any more);
+            QuotaExceededError or OverloadedError (as much waits already as may).
         """
         letter, _ = await self._read(workspace, task)
         if letter.replayed_as:
             return await self._records.show(workspace, letter.replayed_as)
         deployment = await self._deployment(letter, same_version=same_version)
         again = replayed(letter, deployment, self._platform.clock.unix())
+        self._calls.admit(offered(self._platform, deployment, again.invocation_id))
         try:
             again = await self._records.accept(again)
         except ConflictError:

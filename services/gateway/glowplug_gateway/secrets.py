@@ -40,6 +40,7 @@ KEYS_MAX: Final = 100
 VALUES_BYTES_MAX: Final = 64 * 1024
 SECRETS_MAX: Final = 50
 TRIES_MAX: Final = 20
+OWN: Final = "platform/"  # no name of a user's secret has a slash
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 
@@ -161,6 +162,26 @@ class Secrets:
             )
             found |= msgspec.json.decode(plain, type=dict[str, str])
         return found
+
+    @property
+    def keeps(self) -> bool:
+        """Return whether there is a master key."""
+        return self._master is not None
+
+    async def seal_own(
+        self, workspace: WorkspaceId, name: str, plain: bytes
+    ) -> tuple[bytes, bytes]:
+        """Seal something of the platform's own; return nonce and seal. No user's secret is called so."""
+        nonce = os.urandom(NONCE_BYTES)
+        key = await self._workspace_key(workspace)
+        return nonce, seal(key, (workspace, OWN + name, 1), plain, nonce)
+
+    async def open_own(
+        self, workspace: WorkspaceId, name: str, nonce: bytes, sealed: bytes
+    ) -> bytes:
+        """Open what `seal_own` sealed. Raises: RejectedError."""
+        key = await self._workspace_key(workspace)
+        return unseal(key, (workspace, OWN + name, 1), sealed, nonce)
 
     async def _sealed(
         self,

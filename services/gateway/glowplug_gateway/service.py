@@ -114,10 +114,10 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         for part in (catalog, live, logs, calls, feed, schedules):
             await stack.enter_async_context(part.open())
         terms = _callback_terms(settings)
-        secrets = SigningSecrets(shell.bus)
+        vault, volumes = _open_kept(process, settings)
+        secrets = SigningSecrets(shell.bus, vault)
         shell.hold(LEASE, Teller(process, records, feed, secrets, terms).lead)
         images = Images(process)
-        vault, volumes = _open_kept(process, settings)
         deployer = Deployer(process, catalog, images, blobs, vault, volumes)
         sandboxes = Sandboxes(process, images, blobs, deployer.prepare)
         shell.every(MEND_S, deployer.mend_flags, "latest flags")
@@ -142,7 +142,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             TaskRoutes(records),
             CallbackRoutes(secrets),
             TaskViewRoutes(catalog, records, feed, readmodel),
-            DeadLetterRoutes(catalog, Letters(process, catalog, records, feed, readmodel)),
+            DeadLetterRoutes(catalog, Letters(process, catalog, calls, records, feed, readmodel)),
             EventRoutes(events, body_bytes_max=bytes_max),
             ScheduleRoutes(schedules),
             DeploymentRoutes(catalog, deployer, calls, live),

@@ -80,6 +80,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             answers=links,
             notices=Notices(),
             outbox=Outbox(spawn),
+            cancel_grace_s=settings.cancel_grace_s,
         )
         service = WorkerService(
             workshop, offers.renew, pool=settings.pool, started_at=shell.clock.unix()

@@ -21,6 +21,7 @@ _UNITS = {
     "ti": 1024**4,
 }
 GPUS_MAX = 64
+CANCEL_GRACE_S = 2.0
 SIMULATED_GPU_BYTES = 24 * 1024**3
 
 
@@ -39,6 +40,8 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
         volumes_dir: where volumes lie, the same as the gateways'; "" = this worker has none.
         stop_grace_s: what running invocations get when the worker is told to end.
+        cancel_grace_s: what code gets from its cancel until it is killed. Where others run beside it, its
+            container takes nothing new and is killed when only such as it are left.
     """
 
     cpu: float = 0.0
@@ -49,6 +52,7 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     pool: str = "default"
     claims_dir: str = ""
     stop_grace_s: float = 8.0
+    cancel_grace_s: float = CANCEL_GRACE_S
     volumes_dir: str = ""
 
 

@@ -65,7 +65,8 @@ from glowplug_worker.workshop import Workshop
 
 log = structlog.get_logger()
 
-CANCEL_GRACE_S: Final = 2.0
+# What else runs beside one that is deaf to its cancel ends by its own time-outs.
+DEAF_DRAIN_S: Final = 86_400.0
 LAST_WORDS_S: Final = 1.0
 HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 PHASES_MAX: Final = 16
@@ -496,15 +497,22 @@ class Supervisor:
             flight.end_overdue(overdue)
             self.step(life.Overran())
             flight.wake()
-        elif (
-            flight.cancelled_at is not None
-            and now - flight.cancelled_at >= CANCEL_GRACE_S
-            and len(self.flights) == 1
-            and flight.attempt.running is not None
-            and not self._killed
-        ):
-            # It does not listen, and nobody else is inside: killing costs only a cold start.
+        elif self._deaf(flight, now) and flight.attempt.running is not None and not self._killed:
+            self._end_deaf(now)
+
+    def _deaf(self, flight: InFlight, now: float) -> bool:
+        grace_s = self.workshop.cancel_grace_s
+        return flight.cancelled_at is not None and now - flight.cancelled_at >= grace_s
+
+    def _end_deaf(self, now: float) -> None:
+        """One does not listen to its cancel: its container is killed when nobody else is inside.
+
+        Until then it takes no more work, so that this comes as soon as the others' own limits allow.
+        """
+        if all(self._deaf(flight, now) for flight in self.flights.values()):
             self.stop(0.0, "cancelled")
+        elif self.life.state is ContainerState.READY:
+            self.stop(DEAF_DRAIN_S, "cancelled")
 
     # -- telling --------------------------------------------------------------------------------
 

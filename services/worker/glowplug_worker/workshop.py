@@ -18,6 +18,7 @@ from glowplug_worker.networks import HostNetworks
 from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
 from glowplug_worker.ports import Answers, Backend, Blobs, ImageStore, Networks, Pythons
+from glowplug_worker.settings import CANCEL_GRACE_S
 
 # History is for people; when the broker is away for long, the oldest of it goes first.
 FACTS_KEPT_MAX = 20_000
@@ -62,6 +63,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         answers: the short way to gateways that are linked.
         notices: what dispatchers must hear of calls that came that way.
         outbox: outcomes that are being stored after they were told.
+        cancel_grace_s: after which one that is deaf to its cancel is killed.
     """
 
     worker_id: WorkerId
@@ -82,3 +84,4 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     gateways: Gateways = NoGateways()
     networks: Networks = HostNetworks()
     volumes_dir: Path | None = None
+    cancel_grace_s: float = CANCEL_GRACE_S

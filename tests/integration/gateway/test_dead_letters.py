@@ -241,3 +241,13 @@ async def test_what_others_purged_meanwhile_is_skipped(gateway, bus, pages):
     done = await gateway.json("POST", f"{LETTERS}/replay")
     assert len(done["replayed"]) == 2
     assert (done["skipped"], done["failed"]) in ((1, []), (0, []))  # its list may know it already
+
+
+async def test_a_replay_is_refused_where_as_much_waits_as_may(gateway, letters, bus):
+    await gateway.deployed(name="pages", kind=FunctionKind.TASK_QUEUE, max_pending=1)
+    await gateway.json("POST", f"{LETTERS}/{task_id(1)}/replay", status=202)
+    said = await gateway.json("POST", f"{LETTERS}/{task_id(2)}/replay", status=429)
+    assert said["error"]["retry_after_s"] > 0
+    assert not (await read(bus, task_id(2))).replayed_as
+    # Asked for again, what has been replayed is no further task.
+    await gateway.json("POST", f"{LETTERS}/{task_id(1)}/replay", status=202)

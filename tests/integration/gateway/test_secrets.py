@@ -7,7 +7,8 @@ import os
 import aiohttp
 import msgspec
 import pytest
-from glowplug_contracts.streams import SECRETS, WORKSPACE_KEYS
+from glowplug_contracts.messages.http import SigningSecret
+from glowplug_contracts.streams import SECRETS, SIGNING, WORKSPACE_KEYS
 
 from tests.support.gateway_world import Web, open_gateway_service, open_world
 
@@ -146,3 +147,39 @@ async def test_without_a_master_key_secrets_are_refused_with_a_sentence(
     ):
         refused = await create(Web(url, session), status=422)
         assert refused["error"]["code"] == "secret.no_key"
+
+
+# -- What callbacks are signed with ----------------------------------------------------------------
+
+
+async def test_what_callbacks_are_signed_with_lies_sealed(gateway, bus):
+    said = await gateway.json("GET", "/api/v1/callbacks/secret")
+    held = (await bus.bucket(SIGNING).get("default")).value
+    assert len(said["secret"]) == 64
+    assert not held.secret
+    assert said["secret"].encode() not in msgspec.json.encode(held)
+    assert bytes.fromhex(said["secret"]) not in held.sealed
+    assert await gateway.json("GET", "/api/v1/callbacks/secret") == said
+
+
+async def test_one_from_before_there_was_a_master_key_is_sealed_and_stays(gateway, bus):
+    await bus.bucket(SIGNING).create("default", SigningSecret(secret="a" * 64))
+    assert (await gateway.json("GET", "/api/v1/callbacks/secret"))["secret"] == "a" * 64
+    held = (await bus.bucket(SIGNING).get("default")).value
+    assert held.sealed
+    assert not held.secret
+
+
+async def test_another_gateway_opens_it_and_one_without_the_key_does_not(
+    gateway, nats_server, tmp_path, key_file
+):
+    said = await gateway.json("GET", "/api/v1/callbacks/secret")
+    for number, (file, status) in enumerate(((str(key_file), 200), ("", 422))):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        async with (
+            open_gateway_service(nats_server.url, directory, master_key_file=file) as url,
+            aiohttp.ClientSession() as session,
+        ):
+            other = await Web(url, session).json("GET", "/api/v1/callbacks/secret", status=status)
+            assert (other == said) == (status == 200)

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import pytest
 from glowplug_contracts.messages.invocation import (
     CancelInvocation,
     InputOutcome,
@@ -317,17 +316,13 @@ async def test_cancel_reaches_the_runner_and_the_caller(
         assert rest.states()[-1] == "ready"
 
 
-async def test_a_runner_that_ignores_cancel_is_killed(
-    bus: Any, rest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("glowplug_worker.supervisor.CANCEL_GRACE_S", 0.01)
-
+async def test_a_runner_that_ignores_cancel_is_killed(bus: Any, rest: Any, tmp_path: Path) -> None:
     async def deaf(peer: Peer) -> Exit | None:
         await peer.greet()
         await peer.until("never")
         return None
 
-    async with open_worker(bus, tmp_path, ScriptedBackend(deaf)):
+    async with open_worker(bus, tmp_path, ScriptedBackend(deaf), cancel_grace_s=0.01):
         await rest.bound()
         await rest.run(a_request(inputs=3))
         await bus.send(CANCEL_ATTEMPT.at(worker_id=WORKER), CancelInvocation(invocation_id="inv_1"))
@@ -335,6 +330,34 @@ async def test_a_runner_that_ignores_cancel_is_killed(
         assert stopped.reason == "cancelled"
         await eventually(lambda: rest.ended)
     assert [each.state for each in rest.outcomes] == [State.CANCELLED] * 3
+
+
+async def test_one_that_is_deaf_beside_another_is_killed_when_that_one_has_ended(
+    bus: Any, rest: Any, tmp_path: Path
+) -> None:
+    go = asyncio.Event()
+
+    async def deaf_to_one(peer: Peer) -> Exit | None:
+        await peer.greet()
+        await peer.until("run")
+        header, body = await peer.until("run")
+        await go.wait()
+        peer.answer(header, body)
+        await peer.until("never")
+        return None
+
+    async with open_worker(bus, tmp_path, ScriptedBackend(deaf_to_one), cancel_grace_s=0.01):
+        await rest.bound(concurrency=2)
+        await rest.run(a_request())
+        await rest.run(a_request("inv_2"))
+        await bus.send(CANCEL_ATTEMPT.at(worker_id=WORKER), CancelInvocation(invocation_id="inv_1"))
+        # Nothing new goes where it sits; what runs beside it goes on to its end.
+        assert (await rest.change("draining")).reason == ""
+        assert not rest.outcomes
+        go.set()
+        assert (await rest.change("stopped")).reason == "cancelled"
+        await eventually(lambda: len(rest.outcomes) == 2)
+    assert [each.state for each in rest.outcomes] == [State.SUCCEEDED, State.CANCELLED]
 
 
 async def test_the_same_call_handed_out_again_runs_once(

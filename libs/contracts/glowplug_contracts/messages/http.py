@@ -128,6 +128,13 @@ class StreamItem(Message, frozen=True, kw_only=True):
 
 
 class SigningSecret(Message, frozen=True, kw_only=True):
-    """With what a workspace's callbacks are signed."""
+    """With what a workspace's callbacks are signed.
 
-    secret: str
+    Attributes:
+        secret: in the clear, where the platform has no master key; else "".
+        sealed, nonce: under the workspace's key, as its secrets are.
+    """
+
+    secret: str = ""
+    sealed: bytes = b""
+    nonce: bytes = b""
