@@ -66,7 +66,7 @@ class SigningSecrets:
         if not self._vault.keeps:
             return SigningSecret(secret=secret)
         nonce, sealed = await self._vault.seal_own(workspace, NAME, secret.encode())
-        return SigningSecret(nonce=nonce, sealed=sealed)
+        return SigningSecret(secret="", nonce=nonce, sealed=sealed)
 
 
 def signature(secret: str, timestamp: int, body: bytes) -> str:

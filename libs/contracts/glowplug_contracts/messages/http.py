@@ -135,6 +135,6 @@ class SigningSecret(Message, frozen=True, kw_only=True):
         sealed, nonce: under the workspace's key, as its secrets are.
     """
 
-    secret: str = ""
+    secret: str
     sealed: bytes = b""
     nonce: bytes = b""
