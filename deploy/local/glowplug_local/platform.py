@@ -29,7 +29,7 @@ from glowplug_contracts.messages.deployment import (
 )
 from glowplug_contracts.permissions import APP, SERVICES
 
-from glowplug_local.broker import GO_MEMORY_LIMIT, find_broker, server_config
+from glowplug_local.broker import GO_LIMITS, find_broker, server_config
 from glowplug_local.layout import Layout, Running
 from glowplug_local.ports import free_port, holder_of, is_free
 from glowplug_local.supervisor import Child
@@ -253,9 +253,7 @@ def _children(
             log.replace(log.with_suffix(".log.1"))
         return Child(name, argv, {**os.environ, **env}, log, on_restart)
 
-    found = {
-        "broker": child("broker", [broker.path, "-c", str(config)], {"GOMEMLIMIT": GO_MEMORY_LIMIT})
-    }
+    found = {"broker": child("broker", [broker.path, "-c", str(config)], GO_LIMITS)}
     for name in _instances(options.workers):
         service = name.split("-")[0]
         env = {

@@ -59,6 +59,18 @@ def _fields_of(template: str) -> tuple[str, ...]:
     return tuple(_FIELD.findall(template))
 
 
+@functools.cache
+def _form_of(template: str) -> str:
+    """Return the template as the % operator wants it."""
+    return _FIELD.sub("%s", template.replace("%", "%%"))
+
+
+@functools.cache
+def _names_in(template: str) -> tuple[str, ...]:
+    """Return the placeholder that each token is, "" for those that are none."""
+    return tuple(part[1:-1] if part.startswith("{") else "" for part in template.split("."))
+
+
 class Address(msgspec.Struct, Generic[M], frozen=True):
     """One concrete subject, or a pattern with wildcards, and the type that travels on it."""
 
@@ -98,12 +110,10 @@ class Subject(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
 
         Raises: InvalidRequestError (request.bad_token) for wildcards, dots, spaces …
         """
-        subject = self.template
-        for field in self.fields:
-            subject = subject.replace(f"{{{field}}}", check_token(str(values.pop(field))), 1)
+        tokens = [check_token(str(values.pop(field))) for field in self.fields]
         if values:
             raise TypeError(f"{self.template} has no field {', '.join(values)}")
-        return Address(subject, self)
+        return Address(_form_of(self.template) % tuple(tokens), self)
 
     def pattern(self, **values: str | int) -> Address[M]:
         """Return the pattern in which fields that are not given match anything."""
@@ -117,7 +127,7 @@ class Subject(msgspec.Struct, Generic[M], frozen=True, kw_only=True):
 
     def parse(self, subject: str) -> dict[str, str]:
         """Return the fields' values in a concrete subject of this family."""
-        names = [part[1:-1] if part.startswith("{") else "" for part in self.template.split(".")]
+        names = _names_in(self.template)
         return {n: v for n, v in zip(names, subject.split("."), strict=True) if n}
 
 

@@ -1,18 +1,25 @@
 """Every change of every durable record, heard once: for the lists, and for whoever watches one record.
 
 Headers only; whoever wants the record reads it. What this gateway wrote itself comes back the same way, and
-`caught_up` waits for it: so the gateway that wrote a thing lists it at once.
+`caught_up` waits for it: so the gateway that wrote a thing lists it at once. What it accepted itself is known
+to be on its way until its end is heard: whoever waits for that end need not read the record before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
-from glowplug_contracts.ids import InvocationId
-from glowplug_contracts.messages.invocation import InvocationRecord
+from glowplug_contracts.ids import InvocationId, WorkspaceId
+from glowplug_contracts.messages.invocation import (
+    HEADER_STATE,
+    InvocationRecord,
+    State,
+    is_terminal,
+)
 from glowplug_contracts.streams import RECORDS, Stream
 from glowplug_contracts.subjects import RECORD
 from glowplug_runtime.bus import Delivery
@@ -21,6 +28,8 @@ from glowplug_gateway.ports import Platform
 from glowplug_gateway.readmodel import ReadModel
 
 CAUGHT_UP_S = 2.0
+# Whoever waits for one that is not remembered any more reads it once more.
+ON_THEIR_WAY_MAX = 20_000
 
 
 class RecordFeed:
@@ -30,6 +39,8 @@ class RecordFeed:
         self._platform = platform
         self._readmodel = readmodel
         self._watchers: dict[InvocationId, set[asyncio.Event]] = {}
+        self._end_watchers: dict[InvocationId, set[asyncio.Event]] = {}
+        self._on_their_way: dict[InvocationId, WorkspaceId] = {}
         self._heard: dict[int, int] = {}
         self._pending: dict[int, int] = {}
         self._written: dict[int, int] = {}
@@ -53,8 +64,13 @@ class RecordFeed:
     async def on_record(self, delivery: Delivery[InvocationRecord]) -> None:
         """A record was written or removed."""
         shard = int(delivery.fields["shard"])
-        for watcher in self._watchers.get(InvocationId(delivery.fields["invocation_id"]), ()):
+        invocation_id = InvocationId(delivery.fields["invocation_id"])
+        for watcher in self._watchers.get(invocation_id, ()):
             watcher.set()
+        if _is_end(delivery):
+            self._on_their_way.pop(invocation_id, None)
+            for watcher in self._end_watchers.get(invocation_id, ()):
+                watcher.set()
         for listener in tuple(self._listeners):
             listener(delivery)
         await self._readmodel.take_record(records_of(shard), delivery)
@@ -65,14 +81,18 @@ class RecordFeed:
     @contextlib.contextmanager
     def watch(self, invocation_id: InvocationId) -> Iterator[asyncio.Event]:
         """Yield an event that is set whenever the record changes."""
-        changed = asyncio.Event()
-        self._watchers.setdefault(invocation_id, set()).add(changed)
-        try:
+        with _watch(self._watchers, invocation_id) as changed:
             yield changed
-        finally:
-            self._watchers[invocation_id].discard(changed)
-            if not self._watchers[invocation_id]:
-                del self._watchers[invocation_id]
+
+    @contextlib.contextmanager
+    def watch_end(self, invocation_id: InvocationId) -> Iterator[asyncio.Event]:
+        """Yield an event that is set when the record ends, or is removed."""
+        with _watch(self._end_watchers, invocation_id) as ended:
+            yield ended
+
+    def is_on_its_way(self, workspace: WorkspaceId, invocation_id: InvocationId) -> bool:
+        """Return whether this gateway accepted it, and has not heard of its end."""
+        return self._on_their_way.get(invocation_id) == workspace
 
     @contextlib.contextmanager
     def listen(self, listener: Callable[[Delivery[InvocationRecord]], None]) -> Iterator[None]:
@@ -86,9 +106,19 @@ class RecordFeed:
     def end_watchers(self) -> None:
         """The gateway stops: whoever follows a task ends here, and goes on at another gateway."""
         self.ending = True
-        for watchers in self._watchers.values():
+        for watchers in (*self._watchers.values(), *self._end_watchers.values()):
             for watcher in watchers:
                 watcher.set()
+
+    def accepting(self, workspace: WorkspaceId, invocation_id: InvocationId) -> None:
+        """This gateway is about to write the first word of a record."""
+        if len(self._on_their_way) >= ON_THEIR_WAY_MAX:
+            del self._on_their_way[next(iter(self._on_their_way))]
+        self._on_their_way[invocation_id] = workspace
+
+    def not_accepted(self, invocation_id: InvocationId) -> None:
+        """The first word was not ours, or is not known to be written."""
+        self._on_their_way.pop(invocation_id, None)
 
     def wrote(self, shard: int, sequence: int) -> None:
         """This gateway wrote a record itself."""
@@ -105,6 +135,26 @@ class RecordFeed:
         return sum(self._pending.values())
 
 
+@contextlib.contextmanager
+def _watch(
+    watchers: dict[InvocationId, set[asyncio.Event]], invocation_id: InvocationId
+) -> Iterator[asyncio.Event]:
+    event = asyncio.Event()
+    watchers.setdefault(invocation_id, set()).add(event)
+    try:
+        yield event
+    finally:
+        watchers[invocation_id].discard(event)
+        if not watchers[invocation_id]:
+            del watchers[invocation_id]
+
+
+def _is_end(delivery: Delivery[InvocationRecord]) -> bool:
+    state = delivery.headers.get(HEADER_STATE)
+    return state is None or is_terminal(State(state))
+
+
+@functools.cache
 def records_of(shard: int) -> Stream:
     """Return the stream of a shard's records."""
     return msgspec.structs.replace(RECORDS, name=RECORDS.name.format(shard=shard))

@@ -85,6 +85,8 @@ class Records:
                 refused[place] = error
         sound = [place for place in range(len(records)) if place not in refused]
         writes = [self._first_write(records[place]) for place in sound]
+        for write in writes:  # before: their ends may be heard before we hear that they are stored
+            self._feed.accepting(write.message.workspace, write.message.invocation_id)
         stored = await self._submitter.submit(writes) if writes else ()
         accepted: list[InvocationRecord | PlatformError] = [
             refused.get(place, record) for place, record in enumerate(records)
@@ -92,7 +94,9 @@ class Records:
         for place, result in zip(sound, stored, strict=True):
             if isinstance(result, int):
                 self._feed.wrote(self._shard(records[place].workspace), result)
-            elif isinstance(result, ConflictError):
+                continue
+            self._feed.not_accepted(records[place].invocation_id)
+            if isinstance(result, ConflictError):
                 accepted[place] = await self._known_or_conflict(records[place])
             else:
                 accepted[place] = result
@@ -152,16 +156,16 @@ class Records:
         """Return the record when it is terminal, or as it is after `wait_s`. Raises: NotFoundError."""
         known = InvocationId(check_id("invocation", invocation_id))
         deadline = self._platform.clock.now() + wait_s
-        with self._feed.watch(known) as changed:
+        with self._feed.watch_end(known) as ended:
+            if wait_s > 0 and self._feed.is_on_its_way(workspace, known):
+                await _within(min(LOOK_S, wait_s), ended)
             while True:
-                changed.clear()
+                ended.clear()
                 record = await self.show(workspace, known)
                 left_s = deadline - self._platform.clock.now()
                 if is_terminal(record.state) or left_s <= 0 or self._feed.ending:
                     return record
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(LOOK_S, left_s)):
-                        await changed.wait()
+                await _within(min(LOOK_S, left_s), ended)
 
     async def cancel(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
         """Write CANCELLED unless it has ended already; tell the shard's owner. Raises: NotFoundError."""
@@ -214,6 +218,13 @@ class Records:
 
     def _shard(self, workspace: WorkspaceId) -> int:
         return shard_of(workspace, self._platform.shards)
+
+
+async def _within(wait_s: float, event: asyncio.Event) -> None:
+    """Wait for an event, or until it has been long enough."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            await event.wait()
 
 
 def _blob_needed_s(record: InvocationRecord) -> float:
