@@ -48,6 +48,7 @@ REMOVED = "KV-Operation"  # the header of markers that stand for what was remove
 MARKER_KEPT_S = 86_400
 # Somebody else took the message first: "no message found", "sequence not found".
 GONE_ALREADY = frozenset({10057, 10043, 10037})
+API_S = 5.0
 APPEND_S = 10.0
 FLUSH_S = 2.0
 TIMER_SET_S = 10.0
@@ -458,6 +459,7 @@ class NatsBus:
         *,
         missing_ok: bool = False,
         expected: frozenset[int] = frozenset(),
+        timeout_s: float = API_S,
     ) -> dict[str, Any]:
         """Call the JetStream API. Raises: UnavailableError, also for what does not exist (yet).
 
@@ -465,7 +467,7 @@ class NatsBus:
         """
         try:
             answer = await self._nc.request(
-                f"$JS.API.{verb}", msgspec.json.encode(body), timeout_s=5
+                f"$JS.API.{verb}", msgspec.json.encode(body), timeout_s=timeout_s
             )
         except (TimeoutError, WireError) as err:
             raise UnavailableError(

@@ -21,6 +21,11 @@ HEARTBEAT_S = 1.0
 CONSUMER_KEPT_S = 10.0
 ACK_WAIT_S = 24 * 3600  # queued work is not late work: redelivery comes with a new generation only
 LOOK_S = 0.25
+# A cluster that elects its leader drops what it is asked: asking again soon finds the new one soon. What was
+# made all the same and not heard of goes away by itself (CONSUMER_KEPT_S).
+ASK_AGAIN_S = 1.0
+# Whoever starts to follow hears of a failure; it is given time.
+API_FIRST_S = 5.0
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -74,6 +79,7 @@ class Follower:
         self._caught_up = asyncio.Event()
         self._renewing = asyncio.Lock()
         self._closed = False
+        self._made = False
         self._on_message: Callable[[Msg, Place], Awaitable[None]]
 
     async def start(self, on_message: Callable[[Msg, Place], Awaitable[None]]) -> None:
@@ -109,7 +115,10 @@ class Follower:
                 if self._work_name:
                     # Only a new consumer delivers again what was on its way to us.
                     await self._bus.api(
-                        f"CONSUMER.DELETE.{self._stream}.{self._work_name}", {}, missing_ok=True
+                        f"CONSUMER.DELETE.{self._stream}.{self._work_name}",
+                        {},
+                        missing_ok=True,
+                        timeout_s=ASK_AGAIN_S,
                     )
             inbox = self._bus.client.new_inbox()
             self._expected = 1
@@ -122,7 +131,9 @@ class Follower:
                 f"CONSUMER.CREATE.{self._stream}"
                 + (f".{self._work_name}" if self._work_name else ""),
                 {"stream_name": self._stream, "config": self._config(inbox)},
+                timeout_s=ASK_AGAIN_S if self._made else API_FIRST_S,
             )
+            self._made = True
             # What was delivered already is on its way: its last message will say so.
             if made["num_pending"] == 0 and made["delivered"]["consumer_seq"] == 0:
                 self._caught_up.set()

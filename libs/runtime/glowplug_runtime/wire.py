@@ -445,8 +445,10 @@ def _publish_lines(subject: str, reply: str, data: bytes, headers: dict[str, str
     to = f"{subject} {reply} " if reply else f"{subject} "
     if not headers:
         return b"PUB %b%d\r\n%b\r\n" % (to.encode(), len(data), data)
-    lines = "".join(f"{name}: {_clean(value)}\r\n" for name, value in headers.items())
-    block = f"NATS/1.0\r\n{lines}\r\n".encode()
+    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) - 1 or lines.count("\r") != len(headers) - 1:
+        lines = "\r\n".join([f"{name}: {_clean(value)}" for name, value in headers.items()])
+    block = f"NATS/1.0\r\n{lines}\r\n\r\n".encode()
     return b"HPUB %b%d %d\r\n%b%b\r\n" % (
         to.encode(),
         len(block),
