@@ -296,8 +296,9 @@ def _share_of_machine(options: Options) -> dict[str, str]:
 
 
 def _instances(workers: int) -> list[str]:
-    names = [name for name in SERVICES if name != "worker"]
-    return [*names, *(f"worker-{number}" for number in range(1, workers + 1))]
+    """Return what is started, first what takes longest until it is ready."""
+    names = [name for name in SERVICES if name not in {"worker", "gateway"}]
+    return [*(f"worker-{number}" for number in range(1, workers + 1)), "gateway", *names]
 
 
 async def _stop(children: dict[str, Child]) -> None:

@@ -6,6 +6,7 @@ again after every reconnect because a restarted broker has forgotten its memory 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -22,6 +23,7 @@ from glowplug_runtime.follower import NS
 log = structlog.get_logger()
 
 PLATFORM_KEY = "platform"
+MADE_AT_ONCE = 8
 NO_AGES: Final[Mapping[str, float]] = MappingProxyType({})
 # What the broker lets change on a living stream; anything else that differs is an error to be seen.
 MUTABLE = (
@@ -118,15 +120,30 @@ async def ensure_topology(
     Raises: ContractError if a newer platform, or another number of shards, is written there.
     """
     have = await _existing(bus)
-    for config in _wanted(shards, replicas, durability, ages):
-        old = have.get(config["name"])
-        if old is None:
-            await bus.api(f"STREAM.CREATE.{config['name']}", config)
-            log.info("topology.created", stream=config["name"])
-        elif any(old.get(k) != config[k] for k in MUTABLE if k in config and k != "metadata"):
-            await bus.api(f"STREAM.UPDATE.{config['name']}", old | config)
-            log.info("topology.updated", stream=config["name"])
+    changes = [
+        change
+        for config in _wanted(shards, replicas, durability, ages)
+        if (change := _change(have.get(config["name"]), config)) is not None
+    ]
+    for start in range(0, len(changes), MADE_AT_ONCE):  # each waits for the disk some times
+        await asyncio.gather(*(_make(bus, *one) for one in changes[start : start + MADE_AT_ONCE]))
     await _say_so(bus, shards)
+
+
+def _change(
+    old: dict[str, Any] | None, config: dict[str, Any]
+) -> tuple[str, str, dict[str, Any]] | None:
+    """Return what is to be done: a verb, the event that tells of it, and the configuration."""
+    if old is None:
+        return "CREATE", "topology.created", config
+    if any(old.get(k) != config[k] for k in MUTABLE if k in config and k != "metadata"):
+        return "UPDATE", "topology.updated", old | config
+    return None
+
+
+async def _make(bus: NatsBus, verb: str, done: str, config: dict[str, Any]) -> None:
+    await bus.api(f"STREAM.{verb}.{config['name']}", config)
+    log.info(done, stream=config["name"])
 
 
 def _wanted(

@@ -213,16 +213,17 @@ class Placement:
     def _take(self, event: LeaseTaken, now: float, _: list[Decision]) -> None:
         self.state.generation = event.generation
         self.state.salt = event.salt
-        self._settle(now)
+        self._settle(now, at_once=event.first)
 
     def _lose_lease(self, _: LeaseLost, __: float, ___: list[Decision]) -> None:
         self.state.generation = 0
         self.state.settled = False
 
-    def _settle(self, now: float) -> None:
+    def _settle(self, now: float, *, at_once: bool = False) -> None:
         state = self.state
         since = now if state.listening_since is None else state.listening_since
-        if state.settled or not state.generation or now - since < SETTLED_AFTER_S:
+        heard = at_once or now - since >= SETTLED_AFTER_S
+        if state.settled or not state.generation or not heard:
             return
         state.settled = True
         for keys in (state.deployments, state.wanted, state.by_deployment):

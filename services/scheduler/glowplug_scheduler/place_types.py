@@ -34,11 +34,13 @@ class LeaseTaken(msgspec.Struct, frozen=True):
     """This machine leads from now on; before this event it only listens.
 
     `salt` (16 bytes, random) and `generation` make its container ids unique. Deployments and wanted
-    containers that exist must have been told before.
+    containers that exist must have been told before. `first`: nobody has ever led this platform, so that
+    no worker holds a container that we have not heard of.
     """
 
     generation: int
     salt: bytes
+    first: bool = False
 
 
 class LeaseLost(msgspec.Struct, frozen=True):

@@ -66,8 +66,12 @@ class PlacementShell:
         workers: Workers,
         loads: Callable[[], Mapping[ContainerId, int]],
         spawn: Spawn,
+        *,
+        remembers: bool = False,
     ) -> None:
+        """`remembers`: generations outlive the broker, so that the first one is the very first."""
         self.machine = Placement()
+        self._remembers = remembers
         self._bus = bus
         self._clock = clock
         self._hearing = hearing
@@ -97,7 +101,8 @@ class PlacementShell:
     @asynccontextmanager
     async def lead(self, lease: Lease) -> AsyncIterator[None]:
         """Decide until the context is left."""
-        self._step(LeaseTaken(lease.generation, os.urandom(SALT_BYTES)))
+        first = self._remembers and lease.generation == 1
+        self._step(LeaseTaken(lease.generation, os.urandom(SALT_BYTES), first))
         try:
             yield
         finally:

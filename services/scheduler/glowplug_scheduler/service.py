@@ -117,7 +117,13 @@ class Scheduler:
         self._records = BusRecords(shell.bus, shell.clock)
         self.hearing = Hearing(shell.bus, self._workers, self._spawn)
         self.placement = PlacementShell(
-            shell.bus, shell.clock, self.hearing, self._workers, self.loads, self._spawn
+            shell.bus,
+            shell.clock,
+            self.hearing,
+            self._workers,
+            self.loads,
+            self._spawn,
+            remembers=shell.settings.durability == "synced",
         )
 
     def own(self, shard: int) -> OnHeld:

@@ -5,3 +5,5 @@ what its containers do, what invocations ended in, and once a second everything 
 directory, its containers' processes and their sockets. It decides nothing about where work goes, and
 believes nothing that comes from inside a container. README.md is its role card.
 """
+
+import glowplug_runtime  # noqa: F401  before whatever imports structlog: it keeps rich out of services

@@ -153,6 +153,15 @@ def test_a_new_leader_waits_until_it_heard_what_runs():
     assert not of_type(machine.wait(p.SETTLED_AFTER_S), p.Bind)
 
 
+def test_the_first_leader_ever_has_nothing_to_wait_for():
+    machine = Machine(leads=False)
+    machine.hear()
+    machine.deploy()
+    machine(a_target("dep_f", 1))
+    machine(p.LeaseTaken(1, b"s" * 16, first=True))
+    assert of_type(machine.wait(0.0), p.Bind)
+
+
 def test_without_a_target_nothing_is_bound_nor_stopped(machine):
     assert not machine.hear(a_container("ctr_old", "dep_f"))
     assert not of_type(machine.wait(1.0), p.Stop)
