@@ -212,6 +212,7 @@ async def test_a_start_failure_reaches_the_callers_of_everything_that_waits(
         worker.becomes_ready = False
         await call(bus, "inv_call")
         await spawn(bus, "inv_task")
+        await eventually(lambda: heard.backlogs and heard.backlogs[-1].queued == 2)
         await deploy(bus, target=1)
         await eventually(lambda: len(worker.bound) == 1)
         error = RemoteError(code="function.start_failed", type="ImportError", message="no module")
