@@ -315,6 +315,7 @@ CLASSES: dict[str, type[GlowplugError]] = {
     "function.failed": RemoteUserError,
     "function.timeout": FunctionTimeoutError,
     "function.crashed": ContainerCrashedError,
+    "container.gpu_lost": ContainerCrashedError,
     "function.out_of_memory": OutOfMemoryError,
     "function.start_failed": StartupError,
     "function.bad_result": BadResultError,

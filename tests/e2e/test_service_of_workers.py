@@ -41,14 +41,17 @@ def test_a_drain_lets_containers_end_well_and_it_is_told_even_after_a_restart(
     tmp_path: Path,
 ) -> None:
     began = time.time()
-    with a_platform(tmp_path / "data") as running:
+    with a_platform(tmp_path / "data", "--gpus", "A10G:2") as running:
         running.cli("deploy", "leaving.py")
+        # Both are warm at once, on one simulated device of 24 GiB, while the other one stays whole.
+        parts = [running.cli("call", name).stdout for name in ("part_of_a_gpu", "another_part")]
+        assert parts == ["simulated-A10G-0\n"] * 2
         assert running.cli("call", "leaves", "text=one").stdout.strip() == "one"
         task = running.cli("call", "waits", "gate=gate").stdout.strip()
         eventually_sync(lambda: lines(running, f"invocation={task}") == ["waiting"])
 
         drained = running.cli("worker", "drain", "worker-1", "--no-wait").stdout
-        assert drained.startswith("worker-1 takes nothing new; it holds 2 containers")
+        assert drained.startswith("worker-1 takes nothing new; it holds 4 containers")
         (left,) = eventually_sync(lambda: ended(running, "leaves"))
         assert (left["state"], left["reason"], left["name"]) == (
             "stopped",

@@ -161,6 +161,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "The token is unknown or revoked; take the one of the current profile.",
     ),
     "auth.forbidden": ("user", "Ask the workspace's owner for the right."),
+    "container.gpu_lost": (
+        "operator",
+        "The driver gave up a GPU; `glowplug worker show` says why. The work runs again elsewhere.",
+    ),
     "container.too_many_requests": (
         "user",
         "Wait for some of the answers before asking for more from inside one container.",

@@ -19,6 +19,8 @@ from glowplug_runtime.service import Shell, run
 from glowplug_worker import janitor
 from glowplug_worker.blobs import CachedBlobs
 from glowplug_worker.door import open_gateways
+from glowplug_worker.gpus.nvml import open_nvml
+from glowplug_worker.gpus.watch import LOOK_S, Gpus
 from glowplug_worker.images import open_images
 from glowplug_worker.images.client import open_session
 from glowplug_worker.inventory import open_directory, open_offers
@@ -48,7 +50,8 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         await asyncio.to_thread(janitor.sweep, directory)
         await asyncio.to_thread(janitor.sweep_siblings, directory)
         claims = Path(settings.claims_dir or directory.parent / "claims")
-        offers = stack.enter_context(open_offers(settings, worker_id, claims))
+        gpus = await _open_gpus(settings, stack)
+        offers = stack.enter_context(open_offers(settings, worker_id, claims, gpus.offered))
         offer = offers.renew()
         cgroups = open_cgroups(directory)
         stack.callback(cgroups.close)
@@ -75,6 +78,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             blobs=CachedBlobs(images.client),
             directory=directory,
             sdk=ensure_sdk(directory),
+            gpus=gpus,
             changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),
             answers=links,
@@ -90,6 +94,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             memory="cgroup" if "memory" in backend.enforces else "polled, best effort",
             offers=f"{offer.cpu_millis} m cpu, {offer.memory_bytes >> 20} MiB, "
             f"{len(offer.gpus)} gpus{' (simulated)' if settings.gpus else ''}",
+            **({"gpus": gpus.describe()} if gpus.found else {}),
             pythons=", ".join(workshop.pythons.versions()),
             network="shared with the host",
         )
@@ -105,6 +110,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 (FACTS_S, service.send_facts, "keep_history"),
                 (MEMORY_POLL_S, service.watch_memory, "keep_memory_limits"),
                 (LINKS_S, links.keep, "keep_links"),
+                (LOOK_S, service.watch_gpus, "keep_gpus"),
             )
         ]
         try:
@@ -113,6 +119,14 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         finally:
             for each in loops:
                 each.cancel()
+
+
+async def _open_gpus(settings: WorkerSettings, stack: contextlib.AsyncExitStack) -> Gpus:
+    """Open the host's real GPUs, unless simulated ones are asked for."""
+    driver = None if settings.gpus else await asyncio.to_thread(open_nvml)
+    gpus = Gpus(driver, cdi=[Path(each) for each in settings.cdi_dirs.split(":") if each])
+    stack.callback(gpus.close)
+    return gpus
 
 
 def _gateways(shell: Shell[WorkerSettings]) -> dict[str, str]:

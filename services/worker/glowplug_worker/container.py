@@ -95,6 +95,13 @@ class Overgrown(_Event, frozen=True, kw_only=True):
     peak_bytes: int
 
 
+class DeviceLost(_Event, frozen=True, kw_only=True):
+    """A GPU that it has broke; `why` in the driver's words."""
+
+    gpu_id: str
+    why: str
+
+
 class Passed(_Event, frozen=True, kw_only=True):
     """Time passed; `busy` as in StopAsked."""
 
@@ -112,6 +119,7 @@ Event = (
     | Emptied
     | Overran
     | Overgrown
+    | DeviceLost
     | Passed
 )
 
@@ -186,6 +194,7 @@ _LIVING: Final[Mapping[tuple[ContainerState, type[Event]], frozenset[ContainerSt
     (_S.STARTING, Exited): _to(_S.FAILED),
     (_S.STARTING, StopAsked): _to(_S.DRAINING),
     (_S.STARTING, Overgrown): _to(_S.DRAINING),
+    (_S.STARTING, DeviceLost): _to(_S.DRAINING),
     (_S.STARTING, Passed): _to(_S.STARTING, _S.DRAINING),
     (_S.READY, RunnerReady): _to(_S.READY),
     # Another process of a container that serves already could not import: the container is broken.
@@ -196,6 +205,7 @@ _LIVING: Final[Mapping[tuple[ContainerState, type[Event]], frozenset[ContainerSt
     (_S.READY, Emptied): _to(_S.READY),
     (_S.READY, Overran): _to(_S.DRAINING),
     (_S.READY, Overgrown): _to(_S.DRAINING),
+    (_S.READY, DeviceLost): _to(_S.DRAINING),
     (_S.READY, Passed): _to(_S.READY, _S.DRAINING),
     (_S.DRAINING, Pulled): _to(_S.DRAINING),
     (_S.DRAINING, StartFailed): _to(_S.DRAINING),
@@ -206,6 +216,7 @@ _LIVING: Final[Mapping[tuple[ContainerState, type[Event]], frozenset[ContainerSt
     (_S.DRAINING, Emptied): _to(_S.DRAINING),
     (_S.DRAINING, Overran): _to(_S.DRAINING),
     (_S.DRAINING, Overgrown): _to(_S.DRAINING),
+    (_S.DRAINING, DeviceLost): _to(_S.DRAINING),
     (_S.DRAINING, Passed): _to(_S.DRAINING),
 }
 # Late news about a container that has ended is dropped.
@@ -224,6 +235,7 @@ IMPOSSIBLE: Final[frozenset[tuple[ContainerState, type[Event]]]] = frozenset(
         (_S.PULLING, Emptied),
         (_S.PULLING, Overran),
         (_S.PULLING, Overgrown),
+        (_S.PULLING, DeviceLost),
         (_S.STARTING, Pulled),
         (_S.STARTING, Emptied),
         (_S.STARTING, Overran),
@@ -291,7 +303,7 @@ class ContainerLife:
             assert self._ending is not None or self._kill_at is not None, "C3"  # noqa: S101
             assert self._kill_at is not None, "C3"  # noqa: S101
 
-    def _decide(self, event: Event, now: float) -> list[Decision]:  # noqa: PLR0911, C901
+    def _decide(self, event: Event, now: float) -> list[Decision]:  # noqa: PLR0911, PLR0912, C901
         match event:
             case Bound():
                 return self._become(ContainerState.PULLING, Pull())
@@ -314,6 +326,9 @@ class ContainerLife:
             case Overgrown():
                 error = out_of_memory(event.limit_bytes, event.peak_bytes)
                 return self._end(_Ending(reason=self._broken, failed=True, error=error), now)
+            case DeviceLost():
+                error = gpu_lost(event.gpu_id, event.why)
+                return self._end(_Ending(reason="gpu_lost", failed=True, error=error), now)
             case Passed():
                 return self._on_passed(event, now)
             case _:
@@ -475,6 +490,16 @@ def broken_runner(violation: str) -> RemoteError:
         type="ContainerCrashedError",
         message=f"the container was ended because its runner broke the protocol: {violation}",
         details={"violation": violation},
+    )
+
+
+def gpu_lost(gpu_id: str, why: str) -> RemoteError:
+    """Return the error for a container whose GPU broke."""
+    return RemoteError(
+        code="container.gpu_lost",
+        type="ContainerCrashedError",
+        message=f"the container was ended because its GPU {gpu_id} is out of service: {why}",
+        details={"gpu_id": gpu_id, "why": why},
     )
 
 

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -86,12 +86,19 @@ def open_directory(directory: Path) -> Iterator[Path]:
 class Offers:
     """This worker's claim, looked at again whenever others may have come or gone."""
 
-    def __init__(self, settings: WorkerSettings, worker: str, claims: Path, file: IO[str]) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        worker: str,
+        claims: Path,
+        file: IO[str],
+        gpus: Callable[[], tuple[GpuDevice, ...]],
+    ) -> None:
         self._settings = settings
         self._worker = worker
         self._claims = claims
         self._file = file
-        self._gpus = real_gpus()
+        self._gpus = gpus
 
     def renew(self, held_millis: int = 0, held_bytes: int = 0) -> Offer:
         """Return what to offer now, and write it down for the others.
@@ -101,7 +108,7 @@ class Offers:
         """
         with _take_turn(self._claims):
             offer = decide_offer(
-                self._settings, host_millis(), host_bytes(), self._gpus, self._others()
+                self._settings, host_millis(), host_bytes(), self._gpus(), self._others()
             )
             claim = Claim(
                 worker=self._worker,
@@ -124,8 +131,17 @@ class Offers:
 
 
 @contextlib.contextmanager
-def open_offers(settings: WorkerSettings, worker: str, claims: Path) -> Iterator[Offers]:
-    """Claim a part of this host, next to its other workers, until the end."""
+def open_offers(
+    settings: WorkerSettings,
+    worker: str,
+    claims: Path,
+    gpus: Callable[[], tuple[GpuDevice, ...]] = tuple,
+) -> Iterator[Offers]:
+    """Claim a part of this host, next to its other workers, until the end.
+
+    Args:
+        gpus: tells which of this host's GPUs work now.
+    """
     claims.mkdir(parents=True, exist_ok=True)
     path = claims / f"{worker}.json"
     with _take_turn(claims):
@@ -136,7 +152,7 @@ def open_offers(settings: WorkerSettings, worker: str, claims: Path) -> Iterator
         )
     with file:
         try:
-            yield Offers(settings, worker, claims, file)
+            yield Offers(settings, worker, claims, file, gpus)
         finally:
             with _take_turn(claims):
                 path.unlink(missing_ok=True)
@@ -215,37 +231,3 @@ def host_bytes() -> int:
         with contextlib.suppress(OSError, ValueError):
             total = min(total, int(path.read_text()))
     return total
-
-
-def real_gpus() -> tuple[GpuDevice, ...]:
-    """Return the devices NVML names; none where there is no driver."""
-    try:
-        import pynvml  # noqa: PLC0415 - only workers look, once
-
-        pynvml.nvmlInit()
-    except Exception:  # noqa: BLE001 - NVML has an exception type per error; all mean "none here"
-        return ()
-    try:
-        found = []
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            device = pynvml.nvmlDeviceGetHandleByIndex(number)
-            found.append(
-                GpuDevice(
-                    gpu_id=_text(pynvml.nvmlDeviceGetUUID(device)),
-                    kind=_kind(_text(pynvml.nvmlDeviceGetName(device))),
-                    memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(device).total),
-                )
-            )
-        return tuple(found)
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _kind(name: str) -> str:
-    """Return the model in NVML's name: "NVIDIA H100 80GB HBM3" → "H100"."""
-    words = [word for word in name.split() if word not in ("NVIDIA", "GeForce", "RTX", "Tesla")]
-    return words[0] if words else name

@@ -128,7 +128,7 @@ class Bind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A character device of the host that the container may use, under the same path.
+    """A character device of the host that the container may use at `path`; `source` if it lies elsewhere.
 
     `major` and `minor` are for backends that make the node themselves and allow it in a device cgroup.
     Files that go with a device (driver libraries) are ordinary binds. Backends without `mounts` hide no
@@ -138,6 +138,7 @@ class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     major: int
     minor: int
+    source: str = ""
 
 
 class StartPlan(msgspec.Struct, frozen=True, kw_only=True):

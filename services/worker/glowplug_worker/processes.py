@@ -21,6 +21,12 @@ def start_ticks(pid: int) -> int:
     return int(fields[19]) if fields else 0
 
 
+def parent_of(pid: int) -> int:
+    """Return the parent's pid; 0 if the process is gone."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
 def tree(pid: int) -> list[int]:
     """Return the process and everything below it, parents first."""
     children: dict[int, list[int]] = defaultdict(list)

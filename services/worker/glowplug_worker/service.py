@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 import structlog
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import ContainerId, InvocationId
@@ -36,7 +37,7 @@ from glowplug_contracts.messages.invocation import (
     StreamCredit,
 )
 from glowplug_contracts.messages.link import CallCancelled, CallSent
-from glowplug_contracts.messages.worker import WorkerBeat, WorkerOrder
+from glowplug_contracts.messages.worker import ContainerView, WorkerBeat, WorkerOrder
 from glowplug_contracts.subjects import (
     BEGAN,
     BIND,
@@ -60,7 +61,7 @@ from glowplug_worker.duty import Duty
 from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.notices import EVERY_S
-from glowplug_worker.processes import tree_pss_bytes
+from glowplug_worker.processes import parent_of, tree_pss_bytes
 from glowplug_worker.slots import Refusal
 from glowplug_worker.supervisor import Supervisor
 from glowplug_worker.workshop import Workshop
@@ -104,6 +105,7 @@ class WorkerService:
         self._shard_generations: dict[int, int] = {}
         self._warned_memory = False
         self._one_ended = asyncio.Event()
+        workshop.gpus.on_broken = self._on_gpu_broken
         self._ended: dict[ContainerId, None] = {}
         self._gone = False
 
@@ -339,7 +341,9 @@ class WorkerService:
             cpu_millis=self.offer.cpu_millis,
             memory_bytes=self.offer.memory_bytes,
             gpus=self.offer.gpus,
-            containers=tuple(each.view() for each in self.supervisors.values()),
+            containers=self._views(),
+            gpu_states=workshop.gpus.states(),
+            driver=workshop.gpus.driver,
             images=tuple(workshop.images.digests()),
             pythons=tuple(workshop.pythons.versions()),
             draining=self.draining or self.duty.cordoned,
@@ -348,6 +352,33 @@ class WorkerService:
             pool=self._pool,
         )
         await workshop.bus.send(WORKER_BEAT.at(worker_id=workshop.worker_id), beat)
+
+    def _views(self) -> tuple[ContainerView, ...]:
+        pids = {
+            each.container_id: each.running.pid
+            for each in self.supervisors.values()
+            if each.running is not None and each.binding.gpu_ids
+        }
+        used = self.workshop.gpus.used(pids, parent_of) if pids else {}
+        views = []
+        for each in self.supervisors.values():
+            size, busy = used.get(each.container_id, (0, 0.0))
+            view = each.view()
+            if size or busy:
+                view = msgspec.structs.replace(view, gpu_bytes=size, gpu_busy=busy)
+            views.append(view)
+        return tuple(views)
+
+    async def watch_gpus(self) -> None:
+        """Look at the GPUs; one that breaks takes its containers with it."""
+        if self.workshop.gpus.found:
+            self.workshop.gpus.take(await asyncio.to_thread(self.workshop.gpus.look))
+
+    def _on_gpu_broken(self, gpu_id: str, why: str) -> None:
+        for supervisor in list(self.supervisors.values()):
+            if gpu_id in supervisor.binding.gpu_ids:
+                supervisor.gpu_lost(gpu_id, why)
+        self.beat_soon()
 
     def on_change(self) -> None:
         """A container reached another state."""

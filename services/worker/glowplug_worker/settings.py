@@ -38,6 +38,7 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
             best that is installed.
         pool: which pool's containers it takes.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
+        cdi_dirs: where the host describes its devices for containers (CDI), separated by ":".
         volumes_dir: where volumes lie, the same as the gateways'; "" = this worker has none.
         stop_grace_s: what running invocations get when the worker is told to end.
         cancel_grace_s: what code gets from its cancel until it is killed. Where others run beside it, its
@@ -54,6 +55,7 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     stop_grace_s: float = 8.0
     cancel_grace_s: float = CANCEL_GRACE_S
     volumes_dir: str = ""
+    cdi_dirs: str = "/etc/cdi:/var/run/cdi"
 
 
 def parse_bytes(text: str) -> int:

@@ -16,7 +16,7 @@ from glowplug_contracts.messages.container import BindContainer
 from glowplug_worker.frames import Blob, FromRunner
 from glowplug_worker.launch import Brought, Places, init_for, lay_out, plan_start
 from glowplug_worker.networks import attach, start_networked
-from glowplug_worker.ports import Attachment, RunningContainer
+from glowplug_worker.ports import Attachment, RunningContainer, StartPlan
 from glowplug_worker.processes import start_ticks
 from glowplug_worker.runners import RunnerLink, open_link
 from glowplug_worker.workshop import Workshop
@@ -54,6 +54,7 @@ async def start(
         with contextlib.ExitStack() as theirs:
             fds = tuple(theirs.enter_context(their).fileno() for _, their in pairs)
             plan = plan_start(binding, brought, places, scratch=scratch, fds=fds)
+            plan = await with_gpus(workshop, binding, plan)
             running = await start_networked(workshop.backend, plan, attachment)
         record_process(directory, running.pid)
         for process, (ours, _) in enumerate(pairs):
@@ -78,6 +79,23 @@ async def start(
         if brought.on_exit_pickled:
             link.send(Blob(name="on_exit_pickled"), brought.on_exit_pickled)
     return Started(running, links, places)
+
+
+async def with_gpus(workshop: Workshop, binding: BindContainer, plan: StartPlan) -> StartPlan:
+    """Return the plan with what its GPUs need. Raises: UnavailableError."""
+    if not binding.gpu_ids:
+        return plan
+    part = binding.spec.resources.gpu_memory_bytes
+    shares_ipc = not workshop.backend.mounts
+    granted = await asyncio.to_thread(
+        workshop.gpus.grant, binding.gpu_ids, part, shares_ipc=shares_ipc
+    )
+    env = {**plan.env, **granted.env}
+    libraries = [each.get("LD_LIBRARY_PATH", "") for each in (plan.env, granted.env)]
+    if any(libraries):
+        env["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
+    binds = (*plan.binds, *granted.binds)
+    return msgspec.structs.replace(plan, devices=granted.devices, binds=binds, env=env)
 
 
 def record_process(directory: Path, pid: int) -> None:

@@ -198,6 +198,11 @@ class Supervisor:
         if self.life.state in (ContainerState.STARTING, ContainerState.READY):
             self.step(life.Overgrown(limit_bytes=limit_bytes, peak_bytes=peak_bytes))
 
+    def gpu_lost(self, gpu_id: str, why: str) -> None:
+        """A GPU that it has is out of service."""
+        if self.life.state in (ContainerState.STARTING, ContainerState.READY):
+            self.step(life.DeviceLost(gpu_id=gpu_id, why=why))
+
     # -- what flights and execs ask -------------------------------------------------------------
 
     def send(self, process: int, header: ToRunner, body: bytes = b"") -> None:

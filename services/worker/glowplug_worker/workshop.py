@@ -14,6 +14,7 @@ from glowplug_contracts.messages.invocation import InvocationFact
 from glowplug_runtime.bus import Bus
 
 from glowplug_worker.door import Gateways, NoGateways
+from glowplug_worker.gpus.watch import Gpus
 from glowplug_worker.networks import HostNetworks
 from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
@@ -59,6 +60,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         facts: history lines that wait for their batch.
         gateways: where requests of code inside containers go.
         networks: what containers may be attached to.
+        gpus: this host's real ones.
         changes: told when a container's state changed, so that a beat tells soon.
         answers: the short way to gateways that are linked.
         notices: what dispatchers must hear of calls that came that way.
@@ -83,5 +85,6 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     outbox: Outbox
     gateways: Gateways = NoGateways()
     networks: Networks = HostNetworks()
+    gpus: Gpus = msgspec.field(default_factory=Gpus)
     volumes_dir: Path | None = None
     cancel_grace_s: float = CANCEL_GRACE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -23,6 +24,16 @@ def leaves(text):
     print(f"called with {text}")
     subprocess.run([sys.executable, "-c", "print('from a child process')"], check=True)
     return text
+
+
+@function(**LIGHT, gpu="any", gpu_memory="8Gi")
+def part_of_a_gpu():
+    return os.environ["GLOWPLUG_GPUS"]
+
+
+@function(**LIGHT, gpu="A10G", gpu_memory="12Gi")
+def another_part():
+    return os.environ["GLOWPLUG_GPUS"]
 
 
 @task_queue(**LIGHT)

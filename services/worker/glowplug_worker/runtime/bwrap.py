@@ -209,7 +209,7 @@ def sandbox_flags(
     ]
     flags += ["--proc", "/proc", "--dev", "/dev"]
     for device in plan.devices:
-        flags += ["--dev-bind", device.path, device.path]
+        flags += ["--dev-bind", device.source or device.path, device.path]
     flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108
     flags += ["--ro-bind", "/usr", "/usr", *_system_flags()]
     for path in ETC:

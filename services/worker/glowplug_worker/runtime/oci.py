@@ -155,7 +155,9 @@ def needs_of(plan: StartPlan, binds: tuple[Bind, ...], runtime: Runtime, first_i
                 for number, bind in enumerate(binds)
             ),
             *(
-                Mount(source=each.path, target=each.path, directory=False, device=True)
+                Mount(
+                    source=each.source or each.path, target=each.path, directory=False, device=True
+                )
                 for each in plan.devices
             ),
         ),
