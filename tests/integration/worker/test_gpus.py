@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -127,9 +128,27 @@ def test_a_gpu_that_is_cut_is_its_parts(looking: Looking, scenario: Path) -> Non
 # -- the whole worker ------------------------------------------------------------------------------
 
 
-@pytest.fixture
+def why_not_oci() -> str:
+    if os.geteuid() != 0:
+        return "only root makes containers with crun"
+    return "" if shutil.which("crun") or shutil.which("runc") else "neither crun nor runc is here"
+
+
+@pytest.fixture(
+    params=[
+        "auto",
+        pytest.param(
+            "oci", marks=pytest.mark.skipif(bool(why_not_oci()), reason=why_not_oci() or "-")
+        ),
+    ]
+)
 async def data(
-    library: Path, scenario: Path, tmp_path: Path, nats_server: Any, rest: Any
+    library: Path,
+    scenario: Path,
+    tmp_path: Path,
+    nats_server: Any,
+    rest: Any,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[Path]:
     """The data directory of a real worker that sees the scenario's GPUs."""
     tmp_path.chmod(0o755)
@@ -150,6 +169,7 @@ async def data(
         "GLOWPLUG_NATS_URL": nats_server.url,
         "GLOWPLUG_INSTANCE": WORKER,
         "GLOWPLUG_WORKER_DATA_DIR": str(tmp_path / "data" / "worker-1"),
+        "GLOWPLUG_WORKER_BACKEND": request.param,
         "GLOWPLUG_WORKER_CPU": "8",
         "GLOWPLUG_WORKER_MEMORY": "8Gi",
         "GLOWPLUG_WORKER_CDI_DIRS": str(tmp_path / "cdi"),
