@@ -138,7 +138,8 @@ EVENTS = Stream(
     name="EVENTS",
     subjects=("v1.event.>",),
     why="Events as they were accepted: synced before the sender hears of it, read by the routers in "
-    "order, kept for replays. One message per source and id, so that a repeat is refused.",
+    "order, kept for replays as long as there is room. One message per source and id, so that a repeat "
+    "is refused.",
     storage="file",
     per_subject=1,
     max_age_s=EVENTS_KEPT_S,

@@ -251,7 +251,10 @@ class Bus(Protocol):
         """Return whether the broker is reachable now."""
 
     def stream_info(self, stream: Stream, **fields: int) -> Awaitable[Mapping[str, int]]:
-        """Return messages, bytes, first_sequence, last_sequence, and `created` in microseconds.
+        """Return messages, bytes, max_bytes, first_sequence, last_sequence, and `created` in microseconds.
 
         `fields` needs what names the stream (`shard` for sharded ones).
         """
+
+    async def purge_before(self, stream: Stream, sequence: int) -> None:
+        """Remove all messages of an (unsharded) stream below a sequence. Raises: UnavailableError."""

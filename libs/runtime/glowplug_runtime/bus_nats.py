@@ -450,7 +450,11 @@ class NatsBus:
             "bytes": state["bytes"],
             "first_sequence": state["first_seq"],
             "last_sequence": state["last_seq"],
+            "max_bytes": info["config"].get("max_bytes", -1),
         }
+
+    async def purge_before(self, stream: Stream, sequence: int) -> None:
+        await self.api(f"STREAM.PURGE.{stream.name}", {"seq": sequence})
 
     async def api(
         self,

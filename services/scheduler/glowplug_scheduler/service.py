@@ -13,13 +13,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import structlog
 from glowplug_contracts.errors import PlatformError, TransientError
 from glowplug_contracts.ids import ContainerId
-from glowplug_contracts.streams import LOGS, PLATFORM
+from glowplug_contracts.messages.event import RouterPosition
+from glowplug_contracts.streams import EVENTS, LOGS, PLATFORM, ROUTERS
 from glowplug_runtime.lease import Lease
 from glowplug_runtime.service import Shell, spawn
 from glowplug_runtime.topology import PLATFORM_KEY, ensure_topology
 
 from glowplug_scheduler.dispatch import Dispatcher
 from glowplug_scheduler.dispatching import ShardOwner
+from glowplug_scheduler.event_room import trim_before
 from glowplug_scheduler.hearing import Hearing
 from glowplug_scheduler.ingress import Ingress
 from glowplug_scheduler.placing import PlacementShell
@@ -34,6 +36,7 @@ log = structlog.get_logger()
 PLACEMENT_TICK_S = 0.2
 WATCH_BROKER_S = 0.2
 WISHES_S = 10.0
+TRIM_S = 5.0
 TOPOLOGY_S = 1.0
 TOPOLOGY_AGAIN_S = 0.1
 
@@ -52,6 +55,7 @@ async def open_service(shell: Shell[SchedulerSettings]) -> AsyncIterator[None]:
     async with scheduler.hearing.open(), scheduler.placement.open():
         shell.every(TOPOLOGY_S, scheduler.keep_topology, "keep topology")
         shell.every(WATCH_BROKER_S, scheduler.hearing.watch_broker, "watch broker")
+        shell.every(TRIM_S, scheduler.make_room_for_events, "make room for events")
         shell.every(WISHES_S, scheduler.placement.read_wishes, "read wishes")
         placing = shell.tasks.create_task(scheduler.keep_placing(), name="keep placing")
         shell.hold("placement", scheduler.placement.lead)
@@ -175,6 +179,23 @@ class Scheduler:
         shell = self._shell
         if shell.bus.connected:
             await ensure(shell)
+
+    async def make_room_for_events(self) -> None:
+        """Let the oldest events go before there is no room for new ones; every replica may do it."""
+        shell = self._shell
+        if not shell.bus.connected:
+            return
+        info = await shell.bus.stream_info(EVENTS)
+        if not trim_before(info, [RouterPosition(oldest=info["last_sequence"] + 1)]):
+            return  # there is room: nobody needs to be asked
+        routers = shell.bus.bucket(ROUTERS)
+        found = [await routers.get(f"shard-{shard}") for shard in range(shell.shards)]
+        before = trim_before(info, [one.value if one is not None else None for one in found])
+        if before:
+            await shell.bus.purge_before(EVENTS, before)
+            log.warning("events.trimmed", before=before, bytes=info["bytes"])
+        else:
+            log.warning("events.full", bytes=info["bytes"], max_bytes=info["max_bytes"])
 
     def _spawn(self, work: Awaitable[None], name: str) -> None:
         spawn(self._shell, work, name)  # type: ignore[arg-type]

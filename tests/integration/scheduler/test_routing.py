@@ -8,10 +8,18 @@ import json
 
 import msgspec
 from glowplug_contracts.cloudevents import event_key
+from glowplug_contracts.errors import OverloadedError
 from glowplug_contracts.ids import WorkspaceId
 from glowplug_contracts.messages.deployment import DeploymentState, FunctionIndex, FunctionKind
 from glowplug_contracts.messages.event import StoredEvent
-from glowplug_contracts.streams import DEPLOYMENTS, EVENT_INGRESS, FUNCTIONS, RECORDS
+from glowplug_contracts.streams import (
+    DEPLOYMENTS,
+    EVENT_INGRESS,
+    EVENTS,
+    FUNCTIONS,
+    RECORDS,
+    STREAMS,
+)
 from glowplug_contracts.subjects import EVENT, INGRESS, RECORD
 from glowplug_contracts.triggered import REFUSED_TYPE, deployment_event, one_event_id
 from glowplug_runtime.topology import stream_config
@@ -258,3 +266,30 @@ async def raw(bus, data: bytes, headers: dict[str, str] | None = None) -> None:
     to = INGRESS.at(workspace=WorkspaceId("default")).subject
     answer = await bus.client.request(to, data, timeout_s=5, headers=headers)
     assert json.loads(answer.data)["stream"] == "EVENT_INGRESS"
+
+
+async def test_the_oldest_handled_events_make_room_for_new_ones(bus, nats_server, monkeypatch):
+    small = msgspec.structs.replace(EVENTS, max_bytes=20_000)
+    declared = tuple(small if one is EVENTS else one for one in STREAMS)
+    monkeypatch.setattr("glowplug_runtime.topology.STREAMS", declared)
+    monkeypatch.setattr("glowplug_scheduler.service.TRIM_S", 0.02)
+    await bus.api("STREAM.DELETE.EVENTS", {})
+    async with open_scheduler(nats_server.url):
+        await deploy(bus, a_trigger())
+        for number in range(150):  # some three times what there is room for
+
+            async def stored(number: int = number) -> bool:
+                try:
+                    await publish(bus, an_event(str(number)))
+                except OverloadedError:  # full just now; nothing may go that waits for its router
+                    return False
+                return True
+
+            await eventually(stored)
+        await eventually(lambda: _count(bus, 150))
+        assert sorted(await delivered(bus), key=lambda ids: int(ids[0])) == [
+            [str(n)] for n in range(150)
+        ]
+        info = await bus.stream_info(EVENTS)
+        assert info["first_sequence"] > 1
+        assert info["bytes"] <= small.max_bytes
