@@ -49,6 +49,7 @@ MARKER_KEPT_S = 86_400
 # Somebody else took the message first: "no message found", "sequence not found".
 GONE_ALREADY = frozenset({10057, 10043, 10037})
 API_S = 5.0
+TAKE_S = 2.0  # owners try again: a cluster that elects its leader drops what it is asked
 APPEND_S = 10.0
 FLUSH_S = 2.0
 TIMER_SET_S = 10.0
@@ -403,10 +404,12 @@ class NatsBus:
         spec = pattern.spec
         stream = self._stream_of(pattern)
         name = f"owner-g{generation}"
-        names = await self.api(f"CONSUMER.NAMES.{stream}", {})
+        names = await self.api(f"CONSUMER.NAMES.{stream}", {}, timeout_s=TAKE_S)
         for other in names.get("consumers") or ():
             if other != name:
-                await self.api(f"CONSUMER.DELETE.{stream}.{other}", {}, missing_ok=True)
+                await self.api(
+                    f"CONSUMER.DELETE.{stream}.{other}", {}, missing_ok=True, timeout_s=TAKE_S
+                )
         follower = Follower(self, stream, "", "all", work_name=name)
 
         async def on_message(message: Msg, place: Place) -> None:

@@ -21,11 +21,14 @@ HEARTBEAT_S = 1.0
 CONSUMER_KEPT_S = 10.0
 ACK_WAIT_S = 24 * 3600  # queued work is not late work: redelivery comes with a new generation only
 LOOK_S = 0.25
-# A cluster that elects its leader drops what it is asked: asking again soon finds the new one soon. What was
-# made all the same and not heard of goes away by itself (CONSUMER_KEPT_S).
-ASK_AGAIN_S = 1.0
-# Whoever starts to follow hears of a failure; it is given time.
-API_FIRST_S = 5.0
+# A cluster that elects its leader drops what it is asked: asking again soon finds the new one soon. A broker that
+# is only slow is given more time with each try. What was made all the same and not heard of goes away by itself
+# (CONSUMER_KEPT_S).
+ASK_FIRST_S = 1.0
+ASK_MORE = 1.5
+ASK_MAX_S = 5.0
+# Whoever starts to follow hears of a failure after this long.
+START_S = 5.0
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -79,14 +82,23 @@ class Follower:
         self._caught_up = asyncio.Event()
         self._renewing = asyncio.Lock()
         self._closed = False
-        self._made = False
+        self._patience_s = ASK_FIRST_S
         self._on_message: Callable[[Msg, Place], Awaitable[None]]
 
     async def start(self, on_message: Callable[[Msg, Place], Awaitable[None]]) -> None:
         """Make the consumer. Raises: UnavailableError."""
         self._on_message = on_message
         self._bus.remember(self)
-        await self._renew()
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + START_S
+        while True:
+            try:
+                await self._renew()
+                break
+            except UnavailableError as error:
+                unanswered = isinstance(error.__cause__, TimeoutError)
+                if not unanswered or loop.time() >= give_up_at:
+                    raise
         self._watchdog = asyncio.create_task(self._keep_consumer_alive())
 
     async def caught_up(self) -> None:
@@ -106,6 +118,14 @@ class Follower:
         self._heard_at = float("-inf")
 
     async def _renew(self) -> None:
+        try:
+            await self._make()
+        except UnavailableError:
+            self._patience_s = min(self._patience_s * ASK_MORE, ASK_MAX_S)
+            raise
+        self._patience_s = ASK_FIRST_S
+
+    async def _make(self) -> None:
         async with self._renewing:
             if self._closed:
                 return
@@ -118,7 +138,7 @@ class Follower:
                         f"CONSUMER.DELETE.{self._stream}.{self._work_name}",
                         {},
                         missing_ok=True,
-                        timeout_s=ASK_AGAIN_S,
+                        timeout_s=self._patience_s,
                     )
             inbox = self._bus.client.new_inbox()
             self._expected = 1
@@ -131,9 +151,8 @@ class Follower:
                 f"CONSUMER.CREATE.{self._stream}"
                 + (f".{self._work_name}" if self._work_name else ""),
                 {"stream_name": self._stream, "config": self._config(inbox)},
-                timeout_s=ASK_AGAIN_S if self._made else API_FIRST_S,
+                timeout_s=self._patience_s,
             )
-            self._made = True
             # What was delivered already is on its way: its last message will say so.
             if made["num_pending"] == 0 and made["delivered"]["consumer_seq"] == 0:
                 self._caught_up.set()
