@@ -21,6 +21,16 @@ DATA_HELP = "Directory for everything the platform keeps (default: the user's da
     default=None,
     help="gRPC: 0 = free, -1 = none.  [default: 1993, or free where --port is not 1994]",
 )
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need TLS."
+)
+@click.option(
+    "--tls-cert", type=click.Path(), default="", help="PEM: a certificate, with its chain."
+)
+@click.option("--tls-key", type=click.Path(), default="", help="PEM: its key.")
+@click.option(
+    "--name", default="", help="Under which programs come, as in the certificate (default: --host)."
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option(
     "--gpus", default="", help='Simulated GPUs per worker, for trying placement: "A10G:2".'
@@ -40,6 +50,10 @@ def up(  # noqa: PLR0913, PLR0917
     data: Path | None,
     port: int,
     grpc_port: int | None,
+    host: str,
+    tls_cert: str,
+    tls_key: str,
+    name: str,
     workers: int,
     gpus: str,
     nats_server: str,
@@ -57,6 +71,10 @@ def up(  # noqa: PLR0913, PLR0917
         data=data or default_data_dir(),
         port=port,
         grpc_port=grpc_port_of(port, grpc_port),
+        host=host,
+        tls_cert=str(Path(tls_cert).resolve()) if tls_cert else "",
+        tls_key=str(Path(tls_key).resolve()) if tls_key else "",
+        name=name,
         workers=workers,
         gpus=gpus,
         nats_server=nats_server,

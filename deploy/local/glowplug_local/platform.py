@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import os
+import ssl
 import sys
 import time
 import zipfile
@@ -28,6 +29,8 @@ from glowplug_contracts.messages.deployment import (
     SourceRef,
 )
 from glowplug_contracts.permissions import APP, SERVICES
+from glowplug_runtime.failures import StartError
+from glowplug_runtime.tls import open_certificate
 
 from glowplug_local.broker import GO_LIMITS, find_broker, server_config
 from glowplug_local.layout import Layout, Running
@@ -36,6 +39,7 @@ from glowplug_local.supervisor import Child
 
 CPU_OVERCOMMIT = 8
 CALLBACK_NETWORKS = "GLOWPLUG_GATEWAY_CALLBACK_NETWORKS"
+PUBLIC_URL = "GLOWPLUG_GATEWAY_PUBLIC_URL"
 LOOPBACK = "127.0.0.0/8, ::1/128"
 READY_S = 60.0
 POLL_S = 0.02
@@ -58,6 +62,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     `port` and `grpc_port` 0 take a free one, `grpc_port` −1 opens none;
     `gpus` are simulated ("A10G:2"); `profile`: tell the user's programs;
+    `tls_cert` and `tls_key`: files for HTTP and gRPC over TLS, without which only loopback is listened on;
+    `name`: under which programs come, as in the certificate ("" = `host`);
     `in_memory`: no fsync and nothing kept, for trying things out.
     """
 
@@ -70,8 +76,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     nats_server: str = ""
     profile: bool = True
     in_memory: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    name: str = ""
 
 
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+EVERY_HOST = ("0.0.0.0", "::", "")  # noqa: S104 - only compared with
 DEFAULT_PORT = 1994
 DEFAULT_GRPC_PORT = 1993
 
@@ -83,13 +94,42 @@ def grpc_port_of(port: int, given: int | None) -> int:
     return DEFAULT_GRPC_PORT if port == DEFAULT_PORT else 0
 
 
+def check_transport(options: Options) -> None:
+    """Raise StartError unless what is listened on is loopback, or has a certificate that can be used."""
+    certificate = open_certificate(options.tls_cert, options.tls_key)
+    if certificate is None and options.host not in LOOPBACK_HOSTS:
+        raise StartError(
+            f"--host {options.host} would send tokens over the network in the clear: give --tls-cert and "
+            "--tls-key, or put a proxy that speaks TLS before 127.0.0.1"
+        )
+
+
+def _urls(options: Options, port: int) -> tuple[str, str]:
+    """Return where programs come, and where this process does."""
+    scheme = "https" if options.tls_cert else "http"
+    here = "127.0.0.1" if options.host in EVERY_HOST else options.host
+    return f"{scheme}://{options.name or here}:{port}", f"{scheme}://{here}:{port}"
+
+
+def _just_this(cert_file: str) -> ssl.SSLContext | bool:
+    """Return what trusts this very certificate, whatever name it has: we come to our own address."""
+    if not cert_file:
+        return True
+    context = ssl.create_default_context(cafile=cert_file)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
+
+
 class Platform:
     """A running platform."""
 
-    def __init__(self, layout: Layout, options: Options, url: str, tell: Tell) -> None:
+    def __init__(self, layout: Layout, options: Options, urls: tuple[str, str], tell: Tell) -> None:
+        url, direct_url = urls
         self.layout = layout
         self.options = options
         self.url = url
+        self.direct_url = direct_url
         self.grpc = ""
         self.token = layout.secret("token")
         self.children: dict[str, Child] = {}
@@ -104,14 +144,15 @@ class Platform:
         """
         headers = {"Authorization": f"Bearer {self.token}"}
         deadline = time.monotonic() + READY_S
-        async with aiohttp.ClientSession(headers=headers) as http:
+        connector = aiohttp.TCPConnector(ssl=_just_this(self.options.tls_cert))
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
             health = await self._await_health(http, deadline)
             if not await self._all_cordoned(http):
                 await self._call_through(http, deadline)
         return health
 
     async def _all_cordoned(self, http: aiohttp.ClientSession) -> bool:
-        async with http.get(f"{self.url}/api/v1/workers") as answer:
+        async with http.get(f"{self.direct_url}/api/v1/workers") as answer:
             workers = (await answer.json()).get("workers", [])
         return bool(workers) and all(worker.get("cordoned") for worker in workers)
 
@@ -121,7 +162,7 @@ class Platform:
         health: dict[str, object] = {}
         while time.monotonic() < deadline:
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                async with http.get(f"{self.url}/health") as answer:
+                async with http.get(f"{self.direct_url}/health") as answer:
                     health = await answer.json()
                     if health.get("status") == "ok":
                         return health
@@ -143,10 +184,12 @@ class Platform:
         error = ""
         while time.monotonic() < deadline:
             try:
-                async with http.put(f"{self.url}/api/v1/blobs/{digest}", data=source) as answer:
+                async with http.put(
+                    f"{self.direct_url}/api/v1/blobs/{digest}", data=source
+                ) as answer:
                     answer.raise_for_status()
                 deployment = await self._deploy(http, spec)
-                call = f"{self.url}/api/v1/deployments/{deployment}/call"
+                call = f"{self.direct_url}/api/v1/deployments/{deployment}/call"
                 body = msgspec.json.encode({"args": [proof], "kwargs": {}})
                 headers = {"Glowplug-Format": "json"}
                 async with http.post(call, data=body, headers=headers) as answer:
@@ -159,7 +202,7 @@ class Platform:
         raise NotReadyError(f"every part is well, but an internal call failed: {error}")
 
     async def _deploy(self, http: aiohttp.ClientSession, spec: DeploymentSpec) -> str:
-        url = f"{self.url}/api/v1/deployments?ephemeral=1"
+        url = f"{self.direct_url}/api/v1/deployments?ephemeral=1"
         async with http.post(url, data=msgspec.json.encode(spec)) as answer:
             last = msgspec.json.decode((await answer.text()).strip().splitlines()[-1])
         if last.get("event") != "deployed":
@@ -190,6 +233,7 @@ async def open_platform(options: Options, tell: Tell) -> AsyncIterator[Platform]
 
     Raises: PortHeldError, DirectoryTakenError, BrokerMissingError.
     """
+    check_transport(options)
     layout = Layout(options.data)
     layout.open()
     try:
@@ -205,8 +249,9 @@ async def open_platform(options: Options, tell: Tell) -> AsyncIterator[Platform]
             )
         port = options.port or free_port()
         grpc_port = options.grpc_port or free_port()
-        platform = Platform(layout, options, f"http://{options.host}:{port}", tell)
-        platform.grpc = f"{options.host}:{grpc_port}" if grpc_port > 0 else ""
+        urls = _urls(options, port)
+        platform = Platform(layout, options, urls, tell)
+        platform.grpc = f"{options.name or options.host}:{grpc_port}" if grpc_port > 0 else ""
         children = platform.children = _children(layout, options, (port, grpc_port), tell)
         async with asyncio.TaskGroup() as tasks:
             keeping = [tasks.create_task(child.keep_running()) for child in children.values()]
@@ -265,9 +310,12 @@ def _children(
         }
         if service == "gateway":
             env |= {
+                "PUBLIC_URL": os.environ.get(PUBLIC_URL, _urls(options, ports[0])[0]),
                 "PORT": str(ports[0]),
                 "GRPC_PORT": str(ports[1]),
                 "HOST": options.host,
+                "TLS_CERT_FILE": options.tls_cert,
+                "TLS_KEY_FILE": options.tls_key,
                 "TOKEN_FILE": str(layout.secret_file("token")),
                 "MASTER_KEY_FILE": str(layout.secret_file("master-key")),
                 "VOLUMES_DIR": str(layout.root / "volumes"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from glowplug.client.profile import LOCAL, Profile, read_config, remove_profile, save_profile
 
 
-def write_profile(url: str, token: str) -> None:
+def write_profile(url: str, token: str, ca_file: str = "") -> None:
     """Let programs and the CLI of this user find the platform."""
-    save_profile(Profile(LOCAL, (url,), token))
+    save_profile(Profile(LOCAL, (url,), token, ca_file=ca_file))
 
 
 def forget_profile(url: str) -> None:

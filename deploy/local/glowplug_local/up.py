@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from glowplug_runtime.failures import StartError
+
 from glowplug_local.broker import BrokerMissingError
 from glowplug_local.layout import DirectoryTakenError, Layout
 from glowplug_local.platform import NotReadyError, Options, Platform, PortHeldError, open_platform
@@ -20,7 +22,7 @@ from glowplug_local.profile import forget_profile, write_profile
 
 DOWN_S = 40.0
 
-Failure = (BrokerMissingError, DirectoryTakenError, NotReadyError, PortHeldError)
+Failure = (BrokerMissingError, DirectoryTakenError, NotReadyError, PortHeldError, StartError)
 
 
 class Teller:
@@ -115,7 +117,7 @@ async def _run(options: Options, tell: Teller) -> None:
 
 def _say_ready(platform: Platform, health: dict[str, Any], seconds: float, tell: Teller) -> None:
     if platform.options.profile:
-        write_profile(platform.url, platform.token)
+        write_profile(platform.url, platform.token, platform.options.tls_cert)
     worker = health.get("parts", {}).get("worker", {})
     notes = worker.get("notes") or (worker.get("instances") or [{}])[0].get("notes") or {}
     tell(
@@ -152,6 +154,10 @@ def detach(options: Options, as_json: bool) -> int:  # noqa: FBT001
     command += ["--nats-server", options.nats_server] if options.nats_server else []
     command += [] if options.profile else ["--no-profile"]
     command += ["--in-memory"] if options.in_memory else []
+    command += ["--host", options.host] if options.host else []
+    command += ["--name", options.name] if options.name else []
+    if options.tls_cert:
+        command += ["--tls-cert", options.tls_cert, "--tls-key", options.tls_key]
     with log.open("wb") as out:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ import aiohttp
 
 from glowplug.client.answers import Answer, BrokenAnswerError, BusyError, json_lines, refusal_of
 from glowplug.client.profile import LOCAL, Profile
-from glowplug.errors import GlowplugError, UnavailableError
+from glowplug.errors import ConfigurationError, GlowplugError, UnavailableError
 
 if TYPE_CHECKING:
     from glowplug_contracts.messages.http import StreamItem
@@ -190,7 +191,10 @@ class Http:
                 headers["Authorization"] = f"Bearer {self.profile.token}"
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=None
+                    limit=0,
+                    keepalive_timeout=KEEPALIVE_S,
+                    ttl_dns_cache=None,
+                    ssl=trusting(self.profile),
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -198,6 +202,24 @@ class Http:
                 read_bufsize=256 * 1024,
             )
         return self._session
+
+
+def trusting(profile: Profile) -> ssl.SSLContext | bool:
+    """Return how certificates are checked: as the system does, and those of the profile's own file.
+
+    Raises: ConfigurationError for a file that holds none.
+    """
+    if not profile.ca_file:
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(profile.ca_file)
+    except (OSError, ssl.SSLError) as err:
+        raise ConfigurationError(f"no certificates in ca_file {profile.ca_file}: {err}") from err
+    # What is in the file is trusted itself, whoever has signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _sendable(

@@ -1,7 +1,8 @@
 """Which platform a program talks to: profiles in the user's configuration, and the environment.
 
 `config.toml` under the user's configuration directory holds `current` and a table of profiles, each
-with `urls` (tried in turn) and a `token`. `GLOWPLUG_URL`, `GLOWPLUG_TOKEN` and `GLOWPLUG_PROFILE` win.
+with `urls` (tried in turn) and a `token`. `GLOWPLUG_URL`, `GLOWPLUG_TOKEN`, `GLOWPLUG_CA_FILE`
+and `GLOWPLUG_PROFILE` win.
 This is the only module of the SDK that reads the environment.
 """
 
@@ -29,6 +30,7 @@ class Profile:
         name: "local" is the one that `glowplug up` writes.
         urls: of its gateways.
         token: sent as a bearer token; "" = none.
+        ca_file: PEM file of certificates that are trusted beside the system's; "" = none.
         given: whether the user chose the address (then no local platform is started instead).
     """
 
@@ -36,6 +38,7 @@ class Profile:
     urls: tuple[str, ...]
     token: str = ""
     given: bool = False
+    ca_file: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -86,7 +89,8 @@ def load_profile(name: str = "") -> Profile:
     if url:
         urls = tuple(part.strip().rstrip("/") for part in url.split(",") if part.strip())
     token = os.environ.get("GLOWPLUG_TOKEN", token)
-    return Profile(wanted, urls, token, given=bool(url))
+    ca_file = os.environ.get("GLOWPLUG_CA_FILE", str(found.get("ca_file", "")))
+    return Profile(wanted, urls, token, given=bool(url), ca_file=ca_file)
 
 
 def read_config() -> dict[str, Any]:
@@ -109,7 +113,11 @@ def save_profile(profile: Profile) -> Path:
     """Write a profile (mode 0600) and return the file; others stay as they are."""
     config = read_config()
     profiles = dict(config.get("profiles", {}))
-    profiles[profile.name] = {"urls": list(profile.urls), "token": profile.token}
+    profiles[profile.name] = {
+        "urls": list(profile.urls),
+        "token": profile.token,
+        "ca_file": profile.ca_file,
+    }
     return _write({**config, "profiles": profiles})
 
 
@@ -142,6 +150,11 @@ def _write(config: dict[str, Any]) -> Path:
             f"[profiles.{_quoted(name)}]",
             f"urls = [{urls}]",
             f"token = {_quoted(str(profile.get('token', '')))}",
+            *(
+                [f"ca_file = {_quoted(str(ca_file))}"]
+                if (ca_file := profile.get("ca_file"))
+                else []
+            ),
             "",
         ]
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".config-")

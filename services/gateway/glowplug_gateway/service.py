@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from glowplug_runtime.bus import Bus
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.service import Shell, spawn, version
 from glowplug_runtime.settings import read_secret
+from glowplug_runtime.tls import LOOK_S as LOOK_AT_TLS_S
+from glowplug_runtime.tls import ServerCertificate, open_certificate
 
 from glowplug_gateway.addresses import parse_networks
 from glowplug_gateway.blobs import Blobs, open_blobs
@@ -26,7 +30,7 @@ from glowplug_gateway.http.compositions import CompositionRoutes
 from glowplug_gateway.http.containers import ContainerRoutes
 from glowplug_gateway.http.dead_letters import DeadLetterRoutes
 from glowplug_gateway.http.deployments import DeploymentRoutes
-from glowplug_gateway.http.door import Door, open_door
+from glowplug_gateway.http.door import Door, Listening, open_door
 from glowplug_gateway.http.endpoints import EndpointRoutes
 from glowplug_gateway.http.events import EventRoutes
 from glowplug_gateway.http.health import HealthRoutes
@@ -72,6 +76,14 @@ from glowplug_gateway.volumes import Volumes
 MEND_S = 30.0
 
 
+@dataclass
+class Origin:
+    """Where others reach this gateway: as the settings say, else as it listens."""
+
+    public: str
+    own: str = ""
+
+
 class Process:
     """The shell as the gateway's parts see it (`ports.Platform`)."""
 
@@ -96,6 +108,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
     """Open every part, serve, and close in reverse."""
     settings = shell.settings
     process = Process(shell)
+    certificate, origin = _certificate(process, settings), Origin(settings.public_url.rstrip("/"))
     async with contextlib.AsyncExitStack() as stack:
         readmodel = ReadModel(process, _readmodel_path(settings), _bounds(settings))
         await stack.enter_async_context(readmodel.open())
@@ -156,15 +169,19 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             SecretRoutes(catalog, sandboxes, vault),
             VolumeRoutes(volumes, file_bytes_max=settings.blob_bytes_max),
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
-            _outputs(process, records, blobs, settings, lambda: shell.url),
+            _outputs(process, records, blobs, settings, origin),
             LinkRoutes(links),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
         routes += OpenApiRoutes(version(), lambda: routes).routes()
         door = Door(
-            Router(tuple(routes)), tokens, shell.clock, internal_token=shell.internal_token()
+            Router(tuple(routes)),
+            tokens,
+            shell.clock,
+            internal_token=shell.internal_token(),
+            tls=certificate is not None,
         )
-        port = await stack.enter_async_context(
+        listening = await stack.enter_async_context(
             open_door(
                 door,
                 settings.host,
@@ -172,6 +189,8 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                 body_bytes_max=bytes_max,
                 drain_s=settings.drain_s,
                 on_closing=lambda: links.drain(settings.drain_s),
+                tls=certificate.context if certificate is not None else None,
+                plain_host=settings.plain_host,
             )
         )
         stack.callback(events.end_readers)
@@ -192,6 +211,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                     settings.grpc_port,
                     bytes_max=bytes_max,
                     drain_s=settings.drain_s,
+                    certificate=certificate,
                 )
 
             await stack.enter_async_context(
@@ -202,8 +222,8 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
                     shell.tasks,
                 )
             )
-        shell.url = f"http://{settings.host}:{port}"
-        shell.ready_note(url=shell.url)
+        origin.own, shell.url = _urls(settings, listening)
+        shell.ready_note(url=origin.own)
         if settings.callback_networks:
             shell.ready_note(callbacks_also_to=settings.callback_networks)
         yield
@@ -228,18 +248,41 @@ def _watch_volumes(process: Process, catalog: Catalog, volumes: Volumes) -> None
         process.every(LOOK_S, VolumeEvents(process, catalog, volumes).look, "files of volumes")
 
 
+def _certificate(process: Process, settings: GatewaySettings) -> ServerCertificate | None:
+    """Return the certificate, kept fresh. Raises: StartError."""
+    certificate = open_certificate(settings.tls_cert_file, settings.tls_key_file)
+    if certificate is None:
+        return None
+    looking = certificate.look
+
+    async def look() -> None:
+        await asyncio.to_thread(looking)
+
+    process.every(LOOK_AT_TLS_S, look, "the certificate")
+    return certificate
+
+
+def _urls(settings: GatewaySettings, listening: Listening) -> tuple[str, str]:
+    """Return where programs reach this gateway, and where the platform's own parts do."""
+    if not settings.tls_cert_file:
+        url = f"http://{settings.host}:{listening.port}"
+        return url, url
+    # Past the certificate, which names no loopback address.
+    plain = f"http://{settings.plain_host}:{listening.plain_port}"
+    return f"https://{settings.host}:{listening.port}", plain
+
+
 def _outputs(
     process: Process,
     records: Records,
     blobs: Blobs,
     settings: GatewaySettings,
-    own_url: Callable[[], str],
+    origin: Origin,
 ) -> OutputRoutes:
     outputs = Outputs(
         process, blobs, bytes_max=settings.output_bytes_max, keep_s=settings.output_keep_s
     )
-    public = settings.public_url.rstrip("/")
-    return OutputRoutes(outputs, records, process.clock, lambda: public or own_url())
+    return OutputRoutes(outputs, records, process.clock, lambda: origin.public or origin.own)
 
 
 def _calls(process: Process, links: Links, settings: GatewaySettings) -> Calls:

@@ -16,6 +16,11 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
             are sealed; "" = this platform keeps none.
         grpc_port: of the gRPC door, 1993 unless told otherwise; 0 takes a free one, −1 opens none. It opens a
             moment after the gateway is ready; if the port is held, health says so.
+        tls_cert_file, tls_key_file: PEM files of a certificate (with its chain) and its key; HTTP and gRPC then speak
+            TLS 1.2 or later on their ports, and nothing else. "" = no TLS: for loopback, or behind a proxy.
+        plain_host: with TLS, where the platform's own parts reach this gateway without it, on a free port that
+            answers nobody else. Loopback where all parts are on one machine; otherwise an address of a
+            network of their own.
         volumes_dir: where volumes lie, the same as the workers'; "" = this platform has none.
         volume_bytes_max, volume_files_max: what one volume may hold for more to be uploaded; 0 = no bound but
             the disk's. Containers write past this: only what goes through a gateway can be refused.
@@ -41,6 +46,9 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     port: int = 1994
     master_key_file: str = ""
     grpc_port: int = 1993
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    plain_host: str = "127.0.0.1"
     volumes_dir: str = ""
     volume_bytes_max: int = 0
     volume_files_max: int = 0

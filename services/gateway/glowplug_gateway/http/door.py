@@ -7,8 +7,9 @@ foresaw is a 500 with the code platform.bug and the request's id; the stack goes
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -37,6 +38,14 @@ TRACE_ANSWER = "Glowplug-Trace"
 KEEPALIVE_S = 75.0
 BACKLOG = 1_024
 
+
+class Listening(NamedTuple):
+    """Bound ports: the users', and the one for the platform's own parts (the same without TLS)."""
+
+    port: int
+    plain_port: int
+
+
 _SERVER_ERROR = 500
 _TOO_LARGE = 413
 _METHOD_NOT_ALLOWED = 405
@@ -47,9 +56,15 @@ class Door:
     """See the module."""
 
     def __init__(
-        self, router: Router, tokens: TokenTable, clock: Time, *, internal_token: str = ""
+        self,
+        router: Router,
+        tokens: TokenTable,
+        clock: Time,
+        *,
+        internal_token: str = "",
+        tls: bool = False,
     ) -> None:
-        self._internal_token = internal_token
+        self._tls = tls
         self._router = router
         self._tokens = tokens
         self._internal_token = internal_token
@@ -57,6 +72,15 @@ class Door:
 
     async def on_request(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
+        if self._tls and not request.secure and not self._is_internal(request):
+            return error_response(
+                ForbiddenError(
+                    "auth.forbidden", "this port is for the platform's own parts; come with https"
+                )
+            )
+        return await self._answer(request)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         route, path, methods = self._router.find(request.method, request.rel_url.raw_path)
         if route is None:
             return _nothing_there(request, methods)
@@ -84,6 +108,9 @@ class Door:
         if exchange.span is not None and not response.prepared:
             response.headers[TRACE_ANSWER] = exchange.span.trace_id
         return response
+
+    def _is_internal(self, request: web.BaseRequest) -> bool:
+        return shows_internal(request.headers.get("Authorization", ""), self._internal_token)
 
     def _authenticate(self, route: Route, exchange: Exchange) -> None:
         if route.access == "open":
@@ -197,11 +224,14 @@ async def open_door(
     body_bytes_max: int,
     drain_s: float,
     on_closing: Callable[[], Awaitable[None]],
-) -> AsyncIterator[int]:
-    """Serve; yield the bound port. At the end requests in hand get `drain_s`, and no new one comes in.
+    tls: ssl.SSLContext | None = None,
+    plain_host: str = "",
+) -> AsyncIterator[Listening]:
+    """Serve; yield the bound ports. At the end requests in hand get `drain_s`, and no new one comes in.
 
     `on_closing` is awaited while nobody can connect any more but what is connected is still heard: a server that
-    cleans up reads no further frame. A caller's disconnect cancels its route. Raises: PortTakenError.
+    cleans up reads no further frame. With `tls` there is a second port, on `plain_host` and without, for the
+    platform's own parts. A caller's disconnect cancels its route. Raises: PortTakenError.
     """
 
     def make_request(
@@ -226,15 +256,23 @@ async def open_door(
     )
     runner = web.ServerRunner(server, shutdown_timeout=drain_s)
     await runner.setup()
-    site = web.TCPSite(runner, host, port, backlog=BACKLOG, reuse_address=True)
+    sites = [(host, port, tls)] if tls is None else [(host, port, tls), (plain_host, 0, None)]
+    started = []
     try:
-        await site.start()
+        for where, number, context in sites:
+            site = web.TCPSite(
+                runner, where, number, backlog=BACKLOG, reuse_address=True, ssl_context=context
+            )
+            await site.start()
+            started.append(site)
     except OSError as err:
         await runner.cleanup()
-        raise PortTakenError(f"can't listen on {host}:{port}: {err.strerror or err}") from err
+        raise PortTakenError(f"can't listen on {where}:{number}: {err.strerror or err}") from err
+    ports = [int(address[1]) for address in runner.addresses]
     try:
-        yield int(runner.addresses[0][1])
+        yield Listening(ports[0], ports[-1])
     finally:
-        await site.stop()
+        for site in started:
+            await site.stop()
         await on_closing()
         await runner.cleanup()

@@ -17,6 +17,7 @@ from glowplug_contracts.errors import InvariantError, PlatformError
 from glowplug_contracts.ids import WorkspaceId
 from glowplug_contracts.messages.http import HEADER_TRACE
 from glowplug_runtime.failures import PortTakenError
+from glowplug_runtime.tls import ServerCertificate
 from glowplug_runtime.tracing import SpanHandle, start_span
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -150,11 +151,31 @@ async def _refuse(context: Any, name: str, error: Exception) -> None:
     )
 
 
+def _credentials(certificate: ServerCertificate) -> Any:
+    """Return gRPC's form of it; asked for again at each connection, so that a renewed one is used."""
+
+    def current() -> Any:
+        return grpc.ssl_server_certificate_configuration([certificate.pem])
+
+    return grpc.dynamic_ssl_server_credentials(
+        current(), current, require_client_authentication=False
+    )
+
+
 @contextlib.asynccontextmanager
 async def open_rpc(
-    door: RpcDoor, host: str, port: int, *, bytes_max: int, drain_s: float
+    door: RpcDoor,
+    host: str,
+    port: int,
+    *,
+    bytes_max: int,
+    drain_s: float,
+    certificate: ServerCertificate | None = None,
 ) -> AsyncIterator[int]:
-    """Serve; yield the bound port. At the end calls in hand get `drain_s`. Raises: PortTakenError."""
+    """Serve, over TLS where there is a certificate; yield the bound port.
+
+    At the end calls in hand get `drain_s`. Raises: PortTakenError.
+    """
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", bytes_max),
@@ -169,7 +190,10 @@ async def open_rpc(
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        if certificate is None:
+            bound = server.add_insecure_port(f"{host}:{port}")
+        else:
+            bound = server.add_secure_port(f"{host}:{port}", _credentials(certificate))
     except RuntimeError as err:
         raise PortTakenError(f"can't listen on {host}:{port}: {err}") from err
     await server.start()
