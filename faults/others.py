@@ -10,20 +10,19 @@ import asyncio
 import base64
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
-import grpc
 import msgspec
 
 from faults.checks import HANDLED_BY
-from faults.load import Load
+from faults.load import Load, RefusedError
 
 TICK_EVERY = "every 2s"
 MEMBERS = (1, 3)
 PAUSE_S = (0.05, 0.3)
 COUNTERS = 4
-GRPC_TRY_S = 15.0
 REST_S = 60.0
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
     "evented": {
@@ -144,34 +143,33 @@ class Others:
             await self._pause()
 
     async def _put(self) -> None:
-        """Tasks over gRPC, by a client made from what the server tells of itself."""
-        from tests.support.grpc_client import a_client
-
-        turn = 0
-        while not self._load.stopping and self._doors:
-            name = self._load.new_id()
-            fields = {
-                "deployment": self._load.deployment("short"),
-                "arguments_json": msgspec.json.encode({"key": f"rpc-{name}"}),
-                "invocation_id": name,
-            }
-            while True:
-                turn += 1
-                door = self._doors[turn % len(self._doors)]
-                try:
-                    async with asyncio.timeout(GRPC_TRY_S), grpc.aio.insecure_channel(door) as way:
-                        client = await a_client(way, self._load.token)
-                        await client.ended("Put", **fields)
-                except (grpc.aio.AioRpcError, TimeoutError) as error:
-                    code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
-                    if code in REFUSED:
-                        raise
-                    self._load.again["grpc"] += 1
-                    await asyncio.sleep(0.1)
-                else:
-                    break
-            self._load.was_accepted(name, f"rpc-{name}", "short")
-            await self._pause()
+        """Tasks over gRPC, by a client that is made from what the server tells of itself (`rpc.py`)."""
+        load = self._load
+        client = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "faults.rpc", load.token, *self._doors),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+        )
+        assert client.stdin is not None
+        assert client.stdout is not None
+        try:
+            while not load.stopping:
+                name = load.new_id()
+                task = {
+                    "deployment": load.deployment("short"),
+                    "arguments_json": json.dumps({"key": f"rpc-{name}"}),
+                    "invocation_id": name,
+                }
+                client.stdin.write(json.dumps(task).encode() + b"\n")
+                if not await client.stdout.readline():
+                    raise RefusedError(f"a task over gRPC: {client.returncode}")
+                load.was_accepted(name, f"rpc-{name}", "short")
+                await self._pause()
+        finally:
+            client.stdin.close()
+            await client.wait()
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._chance.uniform(*PAUSE_S))
@@ -181,14 +179,6 @@ class Others:
 
 
 EVENT_TYPE = "application/cloudevents+json"
-REFUSED = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
 
 
 def _arguments(key: str) -> bytes:
