@@ -52,6 +52,7 @@ from glowplug_worker.ports import (
 )
 from glowplug_worker.service import WorkerService
 from glowplug_worker.starting import ensure_sdk
+from glowplug_worker.templates import Templates
 from glowplug_worker.workshop import Changes, Workshop
 
 WORKER = WorkerId("wrk_test")
@@ -406,6 +407,7 @@ async def _open_worker(
     gateways: Gateways | None = None,
     answers: Answers | None = None,
     cancel_grace_s: float = 2.0,
+    templates_of: Callable[[Any], Templates] | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
@@ -432,6 +434,7 @@ async def _open_worker(
             notices=Notices(),
             outbox=Outbox(spawn),
             cancel_grace_s=cancel_grace_s,
+            templates=None if templates_of is None else templates_of(spawn),
         )
         service = WorkerService(
             workshop,
@@ -447,6 +450,8 @@ async def _open_worker(
             yield service
             await service.drain(0.0)
         finally:
+            if workshop.templates is not None:
+                await workshop.templates.close()
             ticking.cancel()
 
 
@@ -460,6 +465,7 @@ async def open_worker(
     gateways: Gateways | None = None,
     answers: Answers | None = None,
     cancel_grace_s: float = 2.0,
+    templates_of: Callable[[Any], Templates] | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker in a task of its own, so that fixtures may hold it over their yield."""
     opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
@@ -474,6 +480,7 @@ async def open_worker(
             gateways=gateways,
             answers=answers,
             cancel_grace_s=cancel_grace_s,
+            templates_of=templates_of,
         ) as service:
             opened.set_result(service)
             await stop.wait()

@@ -1,5 +1,6 @@
 """First file that runs in a container: `python -I -S …/glowplug/runner/boot.py --fds 3[,4…]`.
 
+`--template 4`: this process is one from which runners are forked (`template.py`), told so over that descriptor.
 One descriptor: this process is the runner. Several: one child per descriptor, forked before anything is
 imported; this process then only waits, passes SIGTERM on, and ends when the last child has.
 """
@@ -13,9 +14,14 @@ import sys
 def main() -> int:
     """Run until the worker says stop; return the exit code."""
     fds = [int(fd) for fd in sys.argv[sys.argv.index("--fds") + 1].split(",")]
+    template = int(sys.argv[sys.argv.index("--template") + 1]) if "--template" in sys.argv else 0
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.append(root)
     sys.argv = [""]
+    if template:
+        from glowplug.runner.template import serve_template  # noqa: PLC0415 - imports it all
+
+        return serve_template(fds[0], template)
     if len(fds) > 1:
         own = _fork_each(fds)
         if own is None:

@@ -26,22 +26,17 @@ STREAMS = {1: "stdout", 2: "stderr"}
 
 
 class Capture:
-    """Owns descriptors 1 and 2 of this process.
+    """Owns descriptors 1 and 2 of this process, from `start` on.
 
     `emit(stream, owner, at, data, dropped)` sends ≤ 64 KiB and returns whether it was taken; `owner()`
     names who is writing: any hashable, here (invocation id, index) or an exec id; `busy()` says that
     this very thread is inside `emit` (a finalizer or signal handler that prints): the text waits then.
     """
 
-    def __init__(
-        self,
-        emit: Callable[[str, Hashable, float, bytes, int], bool],
-        owner: Callable[[], Hashable],
-        busy: Callable[[], bool],
-    ) -> None:
-        self._emit = emit
-        self._owner = owner
-        self._busy = busy
+    def __init__(self) -> None:
+        self._emit: Callable[[str, Hashable, float, bytes, int], bool]
+        self._owner: Callable[[], Hashable]
+        self._busy: Callable[[], bool]
         self._lock = _thread.RLock()
         self._pending: dict[tuple[str, Hashable], bytearray] = {}
         self._dropped: dict[str, int] = {}
@@ -49,10 +44,27 @@ class Capture:
         # One poll object each: the watching thread sits in its own while others look into the pipes.
         self._poll = select.poll()
         self._watch = select.poll()
-        self.forked = False
+        self._installed = False
+        self.forked = True  # plain writes, until it starts; and again in a child
 
-    def start(self) -> None:
-        """Take over both descriptors and Python's streams, and read the pipes from now on."""
+    def install(self) -> None:
+        """Take over Python's streams; what is written goes to the descriptors as they are, until `start`."""
+        self._installed = True
+        for fd, name in STREAMS.items():
+            stream = io.TextIOWrapper(
+                _Stream(self, fd, name), "utf-8", "backslashreplace", write_through=True
+            )
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+    def start(
+        self,
+        emit: Callable[[str, Hashable, float, bytes, int], bool],
+        owner: Callable[[], Hashable],
+        busy: Callable[[], bool],
+    ) -> None:
+        """Take over both descriptors too, and read the pipes from now on."""
+        self._emit, self._owner, self._busy = emit, owner, busy
         for fd, name in STREAMS.items():
             reading, writing = os.pipe()
             os.dup2(writing, fd)  # inheritable: child processes write there too
@@ -61,11 +73,9 @@ class Capture:
             self._pipes[reading] = name
             self._poll.register(reading, select.POLLIN)
             self._watch.register(reading, select.POLLIN)
-            stream = io.TextIOWrapper(
-                _Stream(self, fd, name), "utf-8", "backslashreplace", write_through=True
-            )
-            setattr(sys, name, stream)
-            setattr(sys, f"__{name}__", stream)
+        if not self._installed:
+            self.install()
+        self.forked = False
         os.register_at_fork(after_in_child=self._after_fork)
         _thread.start_new_thread(self._watch_pipes, ())
 

@@ -58,8 +58,9 @@ class Console:
         module = type(sys)("__main__")
         sys.modules["__main__"] = module
         self._namespace: dict[str, Any] = module.__dict__
-        self._capture = Capture(self._emit, lambda: self._exec_id, channel.busy)
-        self._capture.start()
+        self._capture = Capture()
+        self._busy = channel.busy
+        self._capture.start(self._emit, lambda: self._exec_id, self._busy)
         os.register_at_fork(after_in_child=channel.close)
         show_info_logs()
         sys.path.append("")  # modules that the code wrote, as in any Python shell

@@ -30,18 +30,61 @@ if TYPE_CHECKING:
 NOBODY = ("", 0)
 
 
-def serve_function(channel: Channel, init: Header) -> int:
+class Loaded:
+    """What importing brought; made in this process, or in the template from which it was forked."""
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        on_start: Callable[..., Any] | None,
+        on_exit: Callable[..., Any] | None,
+        import_s: float,
+    ) -> None:
+        self.function = function
+        self.on_start = on_start
+        self.on_exit = on_exit
+        self.phases = {"import_s": round(import_s, 6)}
+        self.capture: Capture | None = None
+        self.started = False
+        self.value: Any = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Run on_start, if it has not run in the template already."""
+        if self.started:
+            return
+        self.started = True
+        if any(signature.is_async(one) for one in (self.function, self.on_start) if one):
+            import asyncio  # noqa: PLC0415 - 30 to 75 ms, only for async functions
+
+            self.loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        began = time.perf_counter()
+        if self.on_start is not None:
+            self.value = self.on_start()
+            if self.loop is not None and hasattr(self.value, "__await__"):
+                self.value = self.loop.run_until_complete(self.value)
+        self.phases["on_start_s"] = round(time.perf_counter() - began, 6)
+
+
+def serve_function(channel: Channel, init: Header, loaded: Loaded | None = None) -> int:
     """Run a function's process from `init` to `bye`; return its exit code."""
     blobs = receive_blobs(channel, init)
     desk = Desk(channel)
     door.open_door(channel, current_invocation, str(init.get("deployment_id") or ""))
     turns = Turns(channel, desk.take)
-    capture = Capture(desk.emit_log, desk.owner, channel.busy)
-    capture.start()
+    capture = (loaded.capture if loaded is not None else None) or Capture()
+    capture.start(desk.emit_log, desk.owner, channel.busy)
     os.register_at_fork(after_in_child=channel.close)
     _thread.start_new_thread(turns.stand_in, ())
     try:
-        caller, loop = load(channel, capture, init, blobs)
+        if loaded is None:
+            loaded = import_all(init, blobs)
+        door.imported()
+        loaded.start()
+        caller = Caller(channel, capture, loaded.function, loaded.value, init)
+        caller.on_exit, caller.phases = loaded.on_exit, loaded.phases
+        loop = loaded.loop
     except BaseException as error:  # noqa: BLE001 - SystemExit at import is a failed start, too
         capture.finish(NOBODY)
         report = failures.remote_error(
@@ -93,35 +136,14 @@ def receive_blobs(channel: Channel, init: Header) -> dict[str, bytes]:
     return blobs
 
 
-def load(
-    channel: Channel, capture: Capture, init: Header, blobs: dict[str, bytes]
-) -> tuple[Caller, asyncio.AbstractEventLoop | None]:
-    """Import the function, run on_start; return who calls it, and the event loop if one is needed."""
+def import_all(init: Header, blobs: dict[str, bytes]) -> Loaded:
+    """Import the function and its hooks, or take them from their pickles."""
     loading.prepare_paths(str(init.get("source") or ""), str(init.get("layer") or ""))
     loading.show_info_logs()
     began = time.perf_counter()
     function = loading.load_function(str(init.get("handler") or ""), blobs.get("pickled", b""))
     on_start, on_exit = (_hook(name, init, blobs) for name in ("on_start", "on_exit"))
-    imported = time.perf_counter()
-    door.imported()
-    loop = None
-    if any(signature.is_async(one) for one in (function, on_start) if one):
-        import asyncio  # noqa: PLC0415 - 30 to 75 ms, only for async functions
-
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-    value: Any = None
-    if on_start is not None:
-        value = on_start()
-        if loop is not None and hasattr(value, "__await__"):
-            value = loop.run_until_complete(value)
-    caller = Caller(channel, capture, function, value, init)
-    caller.on_exit = on_exit
-    caller.phases = {
-        "import_s": round(imported - began, 6),
-        "on_start_s": round(time.perf_counter() - imported, 6),
-    }
-    return caller, loop
+    return Loaded(function, on_start, on_exit, time.perf_counter() - began)
 
 
 def _hook(name: str, init: Header, blobs: dict[str, bytes]) -> Callable[..., Any] | None:

@@ -25,7 +25,9 @@ from glowplug_worker.images import open_images
 from glowplug_worker.images.client import open_session
 from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.links import Links
+from glowplug_worker.networks import HostNetworks
 from glowplug_worker.notices import Notices
+from glowplug_worker.opening_templates import open_templates
 from glowplug_worker.outbox import Outbox
 from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
@@ -64,6 +66,20 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         )
         spawn = _spawner(shell)
         session = await stack.enter_async_context(open_session(shell.internal_token()))
+        sdk, networks = ensure_sdk(directory), HostNetworks()
+        templates, about_templates = await stack.enter_async_context(
+            open_templates(
+                settings,
+                backend,
+                networks,
+                cgroups,
+                directory,
+                sdk,
+                shell.clock,
+                spawn,
+                offered_bytes=offer.memory_bytes,
+            )
+        )
         links = Links(session, worker_id, lambda: _gateways(shell), spawn)
         workshop = Workshop(
             gateways=gateways,
@@ -77,8 +93,10 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             images=images,
             blobs=CachedBlobs(images.client),
             directory=directory,
-            sdk=ensure_sdk(directory),
             gpus=gpus,
+            sdk=sdk,
+            networks=networks,
+            templates=templates,
             changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),
             answers=links,
@@ -96,6 +114,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             f"{len(offer.gpus)} gpus{' (simulated)' if settings.gpus else ''}",
             **({"gpus": gpus.describe()} if gpus.found else {}),
             pythons=", ".join(workshop.pythons.versions()),
+            templates=about_templates,
             network="shared with the host",
         )
         links.serve(service)

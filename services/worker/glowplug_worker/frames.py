@@ -37,10 +37,11 @@ class Init(_Header, tag="init", frozen=True, kw_only=True):
     """What this runner process is for. Blob frames follow: `pickled`, `on_start_pickled`, `on_exit_pickled`.
 
     These are sizes in bytes; 0 = no such blob follows. `source` and `layer`
-    are directories as the container sees them, "" = none. `mode` is "function" or "session".
+    are directories as the container sees them, "" = none. `mode` is "function" or "session"; a template of
+    no function is "bare".
     """
 
-    mode: Literal["function", "session"]
+    mode: Literal["function", "session", "bare"]
     handler: str = ""
     source: str = ""
     layer: str = ""

@@ -6,7 +6,7 @@ Where containers have no networks of their own, they have the machine's or none 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from glowplug_contracts.errors import RejectedError
@@ -19,14 +19,13 @@ from glowplug_worker.ports import (
     Evidence,
     Exit,
     Network,
+    Networks,
     RunningContainer,
     StartPlan,
 )
 
 if TYPE_CHECKING:
     from glowplug_contracts.messages.container import ContainerSpec
-
-    from glowplug_worker.workshop import Workshop
 
 
 class Plain(msgspec.Struct, frozen=True):
@@ -51,14 +50,28 @@ class HostNetworks(msgspec.Struct, frozen=True):
         return Plain("shared" if granted.access is Access.HOST else "none")
 
 
-def means_of(workshop: Workshop) -> Means:
+class Surroundings(Protocol):
+    """What says which networks there are."""
+
+    @property
+    def networks(self) -> Networks:
+        """Return the networks on offer."""
+
+    @property
+    def backend(self) -> Backend:
+        """Return what starts containers."""
+
+
+def means_of(workshop: Surroundings) -> Means:
     """Return what this worker can give."""
     networks = workshop.networks
     none = networks.own or "network" in workshop.backend.enforces
     return Means(own=networks.own, none=none, host=networks.host)
 
 
-async def attach(workshop: Workshop, spec: ContainerSpec, name: str, directory: Path) -> Attachment:
+async def attach(
+    workshop: Surroundings, spec: ContainerSpec, name: str, directory: Path
+) -> Attachment:
     """Return the network of a container.
 
     Raises: RejectedError if it can't be had here; UnavailableError.
@@ -69,17 +82,14 @@ async def attach(workshop: Workshop, spec: ContainerSpec, name: str, directory: 
     return await workshop.networks.attach(name, granted, directory)
 
 
-async def start_networked(
-    backend: Backend, plan: StartPlan, attachment: Attachment
-) -> RunningContainer:
-    """Start what is planned in this network. Raises: UnavailableError; then the network is still taken."""
-    plan = msgspec.structs.replace(
+def join(plan: StartPlan, attachment: Attachment) -> StartPlan:
+    """Return what is planned, in this network."""
+    return msgspec.structs.replace(
         plan,
         binds=(*plan.binds, *attachment.binds),
         network=attachment.network,
         netns=attachment.netns,
     )
-    return Networked(await backend.start(plan), attachment)
 
 
 class Networked(msgspec.Struct, frozen=True):

@@ -156,6 +156,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
             to use (generated passwd and so on); without, HOME and TMPDIR point into it.
         binds: writable ones are handed to the container's uid by the backend, where it has one.
         tmpfs: paths that become empty, private, writable file systems (only with `mounts`).
+        directories: empty ones to mount something over later.
         limits: a backend leaves out of `enforces` what it can't hold a container to.
         devices: nodes of the host's that the container may open for reading and writing; no others.
         network: "shared" is the host's own; "none" takes it away; "own" is the one that `netns` leads to.
@@ -173,6 +174,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     scratch: Path
     binds: tuple[Bind, ...] = ()
     tmpfs: tuple[str, ...] = ("/tmp",)  # noqa: S108 - inside the container
+    directories: tuple[str, ...] = ()
     hostname: str = "glowplug"
     limits: Limits = Limits()
     devices: tuple[DeviceNode, ...] = ()

@@ -29,6 +29,7 @@ from glowplug_worker.frames import (
     encode_frame,
     encode_frames,
 )
+from glowplug_worker.launch import Brought
 
 # Largest single result or item; the SDK refuses larger ones with a sentence before this kills.
 PAYLOAD_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -176,6 +177,16 @@ def _key(header: Result | Item | ExecEvent | Ask) -> _Key:
             return ("item", header.id, header.index, header.number)
         case ExecEvent():
             return (header.kind, header.exec_id, 0, 0)
+
+
+def send_blobs(link: RunnerLink, brought: Brought) -> None:
+    """Send the pickles that `Init` announced, in its order."""
+    if brought.pickled:
+        link.send(Blob(name="pickled"), brought.pickled)
+    if brought.on_start_pickled:
+        link.send(Blob(name="on_start_pickled"), brought.on_start_pickled)
+    if brought.on_exit_pickled:
+        link.send(Blob(name="on_exit_pickled"), brought.on_exit_pickled)
 
 
 async def open_link(

@@ -323,15 +323,19 @@ class WorkerService:
         for supervisor in list(self.supervisors.values()):
             supervisor.tick(now)
         self.duty.tick(list(self.supervisors.values()), now)
+        if self.workshop.templates is not None:
+            self.workshop.templates.tick()
 
     async def send_beat(self) -> None:
         """Tell the whole truth about this worker."""
         self._beat += 1
         workshop = self.workshop
         held = [each.binding.spec.resources for each in self.supervisors.values()]
-        self.offer = self._renew_offer(
+        offer = self._renew_offer(
             sum(each.cpu_millis for each in held), sum(each.memory_bytes for each in held)
         )
+        kept = workshop.templates.memory_bytes if workshop.templates is not None else 0
+        self.offer = msgspec.structs.replace(offer, memory_bytes=max(0, offer.memory_bytes - kept))
         beat = WorkerBeat(
             worker_id=workshop.worker_id,
             beat=self._beat,

@@ -40,6 +40,11 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
         cdi_dirs: where the host describes its devices for containers (CDI), separated by ":".
         volumes_dir: where volumes lie, the same as the gateways'; "" = this worker has none.
+        templates: whether containers are forked from processes that have their imports done, where this
+            worker can; see docs/guide/starts.md.
+        template_memory: what these may use while nothing forked from them runs, "2Gi" or bytes; "" = a tenth
+            of what is on offer.
+        template_keep_s: how long one is kept after its last use.
         stop_grace_s: what running invocations get when the worker is told to end.
         cancel_grace_s: what code gets from its cancel until it is killed. Where others run beside it, its
             container takes nothing new and is killed when only such as it are left.
@@ -54,6 +59,9 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     claims_dir: str = ""
     stop_grace_s: float = 8.0
     cancel_grace_s: float = CANCEL_GRACE_S
+    templates: bool = True
+    template_memory: str = ""
+    template_keep_s: float = 3600.0
     volumes_dir: str = ""
     cdi_dirs: str = "/etc/cdi:/var/run/cdi"
 

@@ -9,19 +9,25 @@ import socket
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from glowplug_contracts.messages.container import BindContainer
 
-from glowplug_worker.frames import Blob, FromRunner
+from glowplug_worker.frames import FromRunner
 from glowplug_worker.launch import Brought, Places, init_for, lay_out, plan_start
-from glowplug_worker.networks import attach, start_networked
+from glowplug_worker.networks import Networked, attach, join
 from glowplug_worker.ports import Attachment, RunningContainer, StartPlan
 from glowplug_worker.processes import start_ticks
-from glowplug_worker.runners import RunnerLink, open_link
+from glowplug_worker.runners import RunnerLink, open_link, send_blobs
+from glowplug_worker.templates import Fork, Start
 from glowplug_worker.workshop import Workshop
 
 PROCESS_FILE = "process.json"
+
+
+# How it was started: from nothing, from a bare runner, or from one with its code imported.
+Way = Literal["plain", "warm", "template"]
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -30,6 +36,8 @@ class Started(msgspec.Struct, frozen=True):
     running: RunningContainer
     links: list[RunnerLink]
     places: Places
+    start: Start
+    way: Way
 
 
 async def start(
@@ -48,14 +56,22 @@ async def start(
     pairs = [socket.socketpair() for _ in range(binding.spec.processes)]
     running: RunningContainer | None = None
     attachment: Attachment | None = None
+    fork: Fork | None = None
     links: list[RunnerLink] = []
+    starting = Start(
+        binding=binding, brought=brought, places=places, secret_env=dict(secret_env or {})
+    )
     try:
         attachment = await attach(workshop, binding.spec, binding.container_id, directory)
         with contextlib.ExitStack() as theirs:
             fds = tuple(theirs.enter_context(their).fileno() for _, their in pairs)
             plan = plan_start(binding, brought, places, scratch=scratch, fds=fds)
             plan = await with_gpus(workshop, binding, plan)
-            running = await start_networked(workshop.backend, plan, attachment)
+            plan = join(plan, attachment)
+            if workshop.templates is not None:
+                fork = await workshop.templates.fork(starting, plan)
+            started = fork.running if fork else await workshop.backend.start(plan)
+            running = Networked(started, attachment)
         record_process(directory, running.pid)
         for process, (ours, _) in enumerate(pairs):
             links.append(await open_link(process, ours, on_frame, on_gone))
@@ -69,16 +85,15 @@ async def start(
             await asyncio.shield(attachment.close())
         raise
     # Secrets go into the first frame only: not into the plan, whose values stand in files and arguments.
+    loaded = fork is not None and fork.loaded
+    given = msgspec.structs.replace(brought, pickled=b"", on_start_pickled=b"", on_exit_pickled=b"")
+    brought = given if loaded else brought
     init = init_for(binding, brought, places, {**plan.env, **(secret_env or {})})
     for link in links:
         link.send(init)
-        if brought.pickled:
-            link.send(Blob(name="pickled"), brought.pickled)
-        if brought.on_start_pickled:
-            link.send(Blob(name="on_start_pickled"), brought.on_start_pickled)
-        if brought.on_exit_pickled:
-            link.send(Blob(name="on_exit_pickled"), brought.on_exit_pickled)
-    return Started(running, links, places)
+        send_blobs(link, brought)
+    way: Way = "plain" if fork is None else "template" if loaded else "warm"
+    return Started(running, links, places, starting, way)
 
 
 async def with_gpus(workshop: Workshop, binding: BindContainer, plan: StartPlan) -> StartPlan:

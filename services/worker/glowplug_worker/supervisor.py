@@ -60,7 +60,7 @@ from glowplug_worker.opening import open_secrets
 from glowplug_worker.ports import Exit, RunningContainer
 from glowplug_worker.runners import RunnerLink
 from glowplug_worker.slots import Refusal, Slots
-from glowplug_worker.starting import start
+from glowplug_worker.starting import Started, Way, start
 from glowplug_worker.workshop import Workshop
 
 log = structlog.get_logger()
@@ -105,6 +105,8 @@ class Supervisor:
         self.peak_bytes = 0
         self.segments = 0  # of output, published so far
         self._on_ended = on_ended
+        self._started: Started | None = None
+        self.way: Way = "plain"
         self._links: list[RunnerLink] = []
         self._under_way: asyncio.Task[None] | None = None
         self._announcements: list[ContainerChanged] = []
@@ -359,6 +361,7 @@ class Supervisor:
             secret_env=secret_env,
         )
         self.places, self._links, self.running = started.places, started.links, started.running
+        self._started, self.way = started, started.way
         workshop.spawn(self._watch(started.running), "watch container")
 
     async def _open_secrets(self) -> dict[str, str]:
@@ -483,6 +486,14 @@ class Supervisor:
             self._note_phase(name, at - seconds, at)
             at -= seconds
         self.step(life.RunnerReady(process=process))
+        self._tell_templates(phases.get("import", 0.0))
+
+    def _tell_templates(self, import_s: float) -> None:
+        """A template pays if this one had to import its code."""
+        templates, started = self.workshop.templates, self._started
+        self._started = None  # its secrets are not needed any more
+        if templates is not None and started is not None and started.way != "template":
+            templates.served(started.start, import_s, forked=started.way == "warm")
 
     def _on_gone(self, process: int, violation: str) -> None:
         if violation:

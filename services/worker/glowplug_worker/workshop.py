@@ -20,6 +20,7 @@ from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
 from glowplug_worker.ports import Answers, Backend, Blobs, ImageStore, Networks, Pythons
 from glowplug_worker.settings import CANCEL_GRACE_S
+from glowplug_worker.templates import Templates
 
 # History is for people; when the broker is away for long, the oldest of it goes first.
 FACTS_KEPT_MAX = 20_000
@@ -64,6 +65,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         changes: told when a container's state changed, so that a beat tells soon.
         answers: the short way to gateways that are linked.
         notices: what dispatchers must hear of calls that came that way.
+        templates: what containers are forked from; None where they can't be.
         outbox: outcomes that are being stored after they were told.
         cancel_grace_s: after which one that is deaf to its cancel is killed.
     """
@@ -88,3 +90,4 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     gpus: Gpus = msgspec.field(default_factory=Gpus)
     volumes_dir: Path | None = None
     cancel_grace_s: float = CANCEL_GRACE_S
+    templates: Templates | None = None

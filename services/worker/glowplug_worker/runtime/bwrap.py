@@ -216,6 +216,8 @@ def sandbox_flags(
         flags += ["--ro-bind-try", str(Path(path).resolve()), path]
     for path in plan.tmpfs:
         flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", path]
+    for path in plan.directories:
+        flags += ["--dir", path]
     for bind, source in zip(binds, sources, strict=True):
         flags += ["--bind" if bind.writable else "--ro-bind", source, bind.target]
     for path in masked:

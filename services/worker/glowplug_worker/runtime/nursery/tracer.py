@@ -1,0 +1,186 @@
+"""Lets a stopped process make one call that its filter forbids, and takes a newborn's powers away: ptrace.
+
+A template may not make namespaces: its filter refuses. While it forks for the nursery it is traced; only
+when it stands before exactly the call that was agreed, the filter is set aside, for that call. The child is
+born stopped, with every capability in a user namespace of its own; it loses them all before it runs an
+instruction. Only x86-64: registers and machine code are spelled here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+LIBC.ptrace.restype = ctypes.c_long
+LIBC.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+MACHINE: Final = "x86_64"
+CLONE_CALL: Final = 56
+# CLONE_NEWNS | NEWUTS | NEWIPC | NEWUSER | NEWPID, and SIGCHLD at the end: what a template must ask for.
+CLONE_FLAGS: Final = 0x20000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | signal.SIGCHLD
+_CLONE_NEWNET: Final = 0x40000000
+
+_CONT: Final = 7
+_DETACH: Final = 17
+_SYSCALL: Final = 24
+_SETOPTIONS: Final = 0x4200
+_GETEVENTMSG: Final = 0x4201
+_GETREGSET: Final = 0x4204
+_SETREGSET: Final = 0x4205
+_SEIZE: Final = 0x4206
+_INTERRUPT: Final = 0x4207
+_PRSTATUS: Final = 1
+_TRACE_SYSGOOD: Final = 0x1
+_TRACE_FORK: Final = 0x2
+_SUSPEND_SECCOMP: Final = 1 << 21
+_EVENT_FORK: Final = 1
+_WALL: Final = 0x40000000
+_SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
+_ENTERED: Final = (
+    1 << 64
+) - 38  # what the result's register holds while a call is entered: -ENOSYS
+# A template that does what it should stops about four times.
+STOPS_MAX: Final = 200
+
+_REGISTERS: Final = 27
+_R13, _R12, _RBX, _RAX, _RDI, _ORIG_RAX, _RIP, _RSP = 2, 3, 5, 10, 14, 15, 16, 19
+
+# for (rbx = 0; rbx < 64; rbx++) prctl(PR_CAPBSET_DROP, rbx); capset(r12, r13); int3
+_DROP_ALL: Final = bytes.fromhex(
+    "31db b89d000000 bf18000000 4889de 31d2 4d31d2 4d31c0 0f05 ffc3 83fb40 72e2"
+    "b87e000000 4c89e7 4c89ee 0f05 cc"
+)
+_SCRATCH_BELOW_STACK: Final = 1024
+_CAPABILITY_VERSION: Final = 0x20080522
+
+
+class TraceError(Exception):
+    """The process did something else than agreed."""
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+@contextmanager
+def traced(pid: int) -> Iterator[None]:
+    """Trace a process, stopped, inside the block. Raises: OSError, TraceError."""
+    _ptrace(_SEIZE, pid, data=_TRACE_SYSGOOD | _TRACE_FORK)
+    try:
+        _ptrace(_INTERRUPT, pid)
+        _stop_of(pid)
+        yield
+    finally:
+        let_go(pid)
+
+
+def let_go(pid: int) -> None:
+    """Trace a stopped process no longer; one that is gone is no matter."""
+    try:
+        _ptrace(_SETOPTIONS, pid)
+        _ptrace(_DETACH, pid)
+    except ProcessLookupError:
+        return
+
+
+def run_to_clone(pid: int) -> None:
+    """Let the stopped process run until it asks for namespaces; then let it have them.
+
+    Returns the moment before; `newborn` brings the child. Raises: TraceError.
+    """
+    undelivered = 0
+    for _ in range(STOPS_MAX):
+        _ptrace(_SYSCALL, pid, data=undelivered)
+        status = _stop_of(pid)
+        undelivered = 0
+        if os.WSTOPSIG(status) != _SYSCALL_STOP:
+            if status >> 16 == 0:  # no event of ptrace's: a signal, which it must get
+                undelivered = os.WSTOPSIG(status)
+            continue
+        registers = _registers(pid)
+        if registers[_RAX] == _ENTERED and registers[_ORIG_RAX] == CLONE_CALL:
+            if registers[_RDI] == CLONE_FLAGS:
+                return
+            raise TraceError(f"it asked to clone with {registers[_RDI]:#x}")
+    raise TraceError("it did not fork when it was told to")
+
+
+def newborn(pid: int, *, own_network: bool) -> int:
+    """Set the filter aside for the one call before which the process stands; return its child, stopped.
+
+    With `own_network` the child gets a new one, else it is in the template's. It is traced, and not held
+    to the filter, until `let_go`. Raises: TraceError.
+    """
+    if own_network:
+        registers = _registers(pid)
+        registers[_RDI] |= _CLONE_NEWNET
+        _set_registers(pid, registers)
+    _ptrace(_SETOPTIONS, pid, data=_TRACE_SYSGOOD | _TRACE_FORK | _SUSPEND_SECCOMP)
+    _ptrace(_SYSCALL, pid)
+    status = _stop_of(pid)
+    if status >> 16 != _EVENT_FORK:
+        raise TraceError("the kernel refused it the namespaces")
+    message = ctypes.c_ulong()
+    _ptrace(_GETEVENTMSG, pid, data=ctypes.addressof(message))
+    child = int(message.value)
+    _stop_of(child)
+    return child
+
+
+def drop_capabilities(pid: int) -> None:
+    """Make a newborn lose every capability, for good. Raises: TraceError."""
+    before = _registers(pid)
+    at, scratch = before[_RIP], (before[_RSP] - _SCRATCH_BELOW_STACK) & ~15
+    nothing = struct.pack("=Ii6I", _CAPABILITY_VERSION, 0, *(0,) * 6)
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        was = os.pread(memory, len(_DROP_ALL), at)
+        os.pwrite(memory, nothing, scratch)
+        os.pwrite(memory, _DROP_ALL, at)
+        during = list(before)
+        during[_R12], during[_R13] = scratch, scratch + 8
+        during[_ORIG_RAX] = (1 << 64) - 1  # it is in no call that could be restarted
+        _set_registers(pid, during)
+        _ptrace(_CONT, pid)
+        status = _stop_of(pid)
+        if os.WSTOPSIG(status) != signal.SIGTRAP or _registers(pid)[_RAX] != 0:
+            raise TraceError("it kept its capabilities")
+        os.pwrite(memory, was, at)
+    finally:
+        os.close(memory)
+    after = list(before)
+    after[_RAX], after[_ORIG_RAX] = 0, (1 << 64) - 1
+    _set_registers(pid, after)
+
+
+def _stop_of(pid: int) -> int:
+    """Wait until the traced process stops; return its status. Raises: TraceError when it ended."""
+    _, status = os.waitpid(pid, _WALL)
+    if not os.WIFSTOPPED(status):
+        raise TraceError("it ended")
+    return status
+
+
+def _registers(pid: int) -> list[int]:
+    buffer = ctypes.create_string_buffer(_REGISTERS * 8)
+    area = _Iovec(ctypes.addressof(buffer), len(buffer.raw))
+    _ptrace(_GETREGSET, pid, _PRSTATUS, ctypes.addressof(area))
+    return list(struct.unpack(f"={_REGISTERS}Q", buffer.raw))
+
+
+def _set_registers(pid: int, registers: list[int]) -> None:
+    buffer = ctypes.create_string_buffer(struct.pack(f"={_REGISTERS}Q", *registers), _REGISTERS * 8)
+    area = _Iovec(ctypes.addressof(buffer), _REGISTERS * 8)
+    _ptrace(_SETREGSET, pid, _PRSTATUS, ctypes.addressof(area))
+
+
+def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
+    if LIBC.ptrace(request, pid, address, data) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"ptrace: {os.strerror(number)}")

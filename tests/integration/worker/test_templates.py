@@ -1,0 +1,284 @@
+"""Containers forked from templates by the real nursery, in the real sandbox: quick, apart, and no mightier."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import platform
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from glowplug_contracts.errors import UnavailableError
+from glowplug_contracts.ids import Digest
+from glowplug_contracts.messages.deployment import SourceRef
+from glowplug_contracts.messages.invocation import State
+from glowplug_runtime.clock import Clock
+from glowplug_worker.keeping import Keeping
+from glowplug_worker.networks import HostNetworks
+from glowplug_worker.processes import tree
+from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.nursery.client import open_nursery
+from glowplug_worker.runtime.nursery.tracer import MACHINE
+from glowplug_worker.starting import ensure_sdk
+from glowplug_worker.templates import Templates
+
+from tests.integration.backends.conftest import groups_of
+from tests.integration.worker.test_real_runner import a_call
+from tests.support.builders_worker import open_worker
+from tests.support.eventually import eventually
+
+QUIET = """
+import os, random, sys, time, uuid
+time.sleep(0.3)  # an import that pays
+random.seed(42)
+OWN = random.Random(7)
+IMPORTED = (time.time(), os.getpid())
+DRAWN = [random.random() for _ in range(3)]
+
+def look():
+    print("looking")
+    status = dict(l.rstrip("\\n").split(":\\t", 1) for l in open("/proc/self/status") if ":\\t" in l)
+    try:
+        numpy = sys.modules["numpy"].random.random()
+    except KeyError:
+        numpy = None
+    return {
+        "imported": IMPORTED, "drawn": DRAWN, "pid": os.getpid(),
+        "random": [random.random(), OWN.random(), uuid.uuid4().hex, os.urandom(4).hex()],
+        "processes": sorted(int(p) for p in os.listdir("/proc") if p.isdigit()),
+        "status": {k: v for k, v in status.items() if k.startswith(("Cap", "NoNewPrivs", "Seccomp"))},
+        "uid": os.getuid(), "cwd": os.getcwd(), "host": os.uname().nodename,
+        "tmp": os.listdir("/tmp"), "shm": os.listdir("/dev/shm"), "pts": os.listdir("/dev/pts"),
+        "env": [os.environ["GLOWPLUG_CONTAINER_ID"], os.environ["MINE"]],
+        "group": open("/proc/self/cgroup").read(),
+        "fds": sorted(os.readlink(f"/proc/self/fd/{n}").partition(":")[0] for n in os.listdir("/proc/self/fd")
+                      if os.path.islink(f"/proc/self/fd/{n}")),
+        "ns": {n: os.readlink(f"/proc/self/ns/{n}") for n in ("pid", "mnt", "ipc", "uts", "user", "net")},
+    }
+
+def leave(name):
+    for place in ("/tmp", "/dev/shm"):
+        open(f"{place}/{name}", "w").close()
+    return os.listdir("/tmp")
+
+def die(code):
+    os._exit(code)
+"""
+THREADED = (
+    "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,), daemon=True).start()\n"
+    + QUIET
+)
+HOLDING = "import socket\nS = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n" + QUIET
+# Does everything it can to get namespaces by itself, at import and in the container.
+GREEDY = (
+    QUIET
+    + """
+import ctypes
+def clone(flags):
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.syscall(56, ctypes.c_long(flags), 0, 0, 0, 0)
+    if result == 0:
+        os._exit(0)
+    if result > 0:
+        os.waitpid(result, 0)
+    return 0 if result > 0 else ctypes.get_errno()
+AT_IMPORT = clone(0x3C020011)
+def greedy():
+    return [AT_IMPORT, clone(0x3C020011), clone(0x10000011), clone(17)]
+"""
+)
+
+
+@pytest.fixture
+async def worker(bus: Any, rest: Any, tmp_path: Path) -> AsyncIterator[Any]:
+    source = tmp_path / "source"
+    for name, code in (
+        ("quiet", QUIET),
+        ("threaded", THREADED),
+        ("holding", HOLDING),
+        ("greedy", GREEDY),
+    ):
+        (source / name).mkdir(parents=True)
+        (source / name / "app.py").write_text(code)
+    data = tmp_path / "worker"
+    with groups_of(data) as cgroups:
+        try:
+            backend = await choose_backend("bwrap", tmp_path / "probe", cgroups)
+        except UnavailableError as error:
+            pytest.skip(f"bwrap does not work here: {error.message}")
+        if os.geteuid() != 0 or platform.machine() != MACHINE:
+            pytest.skip("containers are forked by a worker of root's on x86-64 only")
+        nursery = await open_nursery()
+        data.mkdir(exist_ok=True)
+
+        def templates_of(spawn: Any) -> Templates:
+            return Templates(
+                backend=backend,
+                networks=HostNetworks(),
+                nursery=nursery,
+                cgroups=cgroups,
+                directory=data,
+                sdk=ensure_sdk(data),
+                clock=Clock(),
+                spawn=spawn,
+                keeping=Keeping(budget_bytes=1 << 30, keep_s=3600.0),
+            )
+
+        try:
+            async with open_worker(bus, data, backend, templates_of=templates_of) as service:
+                for folder in source.iterdir():
+                    service.workshop.images.sources[digest_of(folder.name)] = folder
+                yield service
+        finally:
+            nursery.close()
+
+
+def digest_of(name: str) -> Digest:
+    return Digest(name.encode().hex().ljust(64, "0"))
+
+
+class Containers:
+    """Starts containers of an app one after the other, and calls them."""
+
+    def __init__(self, worker: Any, rest: Any, app: str) -> None:
+        self.worker, self.rest, self.app, self.count = worker, rest, app, 0
+
+    async def start(self, function: str, **spec: Any) -> str:
+        self.count += 1
+        name = f"ctr_{self.app}_{self.count}"
+        ref = SourceRef(blob=digest_of(self.app), handler=f"app:{function}")
+        fields = {"deployment_id": f"dep_{self.app}_{function}", "env": {"MINE": "mine"}, **spec}
+        await self.rest.bound("ready", name, source=ref, **fields)
+        return name
+
+    async def call(self, container: str, *values: Any) -> Any:
+        before = len(self.rest.outcomes)
+        invocation = f"inv_{container}_{before}"
+        await self.rest.run(a_call(*values, invocation_id=invocation), container)
+        await eventually(lambda: len(self.rest.outcomes) > before)
+        outcome = self.rest.outcomes[-1]
+        assert outcome.state is State.SUCCEEDED, outcome.error
+        return pickle.loads(outcome.result.data)
+
+    async def made(self, count: int) -> None:
+        """Wait until so many templates are there."""
+        templates = self.worker.workshop.templates
+        await eventually(lambda: len(templates.names()) >= count)
+
+    async def stop(self, container: str) -> None:
+        self.worker.supervisors[container].stop(1.0, "idle")
+        await self.rest.change("stopped", container)
+
+
+def ways(worker: Any, *containers: str) -> list[str]:
+    return [worker.supervisors[each].way for each in containers]
+
+
+async def test_containers_are_forked_with_their_imports_done_and_share_nothing_else(worker, rest):
+    app = Containers(worker, rest, "quiet")
+    first = await app.start("look")
+    plain = await app.call(first)
+    await app.made(2)  # the bare one of the image, and the deployment's own
+    second, third = await app.start("look"), await app.start("look")
+    assert ways(worker, first, second, third) == ["plain", "template", "template"]
+    one, two = await app.call(second), await app.call(third)
+
+    assert one["imported"] == two["imported"] != plain["imported"]
+    assert one["drawn"] == two["drawn"] == plain["drawn"]  # random.seed(42) held while it imported
+    drawn = [set(each["random"]) for each in (plain, one, two)]
+    assert not drawn[0] & drawn[1]
+    assert not drawn[1] & drawn[2]
+    for each in (one, two):
+        assert each["status"] == plain["status"]
+        assert each["env"] == [second if each is one else third, "mine"]
+        assert (each["uid"], each["cwd"], each["host"]) == (
+            plain["uid"],
+            plain["cwd"],
+            plain["host"],
+        )
+        assert (each["tmp"], each["shm"]) == ([], [])
+        assert each["pts"] == ["ptmx"]
+        assert each["processes"] == [1, each["pid"]]
+        assert each["fds"] == plain["fds"]
+        assert each["ns"]["net"] == plain["ns"]["net"]
+    for name in ("pid", "mnt", "ipc", "uts", "user"):
+        assert len({each["ns"][name] for each in (plain, one, two)}) == 3, name
+    if worker.workshop.templates.cgroups.paths:
+        assert second in one["group"]
+        assert third in two["group"]
+
+    # Both may write, neither sees the other; the end of one, in whatever way, is not the other's.
+    lines = [line.text for segment in rest.logs for line in segment.lines]
+    assert lines.count("looking\n") == 3
+    for container in (second, third):
+        await app.stop(container)
+    fourth = await app.start("look")
+    assert ways(worker, fourth) == ["template"]
+    assert (await app.call(fourth))["tmp"] == []
+
+
+async def test_their_ends_are_told_and_a_worker_that_ends_leaves_no_process(worker, rest):
+    app = Containers(worker, rest, "quiet")
+    await app.start("die")
+    await app.made(2)
+    second, third = await app.start("die"), await app.start("die")
+    await rest.run(a_call(7, invocation_id="inv_die"), second)
+    crashed = await rest.change("failed", second)
+    assert crashed.error.details["exit_code"] == 7
+    supervisor = worker.supervisors[third]
+    pids = tree(supervisor.running.pid)
+    supervisor.running.kill()
+    killed = await rest.change("failed", third)
+    assert killed.error.details["signal"] == 9
+    await eventually(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in pids))
+    assert worker.workshop.templates.memory_bytes > 0
+    # The template is still there and good.
+    assert ways(worker, await app.start("die")) == ["template"]
+
+
+async def test_another_function_of_the_image_is_forked_from_a_bare_runner(worker, rest):
+    app = Containers(worker, rest, "quiet")
+    await app.start("leave")
+    await app.made(2)
+    other = await app.start("look")
+    assert ways(worker, other) == ["warm"]
+    seen = await app.call(other)
+    assert seen["cwd"] == "/app"
+    assert seen["env"] == [other, "mine"]
+    # Another workspace is never forked from this one's.
+    strange = await app.start("die", workspace="other")
+    assert ways(worker, strange) == ["plain"]
+    # What the dynamic linker reads only at the beginning needs a beginning.
+    linked = await app.start(
+        "look", env={"MINE": "mine", "LD_LIBRARY_PATH": "/x"}, deployment_id="dep_ld"
+    )
+    assert ways(worker, linked) == ["plain"]
+
+
+@pytest.mark.parametrize(("name", "why"), [("threaded", "1 threads"), ("holding", "a socket")])
+async def test_what_is_unsafe_to_fork_is_found_and_started_plainly(worker, rest, name, why):
+    app = Containers(worker, rest, name)
+    first = await app.start("look")
+    templates = worker.workshop.templates
+    await eventually(templates.unsafe)
+    ((deployment, reason),) = templates.unsafe().items()
+    assert deployment == f"dep_{name}_look"
+    assert why in reason
+    await app.made(1)
+    second = await app.start("look")
+    assert ways(worker, first, second) == ["plain", "warm"]
+    assert (await app.call(second))["cwd"] == "/app"
+
+
+async def test_code_in_a_template_gets_no_namespaces_uninvited(worker, rest):
+    app = Containers(worker, rest, "greedy")
+    await app.start("greedy")
+    await app.made(2)
+    forked = await app.start("greedy")
+    assert ways(worker, forked) == [
+        "template"
+    ]  # the control: while it is traced the same call works
+    at_import, with_all, with_users, plain = await app.call(forked)
+    assert (at_import, with_all, with_users, plain) == (1, 1, 1, 0)
