@@ -139,6 +139,7 @@ class Container:
             env={"GIVEN": json.dumps(given), "MARK": mark, "HOME": "/tmp"},
             binds=binds,
             limits=LIMITS,
+            network="none" if "network" in backend.enforces else "shared",
         )
 
     async def __aenter__(self) -> Self:
