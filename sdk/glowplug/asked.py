@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from glowplug.secret import Secret
     from glowplug.volume import Volume
 
-_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$")
+_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?\Z")
 PRIORITY_MAX = 10
 RETRIES_WHEN_ONLY_NAMED = 3
 

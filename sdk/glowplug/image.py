@@ -16,7 +16,7 @@ from typing import Any
 from glowplug.parameters import refuse_method, refuse_parameters
 from glowplug.remote import is_remote
 
-_VERSION = re.compile(r"^(?:python)?(3(?:\.[0-9]{1,2})?)$")
+_VERSION = re.compile(r"^(?:python)?(3(?:\.[0-9]{1,2})?)\Z")
 
 
 @dataclass(frozen=True)

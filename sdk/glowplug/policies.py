@@ -115,7 +115,7 @@ class TaskPolicy:
         object.__setattr__(self, "dead_letter_keep_seconds", float(dead_letter_keep_seconds))
 
 
-_RATE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*$")
+_RATE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*\Z")
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 RATE_COUNT_MAX = 100_000
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from glowplug.asked import check_shared_name
 
-_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 
 class Secret:

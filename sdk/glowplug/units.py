@@ -14,9 +14,9 @@ MEMORY_UNSET_BYTES = 128 * MIB
 CPU_CORES_MAX = 1024
 GPU_COUNT_MAX = 64
 
-_MEMORY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ki|mi|gi|kb|mb|gb)\s*$", re.IGNORECASE)
-_CPU = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(m?)\s*$")
-_GPU = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_.-]*)(?::([0-9]+))?$")
+_MEMORY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ki|mi|gi|kb|mb|gb)\s*\Z", re.IGNORECASE)
+_CPU = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(m?)\s*\Z")
+_GPU = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_.-]*)(?::([0-9]+))?\Z")
 _FACTORS = {
     "ki": 1024,
     "mi": 1024**2,

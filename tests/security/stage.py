@@ -132,6 +132,7 @@ class Container:
         top = "/probe" if backend.mounts else str(HERE)
         writable = "/tmp" if backend.mounts else str(scratch)
         given = {**given, "writable": writable, "disk": writable}
+        self._mark = mark
         self._opening = open_container(
             backend,
             scratch,
@@ -162,7 +163,8 @@ class Container:
         """Return what it is, seen from inside, and by which users it runs, seen from here."""
         await self._inside.tell(b"facts\n")
         said: dict[str, Any] = await self._inside.said()
-        return {**said, "users": users_of_tree(self._inside.container.pid)}
+        inside = [users_of(pid) for pid in processes_with(self._mark)]
+        return {**said, "users": sorted(set().union(*inside))}
 
     async def health(self) -> list[str]:
         """Ask whether it still answers; return in words that it does not."""
@@ -174,13 +176,11 @@ class Container:
         return [] if said == "pong" else [f"the neighbour says {said}"]
 
 
-def users_of_tree(pid: int) -> list[int]:
-    """Return every user id, as the host sees it, that a process or its descendants have."""
+def users_of(pid: int) -> set[int]:
+    """Return every user id, as the host sees it, that a process has."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     uids = next(line for line in status if line.startswith("Uid:")).split()[1:]
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    found = {int(uid) for uid in uids}
-    return sorted(found.union(*(users_of_tree(int(child)) for child in children)))
+    return {int(uid) for uid in uids}
 
 
 class Victim:

@@ -41,11 +41,11 @@ PREFIXES: dict[str, str] = {
 DEFAULT_WORKSPACE = WorkspaceId("default")
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_BODY = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}$")
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_BODY = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}\Z")
+_DIGEST = re.compile(r"^[0-9a-f]{64}\Z")
 # What may become one token of a subject: no dots, wildcards, spaces or control characters.
-_TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,96}$")
-_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$")
+_TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,96}\Z")
+_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?\Z")
 
 ENTROPY_BYTES = 10
 

@@ -29,7 +29,7 @@ FLUSH_S = 0.1
 SPANS_KEPT_MAX = 20_000
 SEGMENT_SPANS_MAX = 200
 
-_TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+_TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 _HALF_BITS = 64
 
 Attribute = str | int | float | bool

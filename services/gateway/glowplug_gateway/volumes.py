@@ -264,7 +264,11 @@ class Volumes:
 
 def split(path: str) -> list[str]:
     """Return a path's components. Raises: InvalidRequestError for what leads up or is no path."""
-    if len(path.encode("utf-8", "surrogateescape")) > PATH_BYTES_MAX or "\0" in path:
+    try:
+        size = len(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        raise InvalidRequestError("request.invalid", "the path is no text") from None
+    if size > PATH_BYTES_MAX or "\0" in path:
         raise InvalidRequestError("request.invalid", f"a path has at most {PATH_BYTES_MAX} bytes")
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if ".." in parts or len(parts) > DEPTH_MAX:

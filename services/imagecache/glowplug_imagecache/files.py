@@ -95,7 +95,8 @@ def _read_tar(store: Store, archive: Path, path: str) -> list[ManifestEntry]:
                         f"what is added has over {MEMBERS_MAX} files or {BYTES_MAX} bytes",
                     )
                 entries.append(_entry(opened, member, path, batch))
-    except tarfile.TarError as err:
+    except (tarfile.TarError, ValueError, EOFError, RecursionError) as err:
+        # tarfile reads numbers of extended headers as they come, and calls itself for each such header.
         raise InvalidRequestError("request.invalid", f"no usable tar: {err}") from err
     batch.flush()
     return entries

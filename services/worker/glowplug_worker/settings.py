@@ -8,7 +8,7 @@ from typing import Literal
 from glowplug_contracts.messages.worker import GpuDevice
 from glowplug_runtime.settings import Settings, SettingsError
 
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(ki|mi|gi|ti|kb|mb|gb|tb|b)?$", re.IGNORECASE)
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(ki|mi|gi|ti|kb|mb|gb|tb|b)?\Z", re.IGNORECASE)
 _UNITS = {
     "b": 1,
     "kb": 1000,

@@ -45,7 +45,7 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
             f"the source has {len(members)} entries of {total} bytes; "
             f"at most {ENTRIES_MAX} of {BYTES_MAX} are unpacked",
         )
-    seen: set[str] = set()
+    seen: dict[str, bool] = {}  # whether it is a file
     for member in members:
         name = check_path(member.filename.rstrip("/"))
         kind = stat.S_IFMT(member.external_attr >> 16)
@@ -55,7 +55,13 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
             )
         if name in seen:
             raise InvalidRequestError("request.invalid", f"{name!r} is in the source twice")
-        seen.add(name)
+        seen[name] = not member.is_dir()
+    for name in seen:
+        for at in range(1, len(name)):
+            if name[at] == "/" and seen.get(name[:at], False):
+                raise InvalidRequestError(
+                    "request.invalid", f"{name[:at]!r} is a file and a folder in the source"
+                )
 
 
 def _unpack(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
