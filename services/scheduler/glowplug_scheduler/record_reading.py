@@ -61,7 +61,10 @@ log = structlog.get_logger()
 # So soon after a shard was given up nobody waits for its records any more.
 READ_LOOK_S = 1.0
 # An audit that does not come to its end is given up; the next one comes.
-AUDIT_MAX_S = 300.0
+AUDIT_MAX_S = 1800.0
+# It is in no hurry, and work goes on beside it: so many records, then a pause.
+AUDIT_AT_ONCE = 64
+AUDIT_PAUSE_S = 0.01
 
 
 class RecordReading:
@@ -186,9 +189,13 @@ class RecordReading:
 
     async def _audit_from(self, start: int) -> None:
         """Read beside the reader; a record that is read is told, whatever it says."""
-        audit, whole, scan = None, False, self._scans
+        audit, whole, scan, read = None, False, self._scans, 0
 
         async def on_record(delivery: Delivery[InvocationRecord]) -> None:
+            nonlocal read
+            read += 1
+            if read % AUDIT_AT_ONCE == 0:
+                await asyncio.sleep(AUDIT_PAUSE_S)
             event = self.event_of(delivery)
             if isinstance(event, RecordSeen) and scan == self._scans:
                 await self._step(RecordAudited(event))
