@@ -68,10 +68,11 @@ class Remains:
                     yield f"{process.name} {words[:80]}"
 
     def _cgroups(self, *, inner: bool) -> Iterator[str]:
-        for path in CGROUPS.glob(f"**/{self._group}"):
-            if not inner:
-                yield str(path)
-            yield from (str(each) for each in path.glob("**/") if each != path)
+        # Others make and remove groups meanwhile; os.walk does not mind.
+        for folder, _, _ in os.walk(CGROUPS):
+            _, ours, below = folder.partition(f"/{self._group}")
+            if ours and (below or not inner):
+                yield folder
 
     def _mounts(self) -> Iterator[str]:
         for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():

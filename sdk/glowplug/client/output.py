@@ -122,9 +122,8 @@ class Follower:
 
 def dropped_sentence(line: dict[str, Any]) -> str:
     """Return what is said where lines were lost to the bound."""
-    return (
-        f"[glowplug: {line['dropped']} lines dropped here; the function writes faster than is kept]"
-    )
+    why = line.get("why") or "the function writes faster than is kept"
+    return f"[glowplug: {line['dropped']} lines dropped here: {why}]"
 
 
 def write_line(stream: str, text: str) -> None:

@@ -42,7 +42,7 @@ async def log_lines(
     """Yield lines as JSON shows them; also gaps (`dropped`) and marks (`mark`)."""
     # The follower collects before history is read, so that nothing falls between the two.
     with logs.follower(query.workspace, query.wanted, query.tag) as follower:
-        last: dict[str, int] = {}
+        numbers = _Numbers()
         if query.tail:
             wanted = LogsWanted(
                 deployments=tuple(sorted(query.wanted)),
@@ -52,21 +52,51 @@ async def log_lines(
                 segments_max=min(query.tail, SEGMENTS_READ_MAX),
             )
             segments = await readmodel.logs(query.workspace, wanted)
-            last = {one.container_id: one.number for one in segments}
-            for value in list(_history(segments, query))[-query.tail :]:
+            for value in list(_history(segments, query, numbers))[-query.tail :]:
                 yield value
         if not query.follow:
             return
         async for entry in lines_of(follower):
-            if isinstance(entry, LogSegment) and entry.number <= last.get(entry.container_id, -1):
+            if isinstance(entry, LogSegment) and numbers.knows(entry):
                 continue  # it was in the history
-            for value in _values(entry, query):
+            for value in _values_and_gaps(entry, query, numbers):
                 yield value
 
 
-def _history(segments: list[LogSegment], query: LogQuery) -> Iterator[dict[str, object]]:
+class _Numbers:
+    """The last segment seen of each container: which are known, and how many are missing before one."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def knows(self, segment: LogSegment) -> bool:
+        return segment.number <= self._last.get(segment.container_id, -1)
+
+    def take(self, segment: LogSegment) -> int:
+        """Note a segment; return how many are missing between the one before and this one."""
+        before = self._last.get(segment.container_id)
+        self._last[segment.container_id] = segment.number
+        return 0 if before is None else max(0, segment.number - before - 1)
+
+
+def _history(
+    segments: list[LogSegment], query: LogQuery, numbers: _Numbers
+) -> Iterator[dict[str, object]]:
     for segment in segments:
-        yield from _values(segment, query)
+        yield from _values_and_gaps(segment, query, numbers)
+
+
+def _values_and_gaps(
+    entry: Entry, query: LogQuery, numbers: _Numbers
+) -> Iterator[dict[str, object]]:
+    if isinstance(entry, LogSegment):
+        missing = numbers.take(entry)
+        # History by invocation holds chosen segments only, between which others are missing anyway.
+        if missing and not query.invocation:
+            about = {"container_id": entry.container_id, "name": entry.name}
+            why = "the broker went away while they were sent; there may be more of them"
+            yield {"dropped": missing, "why": why} | about
+    yield from _values(entry, query)
 
 
 def _values(entry: Entry, query: LogQuery) -> Iterator[dict[str, object]]:

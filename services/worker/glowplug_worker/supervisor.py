@@ -68,6 +68,9 @@ log = structlog.get_logger()
 # What else runs beside one that is deaf to its cancel ends by its own time-outs.
 DEAF_DRAIN_S: Final = 86_400.0
 LAST_WORDS_S: Final = 1.0
+# What an ended container has printed waits so long for a broker that is away.
+BROKER_AWAY_S: Final = 30.0
+BROKER_LOOK_S: Final = 0.1
 HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 PHASES_MAX: Final = 16
 
@@ -264,8 +267,12 @@ class Supervisor:
         if self.logbook.pending and not self._publishing.locked():
             self.workshop.spawn(self.publish_logs(), "publish logs")
 
-    async def publish_logs(self) -> None:
-        """Send what was printed so far; returns when it is on its way, in order."""
+    async def publish_logs(self, *, last: bool = False) -> None:
+        """Send what was printed so far; returns when it is on its way, in order.
+
+        While the broker is away it stays in the logbook, whose bound says what is dropped; only the `last`
+        words wait for it here, for a while.
+        """
         spec, bus = self.binding.spec, self.workshop.bus
         at = LOG.at(
             workspace=spec.workspace,
@@ -273,7 +280,10 @@ class Supervisor:
             container_id=self.container_id,
         )
         async with self._publishing:
-            while self.logbook.pending:
+            give_up_at = self.workshop.clock.now() + BROKER_AWAY_S
+            while last and not bus.connected and self.workshop.clock.now() < give_up_at:  # noqa: ASYNC110
+                await asyncio.sleep(BROKER_LOOK_S)
+            while self.logbook.pending and bus.connected:
                 self.segments += 1
                 await bus.send(at, self.logbook.take(self.workshop.clock.unix()))
 
@@ -590,7 +600,7 @@ class Supervisor:
         """After the end: settle what was inside, then tell the world, then clean up."""
         self.door.close()
         try:
-            await self.publish_logs()
+            await self.publish_logs(last=True)
             alone = len(self.flights) == 1
             settling = [each.lose(error, alone=alone) for each in self.flights.values()]
             for failure in await asyncio.gather(

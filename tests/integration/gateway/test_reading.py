@@ -136,6 +136,20 @@ async def test_logs_are_picked_by_container_and_time(gateway, bus):
         assert response.status == 422
 
 
+async def test_segments_that_never_arrived_are_a_gap_that_is_told(gateway, bus):
+    await say(bus, a_segment(0, "one"))
+    await say(bus, a_segment(3, "two"))
+    await eventually(lambda: _reads(gateway, "", 3))
+    one, gap, two = await read(gateway)
+    assert (one["text"], gap["dropped"], two["text"]) == ("one", 2, "two")
+    assert "the broker went away" in gap["why"]
+    async with following(gateway, "deployment=greet&tail=10") as line:
+        assert [(await line()).get("text") for _ in range(3)] == ["one", None, "two"]
+        await say(bus, a_segment(5, "three"))
+        assert (await line())["dropped"] == 1
+        assert (await line())["text"] == "three"
+
+
 async def test_lines_of_an_invocation_are_found_behind_many_others(gateway, bus):
     wanted = LogLine(at=1.0, stream="stdout", text="mine", invocation_id="inv_mine")
     await say(bus, a_segment(0, lines=(wanted,)))
