@@ -40,12 +40,17 @@ from glowplug_worker.progress import PROGRESS_EVERY_S, Throttled, spoken
 from glowplug_worker.records import CLAIMABLE, claim, expire, finish, lose, refuse
 
 if TYPE_CHECKING:
+    from glowplug_runtime.bus import Delivery
+
     from glowplug_worker.supervisor import Supervisor
 
 log = structlog.get_logger()
 
 WRITE_TRIES_S: Final = 600.0
 TRY_AGAIN_S: Final = 0.1
+# A replica of the broker that has not heard of the record yet, as after an election, is asked again.
+BEHIND_LOOKS: Final = 10
+BEHIND_LOOK_S: Final = 0.05
 
 
 class DurableFlight(InFlight):
@@ -92,7 +97,7 @@ class DurableFlight(InFlight):
 
     async def _write_claim(self) -> bool:
         workshop = self.supervisor.workshop
-        found = await workshop.bus.last(self._address())
+        found = await self._read()
         if found is None or found.message is None or found.sequence != self._token:
             return False
         record, unix = found.message, workshop.clock.unix()
@@ -123,6 +128,15 @@ class DurableFlight(InFlight):
         )
         self.inputs = 1
         return True
+
+    async def _read(self) -> Delivery[InvocationRecord] | None:
+        """Return the record as it is now, at least as new as what we were handed."""
+        for _ in range(BEHIND_LOOKS):
+            found = await self.supervisor.workshop.bus.last(self._address())
+            if found is not None and found.sequence >= self._token:
+                break
+            await asyncio.sleep(BEHIND_LOOK_S)
+        return found
 
     def on_progress(self, progress: frames.Progress) -> None:
         """Tell how far it is, some times a second at most; the last word is kept with the record."""
