@@ -16,6 +16,7 @@ import click
 from glowplug.cli.loading import find_target, load_file, split_target, wrappers_of
 from glowplug.cli.platform import open_session
 from glowplug.cli.show import json_option, print_json
+from glowplug.cli.terminal import one_line
 from glowplug.client.deploying import Deployed, Progress
 from glowplug.client.loop import background
 from glowplug.client.profile import no_color
@@ -135,7 +136,7 @@ def progress_of(name: str, *, quiet: bool) -> Iterator[Progress]:
                 text = str(event.get("text", "")).rstrip()
                 if event.get("kind") == "step":
                     cached = " (cached)" if event.get("cached") else ""
-                    console.print(f"  {text}{cached}", highlight=False, markup=False)
+                    console.print(f"  {one_line(text)}{cached}", highlight=False, markup=False)
                 status.update(f"{name}: {text[:100]}")
 
             yield update
@@ -144,7 +145,7 @@ def progress_of(name: str, *, quiet: bool) -> Iterator[Progress]:
         def say(event: dict[str, Any]) -> None:
             if event.get("text"):
                 cached = " (cached)" if event.get("cached") else ""
-                click.echo(f"image: {str(event['text']).rstrip()}{cached}", err=True)
+                click.echo(f"image: {one_line(str(event['text']).rstrip())}{cached}", err=True)
 
         yield say
 

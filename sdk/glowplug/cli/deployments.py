@@ -17,6 +17,7 @@ from glowplug.cli.show import (
     print_json,
     print_table,
 )
+from glowplug.cli.terminal import one_line
 
 
 @click.group()
@@ -67,7 +68,7 @@ def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
         return
     for label, value in _lines(found):
         if value not in {None, ""}:
-            click.echo(f"{label:<12} {value}")
+            click.echo(f"{label:<12} {one_line(value)}")
 
 
 @deployment.command()

@@ -10,6 +10,7 @@ import click
 from glowplug.cli.platform import ask, open_session
 from glowplug.cli.show import age, ahead, column, json_option, print_json, print_table
 from glowplug.cli.since import since_option
+from glowplug.cli.terminal import many_lines, one_line
 from glowplug.client.listing import LETTERS, PAGE, every_page, query
 from glowplug.client.loop import background
 
@@ -76,15 +77,16 @@ def show(ctx: click.Context, task_id: str, *, as_json: bool) -> None:
         return
     click.echo(f"{task_id} {found['status']} {found.get('name', '')}")
     arguments = found["arguments"]
-    click.echo(f"arguments: {arguments.get('value', arguments)}")
+    click.echo(f"arguments: {one_line(arguments.get('value', arguments))}")
     for name, value in found["headers"].items():
-        click.echo(f"header {name}: {value}")
+        click.echo(f"header {one_line(name)}: {one_line(value)}")
     for line in found["timeline"]:
         click.echo(
-            f"attempt {line['attempt']}: {line['state']} {line['error_type']} {line['error']}"
+            f"attempt {line['attempt']}: {line['state']} {one_line(line['error_type'])} "
+            f"{one_line(line['error'])}"
         )
     if found["error"]:
-        click.echo(found["error"]["traceback"] or found["error"]["message"])
+        click.echo(many_lines(found["error"]["traceback"] or found["error"]["message"]))
     if found["replayed_as"]:
         click.echo(f"replayed as {found['replayed_as']}")
 

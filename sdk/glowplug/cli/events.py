@@ -13,6 +13,7 @@ import click
 from glowplug.cli.platform import open_session
 from glowplug.cli.show import json_option, print_json
 from glowplug.cli.since import Since
+from glowplug.cli.terminal import one_line
 from glowplug.client.loop import background
 
 SHOWN_CHARS_MAX = 120
@@ -179,7 +180,8 @@ def replay(
         if as_json:
             click.echo(json.dumps(line))
         elif not line["repeated"]:
-            click.echo(f"{line['trigger']:<24} {line['type']}  {line['id']}  {line['task_id']}")
+            kind, event_id = one_line(line["type"]), one_line(line["id"])
+            click.echo(f"{line['trigger']:<24} {kind}  {event_id}  {line['task_id']}")
 
     async def run() -> dict[str, int]:
         return await events.replay(await session.reach(), asked, show)
@@ -206,6 +208,7 @@ def _print(line: dict[str, Any], *, as_json: bool) -> None:
     text = data if isinstance(data, str) else json.dumps(data)
     if len(text) > SHOWN_CHARS_MAX:
         text = text[:SHOWN_CHARS_MAX] + "…"
-    about = f"  {found['subject']}" if found.get("subject") else ""
+    about = f"  {one_line(found['subject'])}" if found.get("subject") else ""
+    kind, source = one_line(found["type"]), one_line(found["source"])
     head = click.style(f"{at} {line['event_id']} ", dim=True)
-    click.echo(f"{head}{click.style(found['type'], bold=True)}  {found['source']}{about}  {text}")
+    click.echo(f"{head}{click.style(kind, bold=True)}  {source}{about}  {one_line(text)}")

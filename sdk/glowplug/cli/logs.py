@@ -12,6 +12,7 @@ import click
 from glowplug.cli.platform import open_session
 from glowplug.cli.show import json_option
 from glowplug.cli.since import since_option
+from glowplug.cli.terminal import many_lines
 from glowplug.client.http import json_lines
 from glowplug.client.loop import background
 from glowplug.client.output import dropped_sentence
@@ -101,5 +102,5 @@ def _print(line: dict[str, Any], *, as_json: bool, several: bool) -> None:
         name = f" {line.get('name', '')}" if several else ""
         head = click.style(f"{at}{name} ", dim=True)
         red = line.get("stream") == "stderr"
-        text = str(line["text"]).rstrip("\n")
+        text = many_lines(str(line["text"]).rstrip("\n"))
         click.echo(head + (click.style(text, fg="yellow") if red else text))

@@ -121,12 +121,13 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except Exception as err:
+        from glowplug.cli.terminal import many_lines  # noqa: PLC0415
         from glowplug.errors import GlowplugError  # noqa: PLC0415
 
         if not isinstance(err, GlowplugError):
             raise
         notes = "".join(f"\n{note}" for note in getattr(err, "__notes__", []))
-        click.echo(f"error: {err}{notes}", err=True)
+        click.echo(many_lines(f"error: {err}{notes}"), err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from glowplug.cli.terminal import one_line
+
 F = TypeVar("F", bound=Callable[..., Any])
 Column = tuple[str, Callable[[Mapping[str, Any]], Any]]
 
@@ -89,4 +91,4 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value)
-    return str(value)
+    return one_line(value)

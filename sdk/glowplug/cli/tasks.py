@@ -14,6 +14,7 @@ from glowplug.cli.plain import load_plain
 from glowplug.cli.platform import ask, open_session
 from glowplug.cli.show import age, column, json_option, print_json, print_table
 from glowplug.cli.since import since_option
+from glowplug.cli.terminal import many_lines, one_line
 from glowplug.client.durable import task_result
 from glowplug.client.listing import query
 from glowplug.client.loop import background
@@ -92,10 +93,10 @@ def show(ctx: click.Context, task_id: str, *, as_json: bool) -> None:
         took = f"{ran_s:.3f} s " if line["ended_at"] else ""
         click.echo(
             f"attempt {line['attempt']}: {line['state']} {took}{line['container_id']} "
-            f"{line['error_type']} {line['error']}".rstrip()
+            f"{one_line(line['error_type'])} {one_line(line['error'])}".rstrip()
         )
     if found.get("error"):
-        click.echo(f"{found['error']['type']}: {found['error']['message']}")
+        click.echo(one_line(found["error"]["type"]) + ": " + many_lines(found["error"]["message"]))
 
 
 @task.command()
@@ -112,7 +113,7 @@ def follow(ctx: click.Context, task_id: str, *, as_json: bool) -> None:
             click.echo(json.dumps(found))
         else:
             said = f"{found.get('progress', 0):g}% {found.get('message', '')}".rstrip()
-            click.echo(f"{last} attempt {found['attempt']} {said}")
+            click.echo(f"{last} attempt {found['attempt']} {one_line(said)}")
     ctx.exit(0 if last == "COMPLETE" else 1)
 
 

@@ -11,6 +11,7 @@ import click
 
 from glowplug.cli.platform import ask
 from glowplug.cli.show import json_option, print_json
+from glowplug.cli.terminal import one_line
 
 BAR_COLUMNS_MIN = 20
 BAR_COLUMNS_MAX = 60
@@ -43,7 +44,7 @@ def trace(ctx: click.Context, reference: str, *, as_json: bool) -> None:
     columns = shutil.get_terminal_size((120, 24)).columns
     click.secho(f"trace {found['trace_id']}", bold=True)
     for line in draw(arrange(found["spans"]), columns):
-        click.echo(line)
+        click.echo(one_line(line))
 
 
 def arrange(spans: Sequence[Mapping[str, Any]]) -> list[Row]:

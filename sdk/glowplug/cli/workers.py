@@ -10,6 +10,7 @@ import click
 
 from glowplug.cli.platform import ask
 from glowplug.cli.show import column, cores, json_option, mib, print_json, print_table
+from glowplug.cli.terminal import one_line
 
 POLL_S = 0.5
 
@@ -66,7 +67,7 @@ def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
     ]
     for label, value in lines:
         if value not in {None, ""}:
-            click.echo(f"{label:<12} {value}")
+            click.echo(f"{label:<12} {one_line(value)}")
     if found.get("gpu_states"):
         click.echo()
         print_table(found["gpu_states"], _GPU_COLUMNS, "")
