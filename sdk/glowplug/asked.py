@@ -22,7 +22,16 @@ from glowplug.policies import (
 )
 from glowplug.reach import parse_network
 from glowplug.schema import Field, fields_of, fields_of_signature
-from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memory
+from glowplug.units import (
+    Cpu,
+    CpuNeed,
+    GpuNeed,
+    MemoryNeed,
+    parse_cpu_need,
+    parse_disk,
+    parse_gpu,
+    parse_memory,
+)
 
 if TYPE_CHECKING:
     from glowplug.secret import Secret
@@ -95,8 +104,9 @@ class Asked:
     kind: str
     name: str
     app: str
-    cpu_millis: int
+    cpu: CpuNeed
     memory: MemoryNeed
+    disk_bytes: int
     gpu: GpuNeed
     image: Image
     env: dict[str, str]
@@ -133,8 +143,9 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     *,
     app: str = "",
     name: str | None = None,
-    cpu: float | str | None = None,
+    cpu: Cpu | None = None,
     memory: object = None,
+    ephemeral_disk: object = None,
     gpu: object = "",
     gpu_count: int | None = None,
     gpu_memory: object = None,
@@ -184,8 +195,9 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         kind=kind,
         name=_checked_name("name", name if name is not None else default_name(function)),
         app=_checked_name("app", app) if app else "",
-        cpu_millis=parse_cpu(defaults.cpu if cpu is None else cpu),
+        cpu=parse_cpu_need(defaults.cpu if cpu is None else cpu),
         memory=parse_memory(memory),
+        disk_bytes=parse_disk(ephemeral_disk),
         gpu=parse_gpu(gpu, gpu_count, gpu_memory),
         image=image or Image(),
         env=parse_env("env", env),

@@ -14,6 +14,7 @@ from glowplug.image import Image
 from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
 from glowplug.secret import Secret
+from glowplug.units import Cpu
 from glowplug.volume import Volume
 from glowplug.wrappers import Endpoint, Function, TaskQueue
 
@@ -64,8 +65,9 @@ def endpoint(
     *,
     app: str = "",
     name: str | None = None,
-    cpu: float | str | None = None,
+    cpu: Cpu | None = None,
     memory: int | str | tuple[int | str, int | str] | None = None,
+    ephemeral_disk: int | str | None = None,
     gpu: str | Sequence[str] = "",
     gpu_count: int | None = None,
     gpu_memory: int | str | None = None,
@@ -113,8 +115,9 @@ def function(
     *,
     app: str = "",
     name: str | None = None,
-    cpu: float | str | None = None,
+    cpu: Cpu | None = None,
     memory: int | str | tuple[int | str, int | str] | None = None,
+    ephemeral_disk: int | str | None = None,
     gpu: str | Sequence[str] = "",
     gpu_count: int | None = None,
     gpu_memory: int | str | None = None,
@@ -161,8 +164,9 @@ def task_queue(
     *,
     app: str = "",
     name: str | None = None,
-    cpu: float | str | None = None,
+    cpu: Cpu | None = None,
     memory: int | str | tuple[int | str, int | str] | None = None,
+    ephemeral_disk: int | str | None = None,
     gpu: str | Sequence[str] = "",
     gpu_count: int | None = None,
     gpu_memory: int | str | None = None,

@@ -27,7 +27,9 @@ def describe_asked(
         "app": asked.app,
         "image": image,
         "resources": {
-            "cpu_millis": asked.cpu_millis,
+            "cpu_millis": asked.cpu.request_millis,
+            "cpu_limit_millis": asked.cpu.limit_millis,
+            "disk_bytes": asked.disk_bytes,
             "memory_bytes": asked.memory.request_bytes,
             "memory_limit_bytes": asked.memory.limit_bytes,
             "gpus": list(asked.gpu.kinds),

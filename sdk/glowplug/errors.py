@@ -344,6 +344,7 @@ CLASSES: dict[str, type[GlowplugError]] = {
     "scheduler.no_worker_fits": NoCapacityError,
     "scheduler.overloaded": UnavailableError,
     "worker.refused": UnavailableError,
+    "worker.limit_not_held": NoCapacityError,
     "platform.unavailable": UnavailableError,
     "platform.lease_lost": UnavailableError,
     "platform.contract": UnavailableError,

@@ -17,7 +17,7 @@ from glowplug.policies import FOREVER
 from glowplug.reach import parse_network
 from glowplug.secret import Secret, parse_secrets
 from glowplug.twins import blocking, blocking_static
-from glowplug.units import parse_cpu, parse_gpu, parse_memory
+from glowplug.units import Cpu, parse_cpu_need, parse_disk, parse_gpu, parse_memory
 from glowplug.volume import Volume, parse_volumes
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class Sandbox:
         self,
         *,
         image: Image | None = None,
-        cpu: float | str | None = None,
+        cpu: Cpu | None = None,
         memory: int | str | tuple[int | str, int | str] | None = None,
+        ephemeral_disk: int | str | None = None,
         gpu: str | Sequence[str] = "",
         gpu_count: int | None = None,
         gpu_memory: int | str | None = None,
@@ -89,8 +90,9 @@ class Sandbox:
                 f"keep_warm_seconds={keep_warm_seconds!r}: give seconds, or -1 for ever"
             )
         self.image = image or Image()
-        self.cpu_millis = parse_cpu(CPU_CORES if cpu is None else cpu)
+        self.cpu = parse_cpu_need(CPU_CORES if cpu is None else cpu)
         self.memory = parse_memory(memory)
+        self.disk_bytes = parse_disk(ephemeral_disk)
         self.gpu = parse_gpu(gpu, gpu_count, gpu_memory)
         self.env = parse_env("env", env)
         self.keep_warm_seconds = float(keep_warm_seconds)

@@ -13,6 +13,7 @@ from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
 from glowplug.remote import is_remote
 from glowplug.secret import Secret
+from glowplug.units import Cpu
 from glowplug.volume import Volume
 from glowplug.wrappers import Remote, Spawn, Wrapper
 
@@ -69,8 +70,9 @@ def schedule(
     catch_up: str = "skip",
     app: str = "",
     name: str | None = None,
-    cpu: float | str | None = None,
+    cpu: Cpu | None = None,
     memory: int | str | tuple[int | str, int | str] | None = None,
+    ephemeral_disk: int | str | None = None,
     gpu: str | Sequence[str] = "",
     gpu_count: int | None = None,
     gpu_memory: int | str | None = None,

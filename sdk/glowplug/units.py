@@ -13,6 +13,8 @@ MIB = 1024 * 1024
 MEMORY_UNSET_BYTES = 128 * MIB
 CPU_CORES_MAX = 1024
 GPU_COUNT_MAX = 64
+DISK_MIN_BYTES = 8 * MIB
+DISK_MAX_BYTES = 3 * 1024**2 * MIB
 
 _MEMORY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ki|mi|gi|kb|mb|gb)\s*\Z", re.IGNORECASE)
 _CPU = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(m?)\s*\Z")
@@ -26,7 +28,7 @@ _FACTORS = {
     "gb": 1000**3,
 }
 
-Cpu = float | int | str
+Cpu = float | int | str | tuple[float | int | str, float | int | str]
 Memory = int | str | tuple[int | str, int | str]
 Gpu = str | list[str] | tuple[str, ...]
 
@@ -51,6 +53,14 @@ class GpuNeed:
     memory_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class CpuNeed:
+    """Thousandths of a core: what placement counts with, and the most it gets (0 = no limit)."""
+
+    request_millis: int
+    limit_millis: int = 0
+
+
 def parse_cpu(value: object) -> int:
     """Return thousandths of a core for cores as a number ("1.5", 2) or millicores ("500m").
 
@@ -68,6 +78,34 @@ def parse_cpu(value: object) -> int:
     if not 1 <= millis <= CPU_CORES_MAX * 1000:
         raise ValueError(f"cpu={value!r}: must be between 0.001 and {CPU_CORES_MAX} cores")
     return round(millis)
+
+
+def parse_cpu_need(value: object) -> CpuNeed:
+    """Return what `cpu` asks for: a request, or (request, limit).
+
+    Raises: ValueError or TypeError with a sentence.
+    """
+    if not isinstance(value, tuple | list):
+        return CpuNeed(parse_cpu(value))
+    if len(value) != 2:  # noqa: PLR2004
+        raise ValueError(f"cpu={value!r}: a pair is (request, limit)")
+    request, limit = (parse_cpu(part) for part in value)
+    if request > limit:
+        raise ValueError(f"cpu={value!r}: the request is above the limit")
+    return CpuNeed(request, limit)
+
+
+def parse_disk(value: object) -> int:
+    """Return the bytes that `ephemeral_disk` asks for; 0 for None.
+
+    Raises: ValueError or TypeError with a sentence.
+    """
+    if value is None:
+        return 0
+    size = _memory_bytes(value, "ephemeral_disk")
+    if not DISK_MIN_BYTES <= size <= DISK_MAX_BYTES:
+        raise ValueError(f"ephemeral_disk={value!r}: must be between 8 MiB and 3 TiB")
+    return size
 
 
 def parse_memory(value: object) -> MemoryNeed:

@@ -285,6 +285,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
     ),
     "worker.not_found": ("operator", "`glowplug worker list` names the workers that are alive."),
     "worker.refused": ("us", "The worker would not take it; it is tried elsewhere."),
+    "worker.limit_not_held": (
+        "operator",
+        "The message says which limit and which backend would hold it; `glowplug doctor` shows why.",
+    ),
     "platform.unavailable": ("operator", "`glowplug status` names the part that does not answer."),
     "platform.lease_lost": ("us", "Another replica took over; nothing to do."),
     "platform.contract": (

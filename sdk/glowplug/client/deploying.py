@@ -27,7 +27,7 @@ from glowplug.client.source import START_MODULE, Origin, Project, find_origin, s
 from glowplug.description import describe_asked
 from glowplug.errors import GlowplugError, PythonVersionMismatchError, error_for
 from glowplug.image import Image
-from glowplug.units import GpuNeed, MemoryNeed
+from glowplug.units import CpuNeed, GpuNeed, MemoryNeed
 
 if TYPE_CHECKING:
     from glowplug.wrappers import Wrapper
@@ -143,10 +143,12 @@ async def describe(packer: Packer, wrapper: Wrapper[Any, Any]) -> DeploymentSpec
     return msgspec.convert(spec, DeploymentSpec)
 
 
-def resources_of(cpu_millis: int, memory: MemoryNeed, gpu: GpuNeed) -> Resources:
+def resources_of(cpu: CpuNeed, memory: MemoryNeed, gpu: GpuNeed, disk_bytes: int = 0) -> Resources:
     """Return what one container needs, in the platform's words."""
     return Resources(
-        cpu_millis=cpu_millis,
+        cpu_millis=cpu.request_millis,
+        cpu_limit_millis=cpu.limit_millis,
+        disk_bytes=disk_bytes,
         memory_bytes=memory.request_bytes,
         memory_limit_bytes=memory.limit_bytes,
         gpus=gpu.kinds,

@@ -75,7 +75,7 @@ async def create_sandbox(sandbox: Sandbox) -> Running:
     http = await session.reach()
     spec = SandboxSpec(
         image=await session.packer.image_of(sandbox.image),
-        resources=resources_of(sandbox.cpu_millis, sandbox.memory, sandbox.gpu),
+        resources=resources_of(sandbox.cpu, sandbox.memory, sandbox.gpu, sandbox.disk_bytes),
         env=sandbox.env,
         ttl_s=sandbox.keep_warm_seconds,
         network=msgspec.convert(sandbox.network, NetworkSpec),

@@ -307,6 +307,8 @@ def check_spec(spec: DeploymentSpec) -> None:
         "retry.delay_s": (spec.retry.delay_s, 0, 86_400),
         "retry.backoff": (spec.retry.backoff, 1, 100),
         "resources.cpu_millis": (spec.resources.cpu_millis, 1, 1_000_000),
+        "resources.cpu_limit_millis": (spec.resources.cpu_limit_millis, 0, 1_000_000),
+        "resources.disk_bytes": (spec.resources.disk_bytes, 0, 1 << 42),
         "resources.gpu_count": (spec.resources.gpu_count, 0, 64),
         "resources.gpu_memory_bytes": (spec.resources.gpu_memory_bytes, 0, 1 << 50),
         "env": (len(spec.env) + len(spec.image.env), 0, ENV_MAX),

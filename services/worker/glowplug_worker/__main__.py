@@ -103,6 +103,8 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             notices=Notices(),
             outbox=Outbox(spawn),
             cancel_grace_s=settings.cancel_grace_s,
+            pids=settings.pids if "pids" in backend.enforces else 0,
+            refuses_unenforced=settings.unenforced == "refuse",
         )
         service = WorkerService(
             workshop, offers.renew, pool=settings.pool, started_at=shell.clock.unix()

@@ -19,6 +19,7 @@ import msgspec
 from glowplug_contracts.messages.container import ContainerState
 from glowplug_contracts.messages.invocation import RemoteError
 
+from glowplug_worker.evidence import explain
 from glowplug_worker.ports import Evidence
 
 # After one runner's socket closed: so long may the tree take to end by itself, with its own exit code.
@@ -400,7 +401,10 @@ class ContainerLife:
 
     def _why_exited(self, event: Exited) -> RemoteError:
         starting = self._broken == "start_failed"
-        return _oom(event) or crashed(event.code, event.signal, event.last_lines, starting=starting)
+        error = _oom(event) or crashed(
+            event.code, event.signal, event.last_lines, starting=starting
+        )
+        return explain(error, event.evidence, Evidence())
 
     # -- shared pieces --------------------------------------------------------------------------
 

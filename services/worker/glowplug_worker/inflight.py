@@ -13,6 +13,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 from glowplug_contracts.errors import PlatformError, UnavailableError
 from glowplug_contracts.ids import DeploymentId, InvocationId, WorkspaceId
@@ -157,7 +158,7 @@ class InFlight:
         run_ms = result.run_ms if math.isfinite(result.run_ms) else 0.0
         run_ms = min(max(run_ms, 0.0), RUN_MS_MAX)
         if result.state == "failed":
-            error = trim_error(result.error or _nameless())
+            error = self.supervisor.explained(trim_error(result.error or _nameless()))
             state = State.CANCELLED if error.code == "invocation.cancelled" else State.FAILED
             self._take(InputOutcome(index=result.index, state=state, error=error, run_ms=run_ms))
             return
@@ -249,6 +250,9 @@ class InFlight:
         """Write down that this input ran too long; its container is being killed."""
         timeout_s = self.attempt.timeout_s
         outcome = timed_out(each.index, timeout_s, timeout_s)
+        if outcome.error is not None:
+            explained = self.supervisor.explained(outcome.error)
+            outcome = msgspec.structs.replace(outcome, error=explained)
         self.end_input(outcome)
 
     def end_input(self, outcome: InputOutcome) -> None:

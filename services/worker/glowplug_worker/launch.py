@@ -17,6 +17,7 @@ from glowplug_worker.frames import Init
 from glowplug_worker.ports import FDS, Bind, BuildNeeds, Interpreter, Limits, LocalImage, StartPlan
 
 SDK_AT: Final = "/glowplug/sdk"
+BYTES_PER_INODE: Final = 16_384  # what file systems of a disk take as usual
 SIMULATED: Final = "simulated-"  # how the ids of GPUs that exist only in accounting begin
 LAYER_AT: Final = "/layer"
 SOURCE_AT: Final = "/app"
@@ -82,7 +83,13 @@ def lay_out(brought: Brought, *, sdk: Path, scratch: Path, mounts: bool) -> Plac
 
 
 def plan_start(
-    binding: BindContainer, brought: Brought, places: Places, *, scratch: Path, fds: tuple[int, ...]
+    binding: BindContainer,
+    brought: Brought,
+    places: Places,
+    *,
+    scratch: Path,
+    fds: tuple[int, ...],
+    pids: int = 0,
 ) -> StartPlan:
     """Return what the backend starts."""
     spec = binding.spec
@@ -98,14 +105,21 @@ def plan_start(
         scratch=scratch,
         binds=places.binds,
         hostname=hostname(spec),
-        limits=limits_of(spec),
+        limits=limits_of(spec, pids),
     )
 
 
-def limits_of(spec: ContainerSpec) -> Limits:
-    """Return what a container is held to."""
+def limits_of(spec: ContainerSpec, pids: int = 0) -> Limits:
+    """Return what a container is held to; `pids` is this worker's limit for each."""
     resources = spec.resources
-    return Limits(memory_bytes=resources.memory_limit_bytes, cpu_share_millis=resources.cpu_millis)
+    return Limits(
+        memory_bytes=resources.memory_limit_bytes,
+        cpu_millis=resources.cpu_limit_millis,
+        cpu_share_millis=resources.cpu_millis,
+        pids=pids,
+        disk_bytes=resources.disk_bytes,
+        disk_inodes=resources.disk_bytes // BYTES_PER_INODE,
+    )
 
 
 def environment(binding: BindContainer, brought: Brought, places: Places) -> dict[str, str]:

@@ -76,7 +76,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         oom_kills: processes killed because the memory limit was reached.
         pids_refused: forks refused because of the limit.
         cpu_throttled_s: how long threads waited because of the limit.
-        disk_peak_bytes, disk_full: how much was written at most; whether a write found no room.
+        disk_bytes, disk_inodes: what its own disk holds; `disk_full`: it has no room for more.
     """
 
     limits: Limits = Limits()
@@ -85,7 +85,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     pids_refused: int = 0
     cpu_s: float = 0.0
     cpu_throttled_s: float = 0.0
-    disk_peak_bytes: int = 0
+    disk_bytes: int = 0
+    disk_inodes: int = 0
     disk_full: bool = False
 
 

@@ -58,9 +58,12 @@ from glowplug_runtime.bus import Delivery
 
 from glowplug_worker.capacity import Offer, refuse_for_capacity
 from glowplug_worker.duty import Duty
+from glowplug_worker.evidence import unheld
 from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
+from glowplug_worker.launch import limits_of
 from glowplug_worker.notices import EVERY_S
+from glowplug_worker.ports import Enforced
 from glowplug_worker.processes import parent_of, tree_pss_bytes
 from glowplug_worker.slots import Refusal
 from glowplug_worker.supervisor import Supervisor
@@ -103,7 +106,7 @@ class WorkerService:
         self._beat_due = False
         self._placement_generation = 0
         self._shard_generations: dict[int, int] = {}
-        self._warned_memory = False
+        self._warned: set[Enforced] = set()
         self._one_ended = asyncio.Event()
         workshop.gpus.on_broken = self._on_gpu_broken
         self._ended: dict[ContainerId, None] = {}
@@ -262,7 +265,7 @@ class WorkerService:
         reason = self._refuse_binding(message)
         await delivery.answer(BindReply(accepted=not reason, reason=reason))
         if not reason and message.container_id not in self.supervisors:
-            self._warn_about_memory(message)
+            self._warn_about_limits(message)
             supervisor = Supervisor(self.workshop, message, self._forget)
             self.supervisors[message.container_id] = supervisor
             supervisor.begin()
@@ -484,17 +487,16 @@ class WorkerService:
             self._ended.pop(next(iter(self._ended)))
         self._one_ended.set()
 
-    def _warn_about_memory(self, message: BindContainer) -> None:
-        limited = message.spec.resources.memory_limit_bytes > 0
+    def _warn_about_limits(self, message: BindContainer) -> None:
         backend = self.workshop.backend
-        if limited and "memory" not in backend.enforces and not self._warned_memory:
-            self._warned_memory = True
-            log.warning(
-                "memory.best_effort",
-                backend=backend.name,
-                why=f"the {backend.name} backend can't limit memory: usage is polled every "
-                f"{MEMORY_POLL_S} s and the container killed beyond its limit",
-            )
+        new = set(unheld(limits_of(message.spec), backend.enforces)) - self._warned
+        if not new or self.workshop.refuses_unenforced:
+            return
+        self._warned |= new
+        why = f"the {backend.name} backend can't hold containers to limits of {', '.join(sorted(new))} here"
+        if "memory" in new:
+            why += f"; memory is polled every {MEMORY_POLL_S} s and the container killed beyond its limit"
+        log.warning("limits.not_enforced", backend=backend.name, why=why)
 
 
 def _invocation_of(message: RunInvocation) -> InvocationId:

@@ -36,6 +36,10 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         backend: how containers are isolated; "auto" = the best one that really works here.
         runtime: which runtime the backends oci and gvisor use, by name (crun, runc) or path; "" = the
             best that is installed.
+        pids: how many processes and threads a container may have.
+        unenforced: what becomes of a container with a limit (memory, cpu, disk) that the backend can't
+            hold it to: "warn" runs it with one warning in the log, "refuse" ends it with an error that
+            says so. Production wants "refuse".
         pool: which pool's containers it takes.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
         cdi_dirs: where the host describes its devices for containers (CDI), separated by ":".
@@ -55,6 +59,8 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     gpus: str = ""
     backend: Literal["auto", "process", "bwrap", "oci", "gvisor"] = "auto"
     runtime: str = ""
+    pids: int = 4096
+    unenforced: Literal["warn", "refuse"] = "warn"
     pool: str = "default"
     claims_dir: str = ""
     stop_grace_s: float = 8.0

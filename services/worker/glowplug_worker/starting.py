@@ -65,7 +65,9 @@ async def start(
         attachment = await attach(workshop, binding.spec, binding.container_id, directory)
         with contextlib.ExitStack() as theirs:
             fds = tuple(theirs.enter_context(their).fileno() for _, their in pairs)
-            plan = plan_start(binding, brought, places, scratch=scratch, fds=fds)
+            plan = plan_start(
+                binding, brought, places, scratch=scratch, fds=fds, pids=workshop.pids
+            )
             plan = await with_gpus(workshop, binding, plan)
             plan = join(plan, attachment)
             if workshop.templates is not None:

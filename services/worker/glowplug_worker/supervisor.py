@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
-from glowplug_contracts.errors import InvariantError, PlatformError
+from glowplug_contracts.errors import InvariantError, PlatformError, RejectedError
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId
 from glowplug_contracts.inside import INSIDE_DEPLOYMENT, NO_DEPLOYMENT
 from glowplug_contracts.messages.container import (
@@ -34,6 +34,7 @@ from glowplug_worker.attempts import trim_error
 from glowplug_worker.bringing import bring, patiently, remove_directory
 from glowplug_worker.door import ContainerDoor, trusted_headers
 from glowplug_worker.durable import DurableFlight
+from glowplug_worker.evidence import explain, refusal, unheld
 from glowplug_worker.execs import Execs
 from glowplug_worker.frames import (
     Ask,
@@ -54,10 +55,10 @@ from glowplug_worker.frames import (
 )
 from glowplug_worker.inflight import InFlight
 from glowplug_worker.interactive import InteractiveFlight
-from glowplug_worker.launch import Places
+from glowplug_worker.launch import Places, limits_of
 from glowplug_worker.logbook import Logbook
 from glowplug_worker.opening import open_secrets
-from glowplug_worker.ports import Exit, RunningContainer
+from glowplug_worker.ports import Evidence, Exit, RunningContainer
 from glowplug_worker.runners import RunnerLink
 from glowplug_worker.slots import Refusal, Slots
 from glowplug_worker.starting import Started, Way, start
@@ -119,6 +120,7 @@ class Supervisor:
         self._began_unix = workshop.clock.unix()
         self._killed = False
         self._held_bytes = 0
+        self._told = Evidence()
 
     # -- what the service asks ------------------------------------------------------------------
 
@@ -354,6 +356,7 @@ class Supervisor:
     async def _pull_and_start(self) -> None:
         workshop, clock = self.workshop, self.workshop.clock
         began = clock.unix()
+        self._check_limits()
         brought = await bring(workshop, self.binding, self.directory)
         secret_env = await self._open_secrets()
         self._note_phase("pull", began, clock.unix())
@@ -373,6 +376,20 @@ class Supervisor:
         self.places, self._links, self.running = started.places, started.links, started.running
         self._started, self.way = started, started.way
         workshop.spawn(self._watch(started.running), "watch container")
+
+    def _check_limits(self) -> None:
+        """Raise RejectedError for a limit that can't be held, where that matters."""
+        backend = self.workshop.backend
+        names = unheld(limits_of(self.binding.spec), backend.enforces)
+        if names and self.workshop.refuses_unenforced:
+            raise RejectedError("worker.limit_not_held", refusal(names, backend.name))
+
+    def explained(self, error: RemoteError) -> RemoteError:
+        """Return the error with what the kernel says of limits that were reached since the last one."""
+        if self.running is None:
+            return error
+        told, self._told = self._told, self.running.evidence()
+        return explain(error, self._told, told)
 
     async def _open_secrets(self) -> dict[str, str]:
         if not self.binding.spec.has_secrets:

@@ -66,6 +66,8 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         answers: the short way to gateways that are linked.
         notices: what dispatchers must hear of calls that came that way.
         templates: what containers are forked from; None where they can't be.
+        pids: how many processes and threads each container may have; 0 = not limited.
+        refuses_unenforced: a container whose limits the backend can't hold it to is not started.
         outbox: outcomes that are being stored after they were told.
         cancel_grace_s: after which one that is deaf to its cancel is killed.
     """
@@ -91,3 +93,5 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     volumes_dir: Path | None = None
     cancel_grace_s: float = CANCEL_GRACE_S
     templates: Templates | None = None
+    pids: int = 0
+    refuses_unenforced: bool = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
 import pytest
 from glowplug_worker.ports import Limits
-from glowplug_worker.runtime import cgroups
+from glowplug_worker.runtime import cgroups, disks
 
 from tests.support.containers import open_container
 
@@ -81,6 +82,39 @@ async def test_a_child_that_dies_for_memory_is_not_the_containers_end(limited, t
         end = await inside.container.wait()
     assert (end.code, end.signal) == (0, None)
     assert end.evidence.oom_kills == 1
+
+
+async def test_a_disk_takes_so_many_bytes_and_files(limited, tmp_path):
+    if "disk" not in limited.enforces:
+        pytest.skip(f"{limited.name} has no disks here: {disks.why_none() or 'it is no sandbox'}")
+    code = (
+        "def until_full(step):\n"
+        "    try:\n"
+        "        for n in range(100_000): step(n)\n"
+        "    except OSError as error: return n, error.errno\n"
+        "kept = open('/tmp/large', 'wb', buffering=0)\n"
+        "say(until_full(lambda n: kept.write(bytes(1 << 20))))\n"
+        "hear()\n"
+        "kept.truncate(0)\n"
+        "os.mkdir('/tmp/many')\n"
+        "say(until_full(lambda n: open(f'/tmp/many/{n}', 'w').close()))\n"
+    )
+    limits = Limits(disk_bytes=32 * MIB, disk_inodes=1000, memory_bytes=256 * MIB)
+    async with open_container(limited, tmp_path / "c", code, limits=limits) as inside:
+        written, error = await inside.said()
+        assert 24 <= written < 32
+        assert error == errno.ENOSPC
+        seen = inside.container.evidence()
+        assert seen.disk_full
+        assert 24 * MIB < seen.disk_bytes <= 32 * MIB
+        await inside.tell()
+        files, error = await inside.said()
+        assert 900 < files < 1000
+        assert error == errno.ENOSPC
+        end = await inside.container.wait()
+    assert end.evidence.disk_full
+    assert end.evidence.disk_inodes >= 1000
+    assert not [path for path in (tmp_path / "c").iterdir() if path.suffix == ".img"]
 
 
 async def test_the_next_worker_of_the_directory_removes_the_groups_of_a_dead_one(tmp_path):

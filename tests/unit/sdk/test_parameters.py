@@ -17,6 +17,7 @@ SURFACE = [
     "gpu",
     "gpu_count",
     "gpu_memory",
+    "ephemeral_disk",
     "image",
     "workers",
     "concurrent_requests",
@@ -54,6 +55,7 @@ GIVEN = {
     "gpu": "T4",
     "gpu_count": 2,
     "gpu_memory": "8Gi",
+    "ephemeral_disk": "1Gi",
     "image": glowplug.Image(python_version="3.11"),
     "env": {"A": "b"},
     "volumes": [glowplug.Volume("models", "/models", read_only=True)],
@@ -207,7 +209,7 @@ def test_retries_follow_what_was_said():
 
 def test_defaults_differ_by_kind():
     ask = {kind: decorate(plain).asked for kind, decorate in KINDS.items()}
-    assert [ask[kind].cpu_millis for kind in KINDS] == [1000, 125, 125]
+    assert [ask[kind].cpu.request_millis for kind in KINDS] == [1000, 125, 125]
     assert [ask[kind].timeout_s for kind in KINDS] == [180, 3600, 3600]
     assert [ask[kind].keep_warm_s for kind in KINDS] == [180, 10, 10]
     assert [ask[kind].max_pending for kind in KINDS] == [100, 0, 0]

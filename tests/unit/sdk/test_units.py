@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from glowplug.units import GpuNeed, MemoryNeed, parse_cpu, parse_gpu, parse_memory
+from glowplug.units import (
+    CpuNeed,
+    GpuNeed,
+    MemoryNeed,
+    parse_cpu,
+    parse_cpu_need,
+    parse_disk,
+    parse_gpu,
+    parse_memory,
+)
 
 MIB = 1024 * 1024
 
@@ -89,3 +98,19 @@ def test_a_part_of_a_gpu_is_its_memory():
 def test_other_gpus_are_refused(kind, count):
     with pytest.raises((TypeError, ValueError), match="gpu"):
         parse_gpu(kind, count)
+
+
+def test_a_pair_of_cores_is_request_and_limit() -> None:
+    assert parse_cpu_need("500m") == CpuNeed(500)
+    assert parse_cpu_need((0.5, 2)) == CpuNeed(500, 2000)
+    for wrong in ((2, 1), (1,), (1, 2, 3), ("x", 1)):
+        with pytest.raises(ValueError, match="cpu="):
+            parse_cpu_need(wrong)
+
+
+def test_a_disk_is_given_like_memory() -> None:
+    assert parse_disk(None) == 0
+    assert parse_disk(64) == parse_disk("64Mi") == 64 << 20
+    for wrong in (1, "1Mi", "4000000Gi", "lots"):
+        with pytest.raises(ValueError, match="ephemeral_disk="):
+            parse_disk(wrong)

@@ -75,8 +75,11 @@ class Resources(Message, frozen=True, kw_only=True):
 
     Attributes:
         cpu_millis: thousandths of a core requested for placement.
+        cpu_limit_millis: never more than so much, also when the host is idle; 0 = as much as is free.
         memory_bytes: requested for placement.
         memory_limit_bytes: enforced by killing; 0 = none given.
+        disk_bytes: what it may write outside of volumes, on a disk of its own; 0 = a file system in
+            memory of the worker's size.
         gpus: acceptable kinds in order of preference ("any" accepts every kind); empty = none.
         gpu_count: devices, each whole.
     """
@@ -84,6 +87,8 @@ class Resources(Message, frozen=True, kw_only=True):
     cpu_millis: int = 125
     memory_bytes: int = 128 * 1024 * 1024
     memory_limit_bytes: int = 0
+    cpu_limit_millis: int = 0
+    disk_bytes: int = 0
     gpus: tuple[str, ...] = ()
     gpu_count: int = 0
     gpu_memory_bytes: int = 0

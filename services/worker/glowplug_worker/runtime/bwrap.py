@@ -20,16 +20,20 @@ from glowplug_contracts.errors import UnavailableError
 from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
-from glowplug_worker.runtime.child import Birth, Staged, stage_root
+from glowplug_worker.runtime.child import DISK, Birth, Staged, stage_root
+from glowplug_worker.runtime.disks import Disk
 from glowplug_worker.runtime.hostbase import (
     ETC,
     SYSTEM,
+    TMP,
     TMPFS_BYTES,
     USER,
     hand_over,
     identity,
     masked_of,
+    own_disk,
     prefix_bind,
+    tmpfs_bytes,
 )
 from glowplug_worker.runtime.process import make_group
 from glowplug_worker.runtime.tree import Tree, fork
@@ -50,14 +54,19 @@ class BwrapBackend:
         reason: str,
         uids: Uids | None = None,
         cgroups: Cgroups | None = None,
+        *,
+        disks: bool = False,
     ) -> None:
         self.reason = reason
+        self._disks = disks and uids is not None
         self._cgroups = cgroups or Cgroups()
         self.enforces: frozenset[Enforced] = self._cgroups.holds | {
             "filesystem",
             "users",
             "network",
         }
+        if self._disks:
+            self.enforces |= {"disk"}
         self._binary = binary
         self._uids = uids
 
@@ -66,17 +75,21 @@ class BwrapBackend:
         plan.scratch.mkdir(parents=True, exist_ok=True)
         binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
         group = make_group(self._cgroups, plan)
+        disk: Disk | None = None
         try:
+            disk = await own_disk(plan, able=self._disks)
             uid = None if self._uids is None else self._uids.take()
         except BaseException:
-            self._cgroups.give_back(group)
+            self._give_back(None, group, disk)
             raise
         info, info_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         given = [info_writing]
         try:
             given.append(_memfd("seccomp", seccomp.program(platform.machine())))
-            birth, command, sources = self._stage(binds, uid, group, plan.netns)
-            flags = sandbox_flags(plan, binds, sources, masked_of(plan))
+            birth, command, sources = self._stage(binds, uid, group, plan.netns, disk)
+            flags = sandbox_flags(
+                plan, binds, sources, masked_of(plan), f"{stage_root()}/{DISK}" if disk else ""
+            )
             flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
             given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
             if uid is not None:
@@ -87,13 +100,20 @@ class BwrapBackend:
             process, stderr = await fork(argv, {}, birth, (*plan.fds, *given))
         except BaseException:
             os.close(info)
-            self._give_back(uid, group)
+            self._give_back(uid, group, disk)
             raise
         finally:
             for fd in given:
                 os.close(fd)
         inside = _Inside()
-        tree = Tree(process, stderr, inside.kill, lambda: self._finish(inside, uid, group), group)
+        tree = Tree(
+            process,
+            stderr,
+            inside.kill,
+            lambda: self._finish(inside, uid, group, disk),
+            group,
+            disk=disk,
+        )
         try:
             await self._until_made(info, inside, tree)
         except BaseException:
@@ -104,7 +124,12 @@ class BwrapBackend:
         return tree
 
     def _stage(
-        self, binds: tuple[Bind, ...], uid: int | None, group: Cgroup, netns: int | None
+        self,
+        binds: tuple[Bind, ...],
+        uid: int | None,
+        group: Cgroup,
+        netns: int | None,
+        disk: Disk | None,
     ) -> tuple[Birth, str, tuple[str, ...]]:
         """Return how the child is born, the command, and each bind's source as the child sees it."""
         if uid is None:
@@ -125,7 +150,12 @@ class BwrapBackend:
             staged.append(Staged(source=self._binary.resolve(), name="bwrap/bwrap"))
             command = f"{root}/bwrap/bwrap"
         birth = Birth(
-            parent=os.getpid(), joins=group.entries, uid=uid, staged=tuple(staged), netns=netns
+            parent=os.getpid(),
+            joins=group.entries,
+            uid=uid,
+            staged=tuple(staged),
+            disk=disk.fd if disk is not None else -1,
+            netns=netns,
         )
         return birth, command, sources
 
@@ -149,11 +179,13 @@ class BwrapBackend:
             said.cancel()
             ended.cancel()
 
-    def _finish(self, inside: _Inside, uid: int | None, group: Cgroup) -> None:
+    def _finish(self, inside: _Inside, uid: int | None, group: Cgroup, disk: Disk | None) -> None:
         inside.close()
-        self._give_back(uid, group)
+        self._give_back(uid, group, disk)
 
-    def _give_back(self, uid: int | None, group: Cgroup) -> None:
+    def _give_back(self, uid: int | None, group: Cgroup, disk: Disk | None) -> None:
+        if disk is not None:
+            disk.close()
         self._cgroups.give_back(group)
         if uid is not None and self._uids is not None:
             self._uids.give_back(uid)
@@ -191,9 +223,13 @@ class _Inside:
 
 
 def sandbox_flags(
-    plan: StartPlan, binds: tuple[Bind, ...], sources: tuple[str, ...], masked: tuple[str, ...]
+    plan: StartPlan,
+    binds: tuple[Bind, ...],
+    sources: tuple[str, ...],
+    masked: tuple[str, ...],
+    disk: str = "",
 ) -> list[str]:
-    """Return bubblewrap's flags; `sources` are the binds' sources as bubblewrap sees them."""
+    """Return bubblewrap's flags; `sources` are the binds' sources as bubblewrap sees them, so is `disk`."""
     flags = ["--unshare-all", "--uid", str(USER), "--gid", str(USER), "--clearenv"]
     if plan.network == "shared" or plan.netns is not None:
         flags.append("--share-net")  # with what it was born into
@@ -215,7 +251,10 @@ def sandbox_flags(
     for path in ETC:
         flags += ["--ro-bind-try", str(Path(path).resolve()), path]
     for path in plan.tmpfs:
-        flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", path]
+        if disk and path == TMP:
+            flags += ["--bind", disk, path]
+        else:
+            flags += ["--perms", "1777", "--size", str(tmpfs_bytes(plan)), "--tmpfs", path]
     for path in plan.directories:
         flags += ["--dir", path]
     for bind, source in zip(binds, sources, strict=True):

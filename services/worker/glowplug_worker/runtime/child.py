@@ -28,6 +28,12 @@ _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 # Where the staging area goes, in the child's own mount namespace; what it hides is hidden for nobody else.
 _STAGE_CANDIDATES: Final = ("/mnt", "/srv", "/media", "/opt", "/tmp")  # noqa: S108 - a private mount
 
+# Name of a container's disk in the staging area.
+DISK: Final = "disk"
+_MOVE_MOUNT: Final = 429
+_AT_FDCWD: Final = -100
+_EMPTY_PATH: Final = 4
+
 OPEN_FILES_MAX: Final = 65_536
 FILE_BYTES_MAX: Final = 256 << 30
 
@@ -42,6 +48,7 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """How the child is prepared. `uid` None: it keeps the worker's id and sees the worker's paths.
 
+    `disk`: descriptor of a detached file system that it mounts in the staging area, as DISK.
     `joins`: files of control groups that it enters, before anything hides them and while it still may.
     `netns`: open descriptor of the network namespace that it joins, which takes root.
     """
@@ -50,6 +57,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     joins: tuple[str, ...] = ()
     uid: int | None = None
     staged: tuple[Staged, ...] = ()
+    disk: int = -1
     netns: int | None = None
 
     def __call__(self) -> None:
@@ -69,6 +77,8 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
             check(_LIBC.setns(self.netns, _CLONE_NEWNET), "setns")
         if self.staged:
             stage(self.staged)
+        if self.disk >= 0:
+            mount_disk(self.disk)
         if self.uid is not None:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
@@ -99,6 +109,16 @@ def join(path: str) -> None:
 def stage_root() -> str:
     """Return the directory over which the staging area is mounted."""
     return next(path for path in _STAGE_CANDIDATES if Path(path).is_dir())
+
+
+def mount_disk(fd: int) -> None:
+    """Mount a detached file system in the staging area."""
+    target = f"{stage_root()}/{DISK}"
+    os.mkdir(target, 0o755)  # noqa: PTH102 - plain calls
+    result = _LIBC.syscall(
+        ctypes.c_long(_MOVE_MOUNT), fd, b"", _AT_FDCWD, target.encode(), _EMPTY_PATH
+    )
+    check(result, "move_mount")
 
 
 def open_files() -> int:

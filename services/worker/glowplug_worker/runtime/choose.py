@@ -25,6 +25,7 @@ from glowplug_worker.ports import FDS, Backend, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.bwrap import BwrapBackend, find_binary
 from glowplug_worker.runtime.cgroups import Cgroups, open_cgroups
+from glowplug_worker.runtime.disks import why_none
 from glowplug_worker.runtime.oci import OciBackend
 from glowplug_worker.runtime.process import ProcessBackend
 from glowplug_worker.runtime.python import find_pythons, own_python
@@ -111,7 +112,10 @@ async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None) -> Backend:
         )
     uids = _uids()
     words = "every container has its own unprivileged user" if uids else "run as an ordinary user"
-    backend = BwrapBackend(binary, f"tried at start-up, it holds; {words}", uids, cgroups)
+    disks = not await asyncio.to_thread(why_none)
+    backend = BwrapBackend(
+        binary, f"tried at start-up, it holds; {words}", uids, cgroups, disks=disks
+    )
     holes = (await probe(backend, data_dir)).holes()
     if holes:
         raise UnavailableError(
@@ -142,7 +146,8 @@ async def _try_runtime(runtime: Runtime, data_dir: Path, cgroups: Cgroups | None
     words = f"{runtime.kind} {runtime.version}, tried at start-up, it holds"
     if runtime.old:
         words += "; it has published holes, which its user namespaces close: a newer one is better"
-    backend = OciBackend(runtime, words, Uids(ranges=SPANS), cgroups)
+    disks = not await asyncio.to_thread(why_none)
+    backend = OciBackend(runtime, words, Uids(ranges=SPANS), cgroups, disks=disks)
     holes = (await probe(backend, data_dir)).holes()
     if holes:
         raise UnavailableError(

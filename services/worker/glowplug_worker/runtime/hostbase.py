@@ -5,6 +5,7 @@ Never `/`; of /etc only what name resolution, TLS, time zones and the dynamic li
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from glowplug_contracts.errors import UnavailableError
 from glowplug_runtime import trees
 
 from glowplug_worker.ports import Bind, StartPlan
+from glowplug_worker.runtime.disks import Disk, make_disk
 
 # Either directories, or links into /usr on hosts where they were merged.
 SYSTEM: Final = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
@@ -31,6 +33,7 @@ USER: Final = 1000
 PASSWD: Final = f"root:x:0:0:root:/:/bin/sh\nuser:x:{USER}:{USER}:user:/tmp:/bin/sh\n"
 GROUP: Final = f"root:x:0:\nuser:x:{USER}:\n"
 TMPFS_BYTES: Final = 1 << 30
+TMP: Final = "/tmp"  # noqa: S108 - the container's own
 
 
 def identity(scratch: Path) -> tuple[Bind, ...]:
@@ -70,3 +73,18 @@ def hand_over(binds: tuple[Bind, ...], uid: int) -> None:
     for bind in binds:
         if bind.writable and not bind.shared:
             trees.hand_over(bind.source, uid)
+
+
+async def own_disk(plan: StartPlan, *, able: bool) -> Disk | None:
+    """Return the container's disk, which replaces its TMP; None where it gets a file system in memory.
+
+    Raises: UnavailableError.
+    """
+    if not able or TMP not in plan.tmpfs or "disk" not in plan.limits.named:
+        return None
+    return await asyncio.to_thread(make_disk, plan.scratch, plan.limits)
+
+
+def tmpfs_bytes(plan: StartPlan) -> int:
+    """Return the size of file systems in memory: what is asked for where that is less than usual."""
+    return min(TMPFS_BYTES, plan.limits.disk_bytes or TMPFS_BYTES)

@@ -20,16 +20,19 @@ from glowplug_contracts.errors import UnavailableError
 from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
-from glowplug_worker.runtime.child import Staged, open_files, stage_root
+from glowplug_worker.runtime.child import DISK, Staged, open_files, stage_root
+from glowplug_worker.runtime.disks import Disk
 from glowplug_worker.runtime.hostbase import (
     ETC,
     SYSTEM,
-    TMPFS_BYTES,
+    TMP,
     USER,
     hand_over,
     identity,
     masked_of,
+    own_disk,
     prefix_bind,
+    tmpfs_bytes,
 )
 from glowplug_worker.runtime.oci_birth import FIRST_FD, OciBirth
 from glowplug_worker.runtime.process import make_group
@@ -49,31 +52,42 @@ class OciBackend:
     mounts = True
 
     def __init__(
-        self, runtime: Runtime, reason: str, spans: Uids, cgroups: Cgroups | None = None
+        self,
+        runtime: Runtime,
+        reason: str,
+        spans: Uids,
+        cgroups: Cgroups | None = None,
+        *,
+        disks: bool = False,
     ) -> None:
         self.name = runtime.backend
         self.reason = reason
         self._runtime = runtime
         self._spans = spans
+        self._disks = disks
         self._cgroups = cgroups or Cgroups()
         self.enforces: frozenset[Enforced] = self._cgroups.holds | {
             "filesystem",
             "users",
             "network",
         }
+        if disks:
+            self.enforces |= {"disk"}
 
     async def start(self, plan: StartPlan) -> RunningContainer:
         """Start the runner (`ports.Backend.start`)."""
         plan.scratch.mkdir(parents=True, exist_ok=True)
         group = make_group(self._cgroups, plan)
         first_id: int | None = None
+        disk: Disk | None = None
         worker = os.pidfd_open(os.getpid())
         try:
             first_id = self._spans.take()
+            disk = await own_disk(plan, able=self._disks)
             binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
             await asyncio.to_thread(hand_over, binds, first_id + USER)
-            needs = needs_of(plan, binds, self._runtime, first_id)
-            birth = self._birth(plan, binds, needs, group, worker)
+            needs = needs_of(plan, binds, self._runtime, first_id, disk=disk is not None)
+            birth = self._birth(plan, binds, needs, group, worker, disk)
             stage = stage_root()
             argv = self._runtime.command(
                 stage, plan.container_id, len(plan.fds), f"{stage}/scratch/{PID_FILE}"
@@ -81,12 +95,12 @@ class OciBackend:
             passed = tuple(range(FIRST_FD, FIRST_FD + len(plan.fds)))
             process, stderr = await fork(argv, self._runtime.env, birth, passed, new_pids=True)
         except ValueError as error:
-            self._give_back(first_id, group)
+            self._give_back(first_id, group, disk)
             raise UnavailableError(
                 "platform.unavailable", f"the container can't be started: {error}"
             ) from error
         except BaseException:
-            self._give_back(first_id, group)
+            self._give_back(first_id, group, disk)
             raise
         finally:
             os.close(worker)
@@ -96,9 +110,10 @@ class OciBackend:
             stderr,
             # The first process of a pid namespace ends last: the kernel waits for the others.
             kill_rest=lambda: True,
-            release=lambda: self._give_back(first_id, group),
+            release=lambda: self._give_back(first_id, group, disk),
             group=group,
             was_made=made.exists,
+            disk=disk,
         )
 
     def _birth(
@@ -108,6 +123,7 @@ class OciBackend:
         needs: Needs,
         group: Cgroup,
         worker: int,
+        disk: Disk | None,
     ) -> OciBirth:
         staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
         staged.append(Staged(source=plan.scratch, name="scratch"))
@@ -119,19 +135,29 @@ class OciBackend:
             staged=tuple(staged),
             root=build_root(needs),
             files=(("bundle/config.json", config),),
+            disk=disk.fd if disk is not None else -1,
             netns=plan.netns,
             hidden=self._runtime.hidden,
             read_only=self._runtime.read_only(),
             filter=seccomp.newer_program(platform.machine()) if self._runtime.by_name else b"",
         )
 
-    def _give_back(self, first_id: int | None, group: Cgroup) -> None:
+    def _give_back(self, first_id: int | None, group: Cgroup, disk: Disk | None) -> None:
+        if disk is not None:
+            disk.close()
         self._cgroups.give_back(group)
         if first_id is not None:
             self._spans.give_back(first_id)
 
 
-def needs_of(plan: StartPlan, binds: tuple[Bind, ...], runtime: Runtime, first_id: int) -> Needs:
+def needs_of(
+    plan: StartPlan,
+    binds: tuple[Bind, ...],
+    runtime: Runtime,
+    first_id: int,
+    *,
+    disk: bool,
+) -> Needs:
     """Return what the specification is made of; looks at the host's files."""
     stage = stage_root()
     system, links = host_base()
@@ -154,6 +180,7 @@ def needs_of(plan: StartPlan, binds: tuple[Bind, ...], runtime: Runtime, first_i
                 )
                 for number, bind in enumerate(binds)
             ),
+            *([Mount(source=f"{stage}/{DISK}", target=TMP, writable=True)] if disk else []),
             *(
                 Mount(
                     source=each.source or each.path, target=each.path, directory=False, device=True
@@ -161,11 +188,16 @@ def needs_of(plan: StartPlan, binds: tuple[Bind, ...], runtime: Runtime, first_i
                 for each in plan.devices
             ),
         ),
-        tmpfs=tuple(Tmpfs(target=path, size_bytes=TMPFS_BYTES) for path in plan.tmpfs),
+        tmpfs=tuple(
+            Tmpfs(target=path, size_bytes=tmpfs_bytes(plan))
+            for path in plan.tmpfs
+            if not (disk and path == TMP)
+        ),
         masks=tuple(
             Tmpfs(target=path, size_bytes=_HIDING_BYTES, mode=0o555) for path in masked_of(plan)
         ),
         links=links,
+        directories=plan.directories,
         open_files=open_files(),
         own_network=plan.network != "shared" and plan.netns is None,
         **_filter(runtime),

@@ -42,6 +42,7 @@ class OciBirth(msgspec.Struct, frozen=True, kw_only=True):
         joins: files of control groups that it enters.
         fds: become 3, 4, …: a runtime passes on the first so many.
         files: (name below the staging area, contents).
+        disk: descriptor of the container's own disk; -1 = none.
         hidden: a directory that is hidden behind an empty one.
         read_only: mounts that it may only read.
         filter: of system calls, for the runtime itself and all below it; b"" = none.
@@ -53,6 +54,7 @@ class OciBirth(msgspec.Struct, frozen=True, kw_only=True):
     staged: tuple[child.Staged, ...]
     root: Root
     files: tuple[tuple[str, bytes], ...]
+    disk: int = -1
     netns: int | None = None
     hidden: str = ""
     read_only: tuple[str, ...] = ()
@@ -77,6 +79,8 @@ class OciBirth(msgspec.Struct, frozen=True, kw_only=True):
         if self.netns is not None:
             child.check(libc.setns(self.netns, _CLONE_NEWNET), "setns")
         child.stage(self.staged, _STAGE_BYTES)
+        if self.disk >= 0:
+            child.mount_disk(self.disk)
         self._make_safe()
         child.mount("proc", "/proc", "proc", _MS_SAFE)
         if self.hidden:

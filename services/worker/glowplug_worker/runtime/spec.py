@@ -84,6 +84,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
         root: where the empty root lies.
         first_id: of the host, which is 0 inside; `IDS` of them.
         links: (path, target) of links in the root, as the host has them.
+        directories: empty ones in the root.
         own_network: a new, empty network namespace; else the one it is born into.
         seccomp: the profile in the runtime's words; None where the runtime gets it by annotation.
     """
@@ -99,6 +100,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     tmpfs: tuple[Tmpfs, ...] = ()
     masks: tuple[Tmpfs, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+    directories: tuple[str, ...] = ()
     own_network: bool = False
     open_files: int = 4096
     seccomp: dict[str, Any] | None = None
@@ -139,7 +141,7 @@ def build_spec(needs: Needs) -> dict[str, Any]:
 
 def build_root(needs: Needs) -> Root:
     """Return what stands in the empty root before the runtime mounts over it."""
-    directories: dict[str, None] = dict.fromkeys(PLACES)
+    directories = dict.fromkeys((*PLACES, *needs.directories))
     files: dict[str, None] = {}
     linked = {path for path, _ in needs.links}
     directories |= dict.fromkeys(each.target for each in needs.tmpfs)

@@ -20,6 +20,7 @@ from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.ports import Evidence, Exit
 from glowplug_worker.runtime.cgroups import Cgroup
+from glowplug_worker.runtime.disks import Disk
 
 STDERR_TAIL_BYTES: Final = 4096
 # A wrapper reports a child's death by signal n as exit code 128 + n.
@@ -37,7 +38,7 @@ class Tree:
     """A container's processes (`ports.RunningContainer`).
 
     `kill_rest()` kills what the main process left behind and returns whether nothing lives any more;
-    `release()` gives back what the backend held, after that. `group`: its control groups, where it has any.
+    `release()` gives back what the backend held, after that. `group`, `disk`: what it has of its own.
     `was_made()` says whether there was a container at all, or only a runtime that could not make it.
     """
 
@@ -49,6 +50,7 @@ class Tree:
         release: Callable[[], None],
         group: Cgroup | None = None,
         was_made: Callable[[], bool] = lambda: True,
+        disk: Disk | None = None,
     ) -> None:
         self._process = process
         self._kill_rest = kill_rest
@@ -56,6 +58,7 @@ class Tree:
         self._released = False
         self._group = group
         self._was_made = was_made
+        self._disk = disk
         self._evidence: Evidence | None = None
         self._unmade: bool | None = None
         self._stderr = stderr
@@ -75,7 +78,11 @@ class Tree:
         """Return what the kernel has counted so far."""
         if self._evidence is not None:
             return self._evidence
-        return Evidence() if self._group is None else self._group.evidence()
+        found = Evidence() if self._group is None else self._group.evidence()
+        if self._disk is None:
+            return found
+        size, files, full = self._disk.used()
+        return msgspec.structs.replace(found, disk_bytes=size, disk_inodes=files, disk_full=full)
 
     def kill(self) -> None:
         """SIGKILL the whole tree now. May be repeated."""
