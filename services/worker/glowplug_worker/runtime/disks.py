@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ from typing import Final
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.ports import Limits
+from glowplug_worker.runtime.runtimes import which
 
 MKFS: Final = "mkfs.ext4"
 MKFS_S: Final = 60.0
@@ -117,7 +117,7 @@ def make_disk(directory: Path, limits: Limits) -> Disk:
 
 
 def _format(image: Path, limits: Limits) -> None:
-    binary = shutil.which(MKFS, path="/usr/sbin:/sbin:" + os.environ.get("PATH", ""))
+    binary = which(MKFS)
     if binary is None:
         raise OSError(f"{MKFS} is not installed")
     count = max(INODES_MIN, limits.disk_inodes)

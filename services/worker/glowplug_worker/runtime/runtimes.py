@@ -88,7 +88,7 @@ def find_runtimes(backend: str, wanted: str = "") -> tuple[Runtime, ...]:
     """Return the installed runtimes of a backend, the better first; `wanted` names one or its path."""
     found = []
     for name in (wanted,) if wanted else NAMES[backend]:
-        binary = _which(name)
+        binary = which(name)
         runtime = None if binary is None else ask(binary)
         if runtime is not None and runtime.backend == backend:
             found.append(runtime)
@@ -111,7 +111,8 @@ def ask(binary: Path) -> Runtime | None:
     return Runtime(kind=kind, binary=binary, version=match.group(2))  # type: ignore[arg-type]
 
 
-def _which(name: str) -> Path | None:
+def which(name: str) -> Path | None:
+    """Return a program of this host; those for administrators are looked for, too."""
     if "/" in name:
         return Path(name)
     for folder in (*os.get_exec_path(), "/usr/sbin", "/sbin"):
