@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 from glowplug_contracts.errors import PlatformError
-from glowplug_contracts.ids import ContainerId, WorkspaceId
+from glowplug_contracts.ids import ContainerId, DeploymentId, WorkspaceId
 from glowplug_contracts.messages.container import (
     BindContainer,
     BindReply,
@@ -35,7 +35,7 @@ from glowplug_contracts.messages.container import (
     ContainerState,
     StopContainer,
 )
-from glowplug_contracts.messages.deployment import Resources
+from glowplug_contracts.messages.deployment import Resources, SourceRef
 from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_contracts.subjects import BIND, CONTAINER, STOP, WORKER_BEAT
 from glowplug_runtime.bus import Bus, Delivery
@@ -46,6 +46,7 @@ from faults.fleet import die_with_us, find_nats_server, free_port
 from faults.remains import Remains
 
 AT_ONCE = 6
+FUNCTIONS = 0.5  # the others are sandboxes
 WITHIN_S = 60.0
 POLL_S = 0.02
 ENDS = {ContainerState.STOPPED, ContainerState.FAILED}
@@ -130,6 +131,14 @@ class Churn:
             name="churn",
             resources=Resources(cpu_millis=10, memory_bytes=1 << 20, memory_limit_bytes=1 << 28),
         )
+        if self.rng.random() < FUNCTIONS:
+            # Of one deployment, whose code every Python has: after the first they come from a template.
+            spec = msgspec.structs.replace(
+                spec,
+                kind=ContainerKind.FUNCTION,
+                deployment_id=DeploymentId("dep_churn"),
+                source=SourceRef(handler="json:dumps"),
+            )
         self.states[container_id] = ContainerState.BOUND
         bind = BindContainer(container_id=ContainerId(container_id), generation=1, spec=spec)
         try:
