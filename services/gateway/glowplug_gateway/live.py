@@ -33,6 +33,8 @@ class ContainerShown(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     gpu_ids: tuple[str, ...]
     name: str
+    gpu_bytes: int = 0
+    gpu_busy: float = 0.0
 
 
 class Live:
@@ -103,4 +105,6 @@ def _shown(worker_id: WorkerId, view: ContainerView) -> ContainerShown:
         in_flight=len(view.in_flight),
         gpu_ids=view.gpu_ids,
         name=view.name,
+        gpu_bytes=view.gpu_bytes,
+        gpu_busy=view.gpu_busy,
     )

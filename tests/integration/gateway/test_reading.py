@@ -136,6 +136,24 @@ async def test_logs_are_picked_by_container_and_time(gateway, bus):
         assert response.status == 422
 
 
+async def test_logs_older_than_they_are_kept_are_forgotten(bus):
+    from glowplug_gateway import readmodel
+
+    database = readmodel._connect(":memory:")
+    for number, at in enumerate((1_000.0, 2_000.0)):
+        line = LogLine(at=at, stream="stdout", text=str(number))
+        row = readmodel._segment_row(a_segment(number, lines=(line,)), now_unix=0.0)
+        database.execute(readmodel.INSERT_SEGMENT, row)
+    bounds = readmodel.Bounds(spans=1, segments=9, segments_s=500.0, calls=1)
+    model = readmodel.ReadModel(None, None, bounds)
+    model._trim(database, 2_100.0)
+    kept = readmodel._read_logs(database, "default", readmodel.LogsWanted(segments_max=9))
+    assert [one.number for one in kept] == [1]
+    database.close()
+    model._database.close()
+    model._thread.shutdown()
+
+
 async def test_segments_that_never_arrived_are_a_gap_that_is_told(gateway, bus):
     await say(bus, a_segment(0, "one"))
     await say(bus, a_segment(3, "two"))
