@@ -176,6 +176,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "operator",
         "Start the gateways with the master key under which the secrets were sealed.",
     ),
+    "network.closed": (
+        "operator",
+        "Name the private network in GLOWPLUG_WORKER_NETWORK_OPEN, or take it off the list.",
+    ),
     "network.unsupported": (
         "operator",
         "Run the worker as root with GLOWPLUG_WORKER_NETWORK=auto, or ask for less.",

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from glowplug_contracts.errors import PlatformError
@@ -25,12 +26,12 @@ from glowplug_worker.images import open_images
 from glowplug_worker.images.client import open_session
 from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.links import Links
-from glowplug_worker.networks import HostNetworks
 from glowplug_worker.notices import Notices
 from glowplug_worker.opening_templates import open_templates
 from glowplug_worker.outbox import Outbox
 from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.network.choose import open_networks
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
 from glowplug_worker.settings import WorkerSettings
@@ -40,6 +41,7 @@ from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 log = structlog.get_logger()
 
 LINKS_S = 0.25
+DOORS_S = 2.0
 
 
 @contextlib.asynccontextmanager
@@ -66,7 +68,17 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         )
         spawn = _spawner(shell)
         session = await stack.enter_async_context(open_session(shell.internal_token()))
-        sdk, networks = ensure_sdk(directory), HostNetworks()
+        networks, network_words = await stack.enter_async_context(
+            open_networks(
+                settings.network,
+                f"{worker_id} {directory}",
+                spawn,
+                directory / "network",
+                between=settings.network_between,
+                opened=settings.network_open,
+            )
+        )
+        sdk = ensure_sdk(directory)
         templates, about_templates = await stack.enter_async_context(
             open_templates(
                 settings,
@@ -83,6 +95,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         links = Links(session, worker_id, lambda: _gateways(shell), spawn)
         workshop = Workshop(
             gateways=gateways,
+            networks=networks,
             volumes_dir=Path(settings.volumes_dir) if settings.volumes_dir else None,
             worker_id=worker_id,
             bus=shell.bus,
@@ -117,7 +130,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             **({"gpus": gpus.describe()} if gpus.found else {}),
             pythons=", ".join(workshop.pythons.versions()),
             templates=about_templates,
-            network="shared with the host",
+            network=network_words,
         )
         links.serve(service)
         stack.push_async_callback(links.close)
@@ -132,6 +145,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 (MEMORY_POLL_S, service.watch_memory, "keep_memory_limits"),
                 (LINKS_S, links.keep, "keep_links"),
                 (LOOK_S, service.watch_gpus, "keep_gpus"),
+                (DOORS_S, lambda: networks.keep_away(_doors(shell)), "keep_doors_shut"),
             )
         ]
         try:
@@ -154,6 +168,13 @@ def _gateways(shell: Shell[WorkerSettings]) -> dict[str, str]:
     """Return where each ready gateway answers."""
     beats = shell.peers.services()
     return {b.instance: b.url for b in beats if b.service == "gateway" and b.ready and b.url}
+
+
+def _doors(shell: Shell[WorkerSettings]) -> list[tuple[str, int]]:
+    """Return where the platform's own parts answer: containers have no business there."""
+    urls = [beat.url for beat in shell.peers.services() if beat.url]
+    parts = [urlsplit(url) for url in (*urls, *shell.settings.nats_url.split(","))]
+    return [(part.hostname, part.port) for part in parts if part.hostname and part.port]
 
 
 async def _repeat(period_s: float, loop: Any, name: str) -> None:

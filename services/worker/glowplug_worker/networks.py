@@ -5,7 +5,7 @@ Where containers have no networks of their own, they have the machine's or none 
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -45,7 +45,10 @@ class HostNetworks(msgspec.Struct, frozen=True):
     host: bool = True
     own: bool = False
 
-    async def attach(self, name: str, granted: Granted, directory: Path) -> Attachment:  # noqa: ARG002
+    async def keep_away(self, places: Iterable[tuple[str, int]]) -> None:
+        """Nothing here keeps them away: the doors ask for credentials."""
+
+    async def attach(self, name: str, granted: Granted) -> Attachment:  # noqa: ARG002
         """Return it (`ports.Networks.attach`)."""
         return Plain("shared" if granted.access is Access.HOST else "none")
 
@@ -69,9 +72,7 @@ def means_of(workshop: Surroundings) -> Means:
     return Means(own=networks.own, none=none, host=networks.host)
 
 
-async def attach(
-    workshop: Surroundings, spec: ContainerSpec, name: str, directory: Path
-) -> Attachment:
+async def attach(workshop: Surroundings, spec: ContainerSpec, name: str) -> Attachment:
     """Return the network of a container.
 
     Raises: RejectedError if it can't be had here; UnavailableError.
@@ -79,7 +80,7 @@ async def attach(
     granted = decide(spec.kind, spec.network, means_of(workshop))
     if isinstance(granted, Refused):
         raise RejectedError("network.unsupported", granted.why)
-    return await workshop.networks.attach(name, granted, directory)
+    return await workshop.networks.attach(name, granted)
 
 
 def join(plan: StartPlan, attachment: Attachment) -> StartPlan:

@@ -280,8 +280,11 @@ class Networks(Protocol):
     def host(self) -> bool:
         """Return whether containers may have the machine's network."""
 
-    async def attach(self, name: str, granted: Granted, directory: Path) -> Attachment:
-        """Return a network that reaches what was granted; its files are written to `directory`.
+    async def keep_away(self, places: Iterable[tuple[str, int]]) -> None:
+        """Keep containers from the platform's own doors, by address and port. Names are left out."""
+
+    async def attach(self, name: str, granted: Granted) -> Attachment:
+        """Return a network that reaches what was granted, for the container of this name.
 
         Raises: UnavailableError. Cancelling leaves nothing behind.
         """

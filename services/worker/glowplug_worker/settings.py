@@ -40,6 +40,11 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         unenforced: what becomes of a container with a limit (memory, cpu, disk) that the backend can't
             hold it to: "warn" runs it with one warning in the log, "refuse" ends it with an error that
             says so. Production wants "refuse".
+        network: "own": each container has its own, with a filter, which takes root; "shared": this host's;
+            "none"; "auto": own where that can be had, else shared.
+        network_open: private networks that containers with a network of their own may reach beside
+            public addresses, as "10.0.0.0/8, 192.168.1.7".
+        network_between: addresses that are used between such containers and this host; at least a /20.
         pool: which pool's containers it takes.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
         cdi_dirs: where the host describes its devices for containers (CDI), separated by ":".
@@ -61,6 +66,9 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     runtime: str = ""
     pids: int = 4096
     unenforced: Literal["warn", "refuse"] = "warn"
+    network: Literal["auto", "own", "shared", "none"] = "auto"
+    network_open: str = ""
+    network_between: str = "198.18.0.0/15"
     pool: str = "default"
     claims_dir: str = ""
     stop_grace_s: float = 8.0

@@ -62,7 +62,7 @@ async def start(
         binding=binding, brought=brought, places=places, secret_env=dict(secret_env or {})
     )
     try:
-        attachment = await attach(workshop, binding.spec, binding.container_id, directory)
+        attachment = await attach(workshop, binding.spec, binding.container_id)
         with contextlib.ExitStack() as theirs:
             fds = tuple(theirs.enter_context(their).fileno() for _, their in pairs)
             plan = plan_start(

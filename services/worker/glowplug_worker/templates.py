@@ -277,7 +277,7 @@ class Templates:
 
         env = {**environment(binding, brought, places), **({} if key.bare else start.secret_env)}
         init = Init(mode="bare", env=env) if key.bare else init_for(binding, brought, places, env)
-        attachment = await attach(self, binding.spec, name, folder)
+        attachment = await attach(self, binding.spec, name)
         try:
             return await template.make(
                 lambda fds: self._run(plan_with(fds), attachment), init, brought

@@ -22,8 +22,8 @@ def connects(host: str, port: int) -> str:
 
 
 @function(cpu=0.1)
-def open_to_the_world(host, port):
-    return interfaces(), connects(host, port)
+def open_to_the_world(places):
+    return interfaces(), [connects(host, port) for host, port in places]
 
 
 @function(cpu=0.1, block_network=True)

@@ -50,7 +50,8 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
 
     `disk`: descriptor of a detached file system that it mounts in the staging area, as DISK.
     `joins`: files of control groups that it enters, before anything hides them and while it still may.
-    `netns`: open descriptor of the network namespace that it joins, which takes root.
+    `netns`: open descriptor of the network namespace that it joins, which takes root. `covers`: files
+    that it alone sees over those of the host (source, target), where it keeps the host's root.
     """
 
     parent: int
@@ -59,6 +60,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     staged: tuple[Staged, ...] = ()
     disk: int = -1
     netns: int | None = None
+    covers: tuple[tuple[str, str], ...] = ()
 
     def __call__(self) -> None:
         """Prepare this process (the forked child) for exec."""
@@ -75,6 +77,8 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
         limit_resources()
         if self.netns is not None:
             check(_LIBC.setns(self.netns, _CLONE_NEWNET), "setns")
+        if self.covers:
+            _cover(self.covers)
         if self.staged:
             stage(self.staged)
         if self.disk >= 0:
@@ -154,6 +158,14 @@ def stage(staged: tuple[Staged, ...], options: bytes = b"mode=0755,size=1m") -> 
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
         mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND)
         os.close(fd)
+
+
+def _cover(covers: tuple[tuple[str, str], ...]) -> None:
+    check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
+    mount(None, "/", None, _MS_REC_PRIVATE)
+    for source, target in covers:
+        if os.path.exists(target):  # noqa: PTH110 - plain calls
+            mount(source, target, None, _MS_BIND)
 
 
 def mount(

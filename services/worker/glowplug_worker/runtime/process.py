@@ -58,7 +58,13 @@ class ProcessBackend:
         try:
             uid = self._take_uid(plan)
             env = {**plan.env, MARK: plan.container_id}
-            birth = Birth(parent=os.getpid(), joins=group.entries, uid=uid, netns=plan.netns)
+            birth = Birth(
+                parent=os.getpid(),
+                joins=group.entries,
+                uid=uid,
+                netns=plan.netns,
+                covers=_names_of_network(plan),
+            )
             process, stderr = await fork(plan.command(plan.fds), env, birth, plan.fds, plan.cwd)
         except BaseException:
             self._give_back(uid, group)
@@ -101,6 +107,14 @@ def make_group(cgroups: Cgroups, plan: StartPlan) -> Cgroup:
         raise UnavailableError(
             "platform.unavailable", f"the container's control groups can't be made: {error}"
         ) from error
+
+
+def _names_of_network(plan: StartPlan) -> tuple[tuple[str, str], ...]:
+    """Return what says how names are found in a network of the container's own."""
+    if plan.netns is None:
+        return ()
+    binds = (bind for bind in plan.binds if bind.target.startswith("/etc/"))
+    return tuple((str(bind.source), bind.target) for bind in binds)
 
 
 def user_of_containers(uids: Uids | None, needed: tuple[Path, ...]) -> str:

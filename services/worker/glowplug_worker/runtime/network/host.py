@@ -1,0 +1,228 @@
+"""What one worker's networks change on the host: an uplink, one table, and which interfaces forward.
+
+All of it is written down below /run before it is made, under the name of its worker, whose lock is held
+while it lives. So `sweep` can undo what a killed worker left, and touches nothing of one that lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from glowplug_contracts.errors import UnavailableError
+
+from glowplug_worker.runtime.network import nft
+from glowplug_worker.runtime.network.netlink import IPv4Address, Netlink
+from glowplug_worker.runtime.network.rules import Plan, host_rules
+
+RECORDS: Final = Path("/run/glowplug/network")
+PREFIX: Final = "gp"  # of uplinks' names
+_NAME: Final = re.compile(r"^[0-9a-f]{8}\Z")
+_ALL_LOCK: Final = "all.lock"
+_CONF: Final = Path("/proc/sys/net/ipv4/conf")
+_IPV6_CONF: Final = Path("/proc/sys/net/ipv6/conf")
+_DEFAULT_MTU: Final = 1500
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What a worker changed here.
+
+    Attributes:
+        slot: which four addresses of `Plan.outside` are its own.
+        forwards: interfaces that forward only because a worker needs it; set back by the last that goes.
+    """
+
+    name: str
+    slot: int
+    forwards: list[str] = []
+
+    @property
+    def uplink(self) -> str:
+        """Return the host's interface to the router."""
+        return PREFIX + self.name
+
+    @property
+    def table(self) -> str:
+        """Return the host's table."""
+        return f"glowplug_{self.name}"
+
+    def addresses(self, plan: Plan) -> tuple[IPv4Address, IPv4Address]:
+        """Return the host's address on the uplink, and the router's."""
+        first = self.slot * 4
+        return plan.outside[first + 1], plan.outside[first + 2]
+
+
+class Host:
+    """One worker's changes to the host. Held open, it says that the worker lives."""
+
+    def __init__(self, record: Record, lock: int, records: Path) -> None:
+        self.record = record
+        self._lock = lock
+        self._records = records
+
+    def connect(self, plan: Plan, router: int, uplink: str, mtu: int, guarded: list[str]) -> None:
+        """Make the uplink to the router behind a descriptor, and the host's rules for it."""
+        ours, theirs = self.record.addresses(plan)
+        nft.apply(host_rules(self.record.table, self.record.uplink, theirs, PREFIX, guarded))
+        with Netlink() as link:
+            link.make_veth(self.record.uplink, uplink, router, mtu=mtu)
+            link.add_address(self.record.uplink, ours, 30)
+            link.set_up(self.record.uplink)
+        _write_forwarding(self.record.uplink, "1")
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+            Path(_IPV6_CONF, self.record.uplink, "disable_ipv6").write_text("1", encoding="ascii")
+
+    def close(self) -> None:
+        """Undo what was changed."""
+        with _all_locked(self._records):
+            _undo(self.record, self._records)
+        os.close(self._lock)
+
+
+def open_host(worker: str, plan: Plan, records: Path = RECORDS) -> tuple[Host, list[str]]:
+    """Write down what is about to be changed; return it, and which interfaces are to be guarded.
+
+    Raises: OSError; UnavailableError when another worker has this name, or too many run here.
+    """
+    name = hashlib.sha256(worker.encode()).hexdigest()[:8]
+    with _all_locked(records):
+        _sweep(records)
+        lock = _try_lock(records, name)
+        if lock is None:
+            raise UnavailableError(
+                "platform.unavailable", f"another worker named {worker} has networks on this host"
+            )
+        others = list(_read_all(records))
+        slot = _free_slot(plan, {other.slot for other in others})
+        if slot is None:
+            os.close(lock)
+            raise UnavailableError("platform.unavailable", "no addresses are left for a worker")
+        still = [each for each in outward() if _read_forwarding(each) == "0"]
+        record = Record(name=name, slot=slot, forwards=still)
+        _write(records, record)
+        for interface in still:
+            _write_forwarding(interface, "1")
+        guarded = {each for other in (record, *others) for each in other.forwards}
+    return Host(record, lock, records), sorted(guarded)
+
+
+def sweep(records: Path = RECORDS) -> int:
+    """Undo what dead workers left of their networks; return how many there were."""
+    if os.geteuid() != 0 or not records.is_dir():
+        return 0
+    with _all_locked(records):
+        return _sweep(records)
+
+
+def outward() -> list[str]:
+    """Return the interfaces by which this host reaches others."""
+    lines = Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:]
+    names = dict.fromkeys(line.split()[0] for line in lines if line.split())
+    return [name for name in names if not name.startswith(PREFIX) and name != "lo"]
+
+
+def path_mtu() -> int:
+    """Return the largest packet that every interface outward takes."""
+    sizes = [
+        int(path.read_text(encoding="ascii"))
+        for name in outward()
+        if (path := Path("/sys/class/net", name, "mtu")).exists()
+    ]
+    return min(sizes, default=_DEFAULT_MTU)
+
+
+def _free_slot(plan: Plan, taken: set[int]) -> int | None:
+    """Return four addresses that no worker has, and to which this host knows no way yet."""
+    lines = Path("/proc/net/route").read_text(encoding="ascii").splitlines()[1:]
+    # Written as the processor lays them out in memory.
+    known = {int.from_bytes(bytes.fromhex(line.split()[1]), sys.byteorder) for line in lines}
+    for slot in range(plan.outside.num_addresses // 4):
+        network = plan.outside[slot * 4]
+        if slot not in taken and int.from_bytes(network.packed, "big") not in known:
+            return slot
+    return None
+
+
+def _sweep(records: Path) -> int:
+    count = 0
+    for record in list(_read_all(records)):
+        lock = _try_lock(records, record.name)
+        if lock is not None:
+            _undo(record, records)
+            os.close(lock)
+            count += 1
+    return count
+
+
+def _undo(record: Record, records: Path) -> None:
+    """Take back everything that a record says. May be repeated; the caller holds both locks."""
+    with Netlink() as link:
+        link.remove(record.uplink)
+    nft.delete_table(record.table)
+    others = [other for other in _read_all(records) if other.name != record.name]
+    if others:
+        # Who stays needs it still, and sets it back when it goes.
+        heir = others[0]
+        heir.forwards = list(dict.fromkeys([*heir.forwards, *record.forwards]))
+        _write(records, heir)
+    else:
+        for interface in record.forwards:
+            _write_forwarding(interface, "0")
+    (records / f"{record.name}.json").unlink(missing_ok=True)
+    (records / f"{record.name}.lock").unlink(missing_ok=True)
+
+
+def _read_all(records: Path) -> Iterator[Record]:
+    for path in sorted(records.glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            record = msgspec.json.decode(path.read_bytes(), type=Record)
+            if record.name == path.stem and _NAME.match(record.name):
+                yield record
+
+
+def _write(records: Path, record: Record) -> None:
+    path = records / f"{record.name}.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(record))
+    fresh.replace(path)
+
+
+@contextlib.contextmanager
+def _all_locked(records: Path) -> Iterator[None]:
+    records.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(records / _ALL_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(records: Path, name: str) -> int | None:
+    fd = os.open(records / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _read_forwarding(interface: str) -> str:
+    try:
+        return (_CONF / interface / "forwarding").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _write_forwarding(interface: str, value: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # an interface that is gone forwards nothing
+        (_CONF / interface / "forwarding").write_text(value, encoding="ascii")
