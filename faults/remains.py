@@ -7,7 +7,6 @@ its containers' ids (they begin alike), the names that its control groups and ne
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glowplug_worker.runtime.cgroups import name_of
+from glowplug_worker.runtime.network.host import name_of as network_of
 
 CGROUPS = Path("/sys/fs/cgroup")
 STATES = (Path("/run/crun"), Path("/run/runc"), Path("/run/runsc"), Path("/var/run/runsc"))
@@ -28,7 +28,7 @@ class Remains:
         self._directory = directory
         self._prefix = prefix
         self._group = name_of(directory)
-        self.network = hashlib.sha256(worker.encode()).hexdigest()[:8]
+        self.network = network_of(f"{worker} {directory}")
 
     def of_containers(self, worker_pid: int = 0) -> dict[str, list[str]]:
         """Return what there is of containers, while the worker may live; kinds without any are left out."""

@@ -38,6 +38,7 @@ from glowplug_worker import frames
 from glowplug_worker.capacity import Offer
 from glowplug_worker.door import Gateways, NoGateways
 from glowplug_worker.images.kit import BuildKit
+from glowplug_worker.networks import HostNetworks
 from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
 from glowplug_worker.ports import (
@@ -47,6 +48,7 @@ from glowplug_worker.ports import (
     Exit,
     Interpreter,
     LocalImage,
+    Networks,
     Room,
     StartPlan,
 )
@@ -408,6 +410,7 @@ async def _open_worker(
     answers: Answers | None = None,
     cancel_grace_s: float = 2.0,
     templates_of: Callable[[Any], Templates] | None = None,
+    networks: Networks | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
@@ -435,6 +438,7 @@ async def _open_worker(
             outbox=Outbox(spawn),
             cancel_grace_s=cancel_grace_s,
             templates=None if templates_of is None else templates_of(spawn),
+            networks=networks or HostNetworks(),
         )
         service = WorkerService(
             workshop,
@@ -466,6 +470,7 @@ async def open_worker(
     answers: Answers | None = None,
     cancel_grace_s: float = 2.0,
     templates_of: Callable[[Any], Templates] | None = None,
+    networks: Networks | None = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker in a task of its own, so that fixtures may hold it over their yield."""
     opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
@@ -481,6 +486,7 @@ async def open_worker(
             answers=answers,
             cancel_grace_s=cancel_grace_s,
             templates_of=templates_of,
+            networks=networks,
         ) as service:
             opened.set_result(service)
             await stop.wait()

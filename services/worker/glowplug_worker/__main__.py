@@ -108,7 +108,6 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             directory=directory,
             gpus=gpus,
             sdk=sdk,
-            networks=networks,
             templates=templates,
             changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),

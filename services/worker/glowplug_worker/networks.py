@@ -35,6 +35,9 @@ class Plain(msgspec.Struct, frozen=True):
     netns: int | None = None
     binds: tuple[Bind, ...] = ()
 
+    async def move(self, pid: int) -> None:
+        """What was born with none keeps none."""
+
     async def close(self) -> None:
         """There is nothing to give back."""
 

@@ -265,6 +265,12 @@ class Attachment(Protocol):
     def binds(self) -> tuple[Bind, ...]:
         """Return files that go with the network (resolv.conf, hosts)."""
 
+    async def move(self, pid: int) -> None:
+        """Give an own network to a process that was born with an empty one, before it runs user code.
+
+        Raises: UnavailableError.
+        """
+
     async def close(self) -> None:
         """Give it back. May be repeated."""
 

@@ -69,11 +69,14 @@ async def start(
                 binding, brought, places, scratch=scratch, fds=fds, pids=workshop.pids
             )
             plan = await with_gpus(workshop, binding, plan)
-            plan = join(plan, attachment)
             if workshop.templates is not None:
-                fork = await workshop.templates.fork(starting, plan)
-            started = fork.running if fork else await workshop.backend.start(plan)
+                # Born with an empty network, where it is not to share the host's.
+                born = msgspec.structs.replace(plan, network=attachment.network)
+                fork = await workshop.templates.fork(starting, born)
+            started = fork.running if fork else await workshop.backend.start(join(plan, attachment))
             running = Networked(started, attachment)
+            if fork:
+                await attachment.move(running.pid)
         record_process(directory, running.pid)
         for process, (ours, _) in enumerate(pairs):
             links.append(await open_link(process, ours, on_frame, on_gone))

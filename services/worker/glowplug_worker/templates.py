@@ -157,7 +157,7 @@ class Templates:
     async def fork(self, start: Start, plan: StartPlan) -> Fork | None:
         """Fork a container if there is a template for it; None = it needs a plain start."""
         # Devices of the host, and files that come with them, are in no template's namespace.
-        different = plan.devices or plan.network == "own" or plan.binds != start.places.binds
+        different = plan.devices or plan.binds != start.places.binds
         if not start.suits or different or self._closed:
             return None
         source = tuple(bind for bind in start.places.binds if bind.target == SOURCE_AT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import os
 import shutil
 import socket
@@ -22,7 +21,7 @@ from glowplug_contracts.reach import parse_reach
 from glowplug_worker.access import Access, Granted
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.network import dns
-from glowplug_worker.runtime.network.host import RECORDS, sweep
+from glowplug_worker.runtime.network.host import RECORDS, name_of, sweep
 from glowplug_worker.runtime.network.own import Attached, OwnNetworks, open_own
 from glowplug_worker.runtime.network.rules import CONNECTIONS_MAX, make_plan
 
@@ -267,7 +266,7 @@ async def test_the_worker_can_connect_to_what_listens_inside(tmp_path):
 
 def left_of(worker: str) -> list[str]:
     """Everything on the host that bears a worker's name."""
-    name = hashlib.sha256(worker.encode()).hexdigest()[:8]
+    name = name_of(worker)
     found = [link for _, link in socket.if_nameindex()]
     found += subprocess.run(
         ["nft", "list", "tables"], capture_output=True, text=True

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import pickle
 import platform
+import socket
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,15 @@ from glowplug_contracts.errors import UnavailableError
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.deployment import SourceRef
 from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.network import NetworkSpec
 from glowplug_runtime.clock import Clock
 from glowplug_worker.keeping import Keeping
 from glowplug_worker.networks import HostNetworks
+from glowplug_worker.ports import Networks
 from glowplug_worker.processes import tree
 from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.network.own import open_own
+from glowplug_worker.runtime.network.rules import make_plan
 from glowplug_worker.runtime.nursery.client import open_nursery
 from glowplug_worker.runtime.nursery.tracer import MACHINE
 from glowplug_worker.starting import ensure_sdk
@@ -28,6 +36,7 @@ from tests.integration.backends.conftest import groups_of
 from tests.integration.worker.test_real_runner import a_call
 from tests.support.builders_worker import open_worker
 from tests.support.eventually import eventually
+from tests.support.internet import lacks
 
 QUIET = """
 import os, random, sys, time, uuid
@@ -56,6 +65,27 @@ def look():
         "fds": sorted(os.readlink(f"/proc/self/fd/{n}").partition(":")[0] for n in os.listdir("/proc/self/fd")
                       if os.path.islink(f"/proc/self/fd/{n}")),
         "ns": {n: os.readlink(f"/proc/self/ns/{n}") for n in ("pid", "mnt", "ipc", "uts", "user", "net")},
+    }
+
+def networked(here):
+    import socket
+    host, _, port = here.partition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+        told = "connected"
+    except OSError as error:
+        told = type(error).__name__
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+            out.connect(("203.0.113.10", 9))
+            address = out.getsockname()[0]
+    except OSError:
+        address = ""
+    lines = open("/proc/net/dev").read().splitlines()
+    return {
+        "interfaces": sorted(line.split(":")[0].strip() for line in lines if ":" in line),
+        "address": address, "host": told, "ns": os.readlink("/proc/self/ns/net"),
+        "names": open("/etc/resolv.conf").readline().strip(),
     }
 
 def leave(name):
@@ -92,7 +122,8 @@ def greedy():
 
 
 @pytest.fixture
-async def worker(bus: Any, rest: Any, tmp_path: Path) -> AsyncIterator[Any]:
+async def worker(request: Any, bus: Any, rest: Any, tmp_path: Path) -> AsyncIterator[Any]:
+    """A worker that forks; with the parameter "own" its containers have networks of their own."""
     source = tmp_path / "source"
     for name, code in (
         ("quiet", QUIET),
@@ -103,7 +134,11 @@ async def worker(bus: Any, rest: Any, tmp_path: Path) -> AsyncIterator[Any]:
         (source / name).mkdir(parents=True)
         (source / name / "app.py").write_text(code)
     data = tmp_path / "worker"
-    with groups_of(data) as cgroups:
+    async with contextlib.AsyncExitStack() as stack:
+        cgroups = stack.enter_context(groups_of(data))
+        networks: Networks = HostNetworks()
+        if getattr(request, "param", "host") == "own":
+            networks = await stack.enter_async_context(open_networks_of_own(data / "network"))
         try:
             backend = await choose_backend("bwrap", tmp_path / "probe", cgroups)
         except UnavailableError as error:
@@ -116,7 +151,7 @@ async def worker(bus: Any, rest: Any, tmp_path: Path) -> AsyncIterator[Any]:
         def templates_of(spawn: Any) -> Templates:
             return Templates(
                 backend=backend,
-                networks=HostNetworks(),
+                networks=networks,
                 nursery=nursery,
                 cgroups=cgroups,
                 directory=data,
@@ -127,12 +162,23 @@ async def worker(bus: Any, rest: Any, tmp_path: Path) -> AsyncIterator[Any]:
             )
 
         try:
-            async with open_worker(bus, data, backend, templates_of=templates_of) as service:
+            async with open_worker(
+                bus, data, backend, templates_of=templates_of, networks=networks
+            ) as service:
                 for folder in source.iterdir():
                     service.workshop.images.sources[digest_of(folder.name)] = folder
                 yield service
         finally:
             nursery.close()
+
+
+def open_networks_of_own(directory: Path) -> AbstractAsyncContextManager[Networks]:
+    if lacks():
+        pytest.skip(lacks())
+    plan = make_plan("198.18.0.0/15")
+    return open_own(
+        f"forks {os.getpid()}", plan, lambda work, _: asyncio.ensure_future(work), directory
+    )
 
 
 def digest_of(name: str) -> Digest:
@@ -174,6 +220,33 @@ class Containers:
 
 def ways(worker: Any, *containers: str) -> list[str]:
     return [worker.supervisors[each].way for each in containers]
+
+
+@pytest.mark.parametrize("worker", ["own"], indirect=True)
+async def test_forked_containers_have_networks_of_their_own_too(worker, rest):
+    app = Containers(worker, rest, "quiet")
+    open_, blocked = NetworkSpec(), NetworkSpec(block=True)
+    with socket.create_server(("0.0.0.0", 0)) as here:
+        own_address = f"198.19.0.1:{here.getsockname()[1]}"
+        found = []
+        for spec in (open_, blocked):
+            plain = await app.start("networked", network=spec, deployment_id=f"dep_{spec.block}")
+            before = await app.call(plain, own_address)
+            assert before["interfaces"] == (["lo"] if spec.block else ["eth0", "lo"])
+            await app.made(len(found) // 2 + 2)
+            for _ in range(2):
+                forked = await app.start(
+                    "networked", network=spec, deployment_id=f"dep_{spec.block}"
+                )
+                assert ways(worker, forked) == ["template"]
+                found.append(await app.call(forked, own_address))
+    first, second, third, fourth = found
+    assert first["interfaces"] == second["interfaces"] == ["eth0", "lo"]
+    assert third["interfaces"] == fourth["interfaces"] == ["lo"]
+    assert len({each["address"] for each in (first, second)}) == 2
+    assert len({each["ns"] for each in found}) == 4
+    assert [each["host"] for each in found] == ["ConnectionRefusedError"] * 2 + ["OSError"] * 2
+    assert {each["names"] for each in found} == {"nameserver 198.18.0.1"}
 
 
 async def test_containers_are_forked_with_their_imports_done_and_share_nothing_else(worker, rest):

@@ -92,7 +92,7 @@ def open_host(worker: str, plan: Plan, records: Path = RECORDS) -> tuple[Host, l
 
     Raises: OSError; UnavailableError when another worker has this name, or too many run here.
     """
-    name = hashlib.sha256(worker.encode()).hexdigest()[:8]
+    name = name_of(worker)
     with _all_locked(records):
         _sweep(records)
         lock = _try_lock(records, name)
@@ -112,6 +112,11 @@ def open_host(worker: str, plan: Plan, records: Path = RECORDS) -> tuple[Host, l
             _write_forwarding(interface, "1")
         guarded = {each for other in (record, *others) for each in other.forwards}
     return Host(record, lock, records), sorted(guarded)
+
+
+def name_of(worker: str) -> str:
+    """Return what stands in the names of everything that a worker makes on this host."""
+    return hashlib.sha256(worker.encode()).hexdigest()[:8]
 
 
 def sweep(records: Path = RECORDS) -> int:

@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeVar
 
 import structlog
 from glowplug_contracts.errors import RejectedError, UnavailableError
+from glowplug_contracts.reach import Reach
 
 from glowplug_worker.access import Access, Granted
 from glowplug_worker.networks import Plain
@@ -84,18 +85,49 @@ class OwnNetworks:
             return Attached(self, await self._take(self._router.make_empty))
         namespace = self._ready.popleft() if self._ready else await self._take(self._router.make)
         self._refill()
-        attached = Attached(self, namespace, listed=granted.access is Access.LISTED)
+        reach = granted.reach if granted.access is Access.LISTED else None
+        attached = Attached(self, namespace, reach)
         try:
-            reach = granted.reach if attached.listed else None
-            if reach is not None:
-                rules = list_rules(namespace.number, reach.networks)
-                await self._do(lambda: nft.apply(rules))
-            asker = Asker(number=namespace.number, reach=reach)
-            self._resolver.askers[str(namespace.address)] = asker
+            await self._enter(namespace, reach)
         except BaseException:
             await asyncio.shield(attached.close())
             raise
         return attached
+
+    async def move(self, attached: Attached, pid: int) -> None:
+        """Give a running process's own namespace the network that a container was to have."""
+        before = attached.namespace
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        if before.address is None:
+            attached.namespace = Namespace(fd=fd)
+            os.close(before.fd)
+            return
+        try:
+            attached.namespace = await self._do(lambda: self._router.furnish(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        await self._enter(attached.namespace, attached.reach)
+        await self._leave(before, attached.reach)
+        # Nobody was ever in it, so another may have it.
+        self._ready.append(before)
+
+    async def _enter(self, namespace: Namespace, reach: Reach | None) -> None:
+        """Let a namespace reach what it may, and ask for names."""
+        if reach is not None:
+            rules = list_rules(namespace.number, reach.networks)
+            await self._do(lambda: nft.apply(rules))
+        asker = Asker(number=namespace.number, reach=reach)
+        self._resolver.askers[str(namespace.address)] = asker
+
+    async def _leave(self, namespace: Namespace, reach: Reach | None) -> None:
+        """Take that away again."""
+        self._resolver.askers.pop(str(namespace.address), None)
+        if reach is not None and not self._closed:
+            try:
+                await self._do(lambda: nft.apply(unlist_rules(namespace.number)))
+            except OSError as error:
+                log.warning("network.unlist_failed", number=namespace.number, error=str(error))
 
     async def open_inside(self, attached: Attached) -> socket.socket:
         """Return a TCP socket inside a container's network, unconnected: published ports go this way."""
@@ -114,15 +146,8 @@ class OwnNetworks:
 
     async def give_back(self, attached: Attached) -> None:
         """A container's network is needed no more."""
-        namespace = attached.namespace
-        os.close(namespace.fd)
-        if namespace.address is not None:
-            self._resolver.askers.pop(str(namespace.address), None)
-        if attached.listed and not self._closed:
-            try:
-                await self._do(lambda: nft.apply(unlist_rules(namespace.number)))
-            except OSError as error:
-                log.warning("network.unlist_failed", number=namespace.number, error=str(error))
+        os.close(attached.namespace.fd)
+        await self._leave(attached.namespace, attached.reach)
 
     def prepare(self) -> None:
         """Make the first namespaces ahead."""
@@ -167,10 +192,10 @@ class Attached:
     network: Literal["own"] = "own"
 
     def __init__(
-        self, networks: OwnNetworks, namespace: Namespace, *, listed: bool = False
+        self, networks: OwnNetworks, namespace: Namespace, reach: Reach | None = None
     ) -> None:
         self.namespace = namespace
-        self.listed = listed
+        self.reach = reach
         self.binds = networks.files
         self._networks: OwnNetworks | None = networks
 
@@ -178,6 +203,17 @@ class Attached:
     def netns(self) -> int | None:
         """Return the namespace's descriptor."""
         return self.namespace.fd
+
+    async def move(self, pid: int) -> None:
+        """Give it to a process that was born with an empty network (`ports.Attachment.move`)."""
+        if self._networks is None:
+            return
+        try:
+            await self._networks.move(self, pid)
+        except OSError as error:
+            raise UnavailableError(
+                "platform.unavailable", f"the network of a forked container can't be made: {error}"
+            ) from error
 
     async def close(self) -> None:
         """Give it back. May be repeated."""

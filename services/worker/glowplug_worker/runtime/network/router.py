@@ -94,30 +94,40 @@ class Router:
 
     def make(self) -> Namespace:
         """Make a namespace with a way to the router."""
-        number = self._next_number()
-        address = self.plan.inside[number + 1]
-        gateway = self.plan.gateway
         with self._made() as fd:
-            _disable_ipv6("default")  # loopback keeps ::1
-            _write("ipv4/ip_unprivileged_port_start", "0")
-            with Netlink() as link:
-                link.set_up("lo")
-                link.make_veth(INSIDE, f"i{number}", self._fd, mtu=self._mtu)
-                link.add_address(INSIDE, address)
-                link.set_up(INSIDE)
-                link.add_route(INSIDE, IPv4Network(gateway))
-                link.add_route(INSIDE, _EVERYWHERE, gateway)
-            self._link.set_up(f"i{number}")
-            self._link.add_route(f"i{number}", IPv4Network(address))
-        return Namespace(fd=fd, number=number, address=address)
+            return self._furnished(fd)
+
+    def furnish(self, fd: int) -> Namespace:
+        """Make a way to the router from a namespace that is there already, and empty."""
+        try:
+            _enter(fd)
+            return self._furnished(fd)
+        finally:
+            _enter(self._fd)
 
     def make_empty(self) -> Namespace:
         """Make a namespace with loopback only."""
         with self._made() as fd:
-            _write("ipv4/ip_unprivileged_port_start", "0")
+            _prepare()
             with Netlink() as link:
                 link.set_up("lo")
         return Namespace(fd=fd)
+
+    def _furnished(self, fd: int) -> Namespace:
+        """Furnish the namespace in which the thread stands."""
+        number = self._next_number()
+        address, gateway = self.plan.inside[number + 1], self.plan.gateway
+        _prepare()
+        with Netlink() as link:
+            link.set_up("lo")
+            link.make_veth(INSIDE, f"i{number}", self._fd, mtu=self._mtu)
+            link.add_address(INSIDE, address)
+            link.set_up(INSIDE)
+            link.add_route(INSIDE, IPv4Network(gateway))
+            link.add_route(INSIDE, _EVERYWHERE, gateway)
+        self._link.set_up(f"i{number}")
+        self._link.add_route(f"i{number}", IPv4Network(address))
+        return Namespace(fd=fd, number=number, address=address)
 
     def answered(self, number: int, addresses: tuple[IPv4Address, ...], ttl_s: float) -> None:
         """Let a container with a list reach addresses for so long."""
@@ -166,6 +176,12 @@ def _enter(fd: int) -> None:
     if _LIBC.setns(fd, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"entering a network namespace: {os.strerror(number)}")
+
+
+def _prepare() -> None:
+    """Set what holds for a container's namespace, before it has an interface."""
+    _disable_ipv6("default")  # loopback keeps ::1
+    _write("ipv4/ip_unprivileged_port_start", "0")
 
 
 def _disable_ipv6(where: str) -> None:
