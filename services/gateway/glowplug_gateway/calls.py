@@ -239,6 +239,9 @@ class Calls:
         """A worker or dispatcher says something about a call that is in hand here."""
         if delivery.message is not None:
             self.hear(delivery.message)
+            ended = delivery.message.outcome or delivery.message.lost
+            if ended is not None:
+                self._dispatch.ended(ended.invocation_id)
 
     def hear(self, reply: Reply) -> None:
         """Take what a worker or dispatcher says, whichever way it came."""

@@ -41,6 +41,10 @@ class Dispatch:
             message = CancelInvocation(invocation_id=invocation_id)
             await self._bus.send(CANCEL.at(shard=shard), message)
 
+    def ended(self, invocation_id: InvocationId) -> None:
+        """The call was answered over the broker, whichever way it went out."""
+        self._links.forget(invocation_id)
+
 
 def fits_a_link(request: InvocationRequested) -> bool:
     """Return whether a call may skip the stream: alone, first, and of no special rank.

@@ -107,6 +107,12 @@ class Links:
             self._end(link)
         return True
 
+    def forget(self, invocation_id: InvocationId) -> None:
+        """A call that went out here was answered over the broker: nobody waits for the link's answer."""
+        link = self._by_call.get(invocation_id)
+        if link is not None:
+            self._leave(link, invocation_id)
+
     # -- in -------------------------------------------------------------------------------------
 
     async def serve(self, socket: web.WebSocketResponse) -> None:

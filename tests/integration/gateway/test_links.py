@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.ids import ContainerId, DeploymentId, WorkerId, make_id
 from glowplug_contracts.messages.invocation import (
@@ -27,7 +28,7 @@ from glowplug_contracts.messages.link import (
     ToWorker,
     WorkerLinked,
 )
-from glowplug_contracts.subjects import BACKLOG
+from glowplug_contracts.subjects import BACKLOG, REPLY
 
 from tests.support.eventually import eventually
 from tests.support.gateway_world import Web, ok, open_gateway_service
@@ -202,6 +203,20 @@ async def test_a_link_that_does_not_keep_to_the_words_is_closed(gateway, first):
         message = await socket.receive(timeout=10)
         assert message.type is aiohttp.WSMsgType.CLOSE
         assert message.data == 1002
+
+
+async def test_a_call_that_is_answered_past_its_link_is_not_waited_for(gateway, bus, link):
+    """What was printed must not be overtaken, so then the answer comes over the broker."""
+    calling, frame = await a_call_through(gateway, link)
+    request = frame.request
+    outcome = Outcome(invocation_id=request.invocation_id, attempt=1, outcomes=(ok("hi"),))
+    to = REPLY.at(instance=request.reply_to, invocation_id=request.invocation_id)
+    await bus.send(to, Reply(outcome=outcome))
+    assert json.loads((await calling)[1]) == "hi"
+    with structlog.testing.capture_logs() as logged:
+        await link.socket.close()
+        await eventually(lambda: any(one["event"] == "link.ended" for one in logged))
+    assert [one["calls"] for one in logged if one["event"] == "link.ended"] == [0]
 
 
 async def test_a_stopping_gateway_waits_for_its_links_answers(world, nats_server, tmp_path):
