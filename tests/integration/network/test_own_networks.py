@@ -26,6 +26,7 @@ from glowplug_worker.runtime.network.own import Attached, OwnNetworks, open_own
 from glowplug_worker.runtime.network.rules import CONNECTIONS_MAX, make_plan
 
 from tests.support.containers import open_container
+from tests.support.eventually import eventually
 from tests.support.internet import (
     HERE,
     LINK,
@@ -250,6 +251,39 @@ async def test_what_the_operator_opens_is_reached(tmp_path):
         assert await at(attached, PRIVATE) == "ConnectionRefusedError"
         await site.networks.keep_away([])
         assert await at(attached, PRIVATE) == str(HERE)
+
+
+async def test_a_process_that_was_born_with_an_empty_network_gets_one(tmp_path):
+    async with open_site(tmp_path) as site:
+        attached = await site.attach(listed("203.0.113.8/30"))
+        before = attached.namespace
+        born = await asyncio.create_subprocess_exec("unshare", "--net", "sleep", "600")
+        try:
+            await eventually(lambda: network_of(born.pid) != network_of(os.getpid()))
+            await attached.move(born.pid)
+            assert os.fstat(attached.netns).st_ino == network_of(born.pid)
+            assert await at(attached, SITE) == str(HERE)
+            assert await at(attached, OTHER) == "ConnectionRefusedError"
+            # Nobody was ever in the one that it left, which is the next one's, without the list.
+            assert before in site.networks._ready
+            router = site.networks._router
+            shown = await asyncio.to_thread(lambda: router.do(rules_in_force).result())
+            assert f"list{attached.namespace.number} " in shown
+            assert f"list{before.number} " not in shown
+            await attached.close()
+            shown = await asyncio.to_thread(lambda: router.do(rules_in_force).result())
+            assert f"list{attached.namespace.number} " not in shown
+        finally:
+            born.kill()
+            await born.wait()
+
+
+def network_of(pid: int) -> int:
+    return Path(f"/proc/{pid}/ns/net").stat().st_ino
+
+
+def rules_in_force() -> str:
+    return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
 
 
 async def test_the_worker_can_connect_to_what_listens_inside(tmp_path):

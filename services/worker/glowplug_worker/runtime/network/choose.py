@@ -17,6 +17,7 @@ from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.networks import HostNetworks
 from glowplug_worker.ports import Networks
+from glowplug_worker.runtime.network import nft
 from glowplug_worker.runtime.network.host import sweep
 from glowplug_worker.runtime.network.rules import Plan, make_plan
 from glowplug_worker.settings import WorkerSettings
@@ -26,6 +27,10 @@ Wanted = Literal["auto", "own", "shared", "none"]
 OWN = "each container has its own; public addresses only"
 SHARED = "containers share this host's network"
 NONE = "containers have none"
+BLOCKED = (
+    "; another firewall of this host (Docker's, ufw's) drops what it forwards, theirs too: see the page "
+    "on networks in the guide"
+)
 
 
 @contextlib.asynccontextmanager
@@ -58,7 +63,10 @@ async def open_networks(
                 raise UnavailableError("platform.unavailable", why) from error
             yield HostNetworks(), f"{SHARED} ({error})"
             return
-        yield networks, OWN + (f", and {opened}" if opened else "")
+        words = OWN + (f", and {opened}" if opened else "")
+        if await asyncio.to_thread(nft.host_drops_forwarded):
+            words += BLOCKED
+        yield networks, words
 
 
 def _open_own(

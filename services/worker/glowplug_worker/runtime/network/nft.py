@@ -37,6 +37,18 @@ def delete_table(name: str) -> bool:
     return True
 
 
+def host_drops_forwarded() -> bool:
+    """Return whether another firewall of this host drops what is forwarded: Docker's or ufw's."""
+    done = subprocess.run(
+        [find_nft(), "list", "chain", "ip", "filter", "FORWARD"],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    return "policy drop" in done.stdout
+
+
 def _run(command: list[str], rules: str) -> None:
     done = subprocess.run(
         command, input=rules, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
