@@ -41,7 +41,7 @@ from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 log = structlog.get_logger()
 
 LINKS_S = 0.25
-DOORS_S = 2.0
+NETWORKS_S = 2.0
 
 
 @contextlib.asynccontextmanager
@@ -144,7 +144,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 (MEMORY_POLL_S, service.watch_memory, "keep_memory_limits"),
                 (LINKS_S, links.keep, "keep_links"),
                 (LOOK_S, service.watch_gpus, "keep_gpus"),
-                (DOORS_S, lambda: networks.keep_away(_doors(shell)), "keep_doors_shut"),
+                (NETWORKS_S, lambda: networks.tend(_doors(shell)), "keep_networks"),
             )
         ]
         try:

@@ -48,7 +48,7 @@ class HostNetworks(msgspec.Struct, frozen=True):
     host: bool = True
     own: bool = False
 
-    async def keep_away(self, places: Iterable[tuple[str, int]]) -> None:
+    async def tend(self, doors: Iterable[tuple[str, int]]) -> None:
         """Nothing here keeps them away: the doors ask for credentials."""
 
     async def attach(self, name: str, granted: Granted) -> Attachment:  # noqa: ARG002

@@ -286,8 +286,12 @@ class Networks(Protocol):
     def host(self) -> bool:
         """Return whether containers may have the machine's network."""
 
-    async def keep_away(self, places: Iterable[tuple[str, int]]) -> None:
-        """Keep containers from the platform's own doors, by address and port. Names are left out."""
+    async def tend(self, doors: Iterable[tuple[str, int]]) -> None:
+        """Keep true what changes around containers; called every few seconds.
+
+        The platform's own `doors` (addresses and ports; names are left out) stay shut to them, and new ways
+        out of this host are ways out for them.
+        """
 
     async def attach(self, name: str, granted: Granted) -> Attachment:
         """Return a network that reaches what was granted, for the container of this name.

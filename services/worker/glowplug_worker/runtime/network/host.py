@@ -63,32 +63,57 @@ class Record(msgspec.Struct, kw_only=True):
 class Host:
     """One worker's changes to the host. Held open, it says that the worker lives."""
 
-    def __init__(self, record: Record, lock: int, records: Path) -> None:
+    def __init__(self, record: Record, lock: int, records: Path, plan: Plan) -> None:
         self.record = record
         self._lock = lock
         self._records = records
+        self._plan = plan
 
-    def connect(self, plan: Plan, router: int, uplink: str, mtu: int, guarded: list[str]) -> None:
+    def connect(self, router: int, uplink: str, mtu: int) -> None:
         """Make the uplink to the router behind a descriptor, and the host's rules for it."""
-        ours, theirs = self.record.addresses(plan)
-        nft.apply(host_rules(self.record.table, self.record.uplink, theirs, PREFIX, guarded))
+        ours, _ = self.record.addresses(self._plan)
+        with _all_locked(self._records):
+            nft.apply(self._rules())
         with Netlink() as link:
             link.make_veth(self.record.uplink, uplink, router, mtu=mtu)
             link.add_address(self.record.uplink, ours, 30)
             link.set_up(self.record.uplink)
         _write_forwarding(self.record.uplink, "1")
+        _open_ways(self.record)
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             Path(_IPV6_CONF, self.record.uplink, "disable_ipv6").write_text("1", encoding="ascii")
+
+    def follow(self) -> None:
+        """Let interfaces forward by which the host has come to reach others since: VPNs, other networks."""
+        if not _closed_ways():
+            return
+        with _all_locked(self._records):
+            self._read_again()
+            self.record.forwards += _closed_ways()
+            _write(self._records, self.record)
+            nft.apply(f"delete table inet {self.record.table}\n{self._rules()}")
+            _open_ways(self.record)
 
     def close(self) -> None:
         """Undo what was changed."""
         with _all_locked(self._records):
+            self._read_again()
             _undo(self.record, self._records)
         os.close(self._lock)
 
+    def _rules(self) -> str:
+        _, router = self.record.addresses(self._plan)
+        guarded = {name for each in _read_all(self._records) for name in each.forwards}
+        return host_rules(self.record.table, self.record.uplink, router, PREFIX, sorted(guarded))
 
-def open_host(worker: str, plan: Plan, records: Path = RECORDS) -> tuple[Host, list[str]]:
-    """Write down what is about to be changed; return it, and which interfaces are to be guarded.
+    def _read_again(self) -> None:
+        """Another worker that went may have left us what is to be set back."""
+        ours = (each for each in _read_all(self._records) if each.name == self.record.name)
+        self.record = next(ours, self.record)
+
+
+def open_host(worker: str, plan: Plan, records: Path = RECORDS) -> Host:
+    """Write down what is about to be changed; `connect` then makes it.
 
     Raises: OSError; UnavailableError when another worker has this name, or too many run here.
     """
@@ -100,18 +125,13 @@ def open_host(worker: str, plan: Plan, records: Path = RECORDS) -> tuple[Host, l
             raise UnavailableError(
                 "platform.unavailable", f"another worker named {worker} has networks on this host"
             )
-        others = list(_read_all(records))
-        slot = _free_slot(plan, {other.slot for other in others})
+        slot = _free_slot(plan, {other.slot for other in _read_all(records)})
         if slot is None:
             os.close(lock)
             raise UnavailableError("platform.unavailable", "no addresses are left for a worker")
-        still = [each for each in outward() if _read_forwarding(each) == "0"]
-        record = Record(name=name, slot=slot, forwards=still)
+        record = Record(name=name, slot=slot, forwards=_closed_ways())
         _write(records, record)
-        for interface in still:
-            _write_forwarding(interface, "1")
-        guarded = {each for other in (record, *others) for each in other.forwards}
-    return Host(record, lock, records), sorted(guarded)
+    return Host(record, lock, records, plan)
 
 
 def name_of(worker: str) -> str:
@@ -142,6 +162,17 @@ def path_mtu() -> int:
         if (path := Path("/sys/class/net", name, "mtu")).exists()
     ]
     return min(sizes, default=_DEFAULT_MTU)
+
+
+def _closed_ways() -> list[str]:
+    """Return the interfaces outward that forward nothing."""
+    return [each for each in outward() if _read_forwarding(each) == "0"]
+
+
+def _open_ways(record: Record) -> None:
+    """Let interfaces forward. Their guards must be in force."""
+    for interface in record.forwards:
+        _write_forwarding(interface, "1")
 
 
 def _free_slot(plan: Plan, taken: set[int]) -> int | None:

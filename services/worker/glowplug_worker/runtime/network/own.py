@@ -53,7 +53,10 @@ class OwnNetworks:
     own = True
     host = True
 
-    def __init__(self, router: Router, resolver: Resolver, files: tuple[Bind, ...]) -> None:
+    def __init__(
+        self, host: Host, router: Router, resolver: Resolver, files: tuple[Bind, ...]
+    ) -> None:
+        self._host = host
         self.files = files
         self._router = router
         self._resolver = resolver
@@ -133,10 +136,11 @@ class OwnNetworks:
         """Return a TCP socket inside a container's network, unconnected: published ports go this way."""
         return await self._do(lambda: self._router.open_inside(attached.namespace))
 
-    async def keep_away(self, places: Iterable[tuple[str, int]]) -> None:
-        """Keep containers from the platform's own doors, by address and port. Names are left out."""
+    async def tend(self, doors: Iterable[tuple[str, int]]) -> None:
+        """Keep true what changes around containers (`ports.Networks.tend`)."""
+        await asyncio.to_thread(self._host.follow)
         found = set()
-        for host, port in places:
+        for host, port in doors:
             with contextlib.suppress(ValueError):
                 found.add((IPv4Address(host), port))
         wanted = frozenset(found)
@@ -236,19 +240,19 @@ async def open_own(
 
     Raises: OSError or UnavailableError when it can't be had here: no root, no nftables, no namespaces.
     """
-    host, guarded = await asyncio.to_thread(open_host, worker, plan, records)
+    host = await asyncio.to_thread(open_host, worker, plan, records)
     router = Router(plan)
     networks: OwnNetworks | None = None
     resolver: Resolver | None = None
     try:
-        await _run(router, lambda: router.open(host, path_mtu(), guarded))
+        await _run(router, lambda: router.open(host, path_mtu()))
 
         async def answered(number: int, addresses: tuple[IPv4Address, ...], open_s: float) -> None:
             await _run(router, lambda: router.answered(number, addresses, open_s))
 
         resolver = Resolver(plan, spawn, answered, servers)
         await resolver.open(*await _run(router, lambda: _listen(plan)))
-        networks = OwnNetworks(router, resolver, _write_files(plan, directory))
+        networks = OwnNetworks(host, router, resolver, _write_files(plan, directory))
         networks.prepare()
         yield networks
     finally:

@@ -94,11 +94,19 @@ class Resolver:
 
     def _on_datagram(self, data: bytes, address: tuple[str, int]) -> None:
         host = address[0]
-        if self._busy.total() < AT_ONCE_MAX and self._busy[host] < AT_ONCE_OF_ONE_MAX:
+        if host not in self.askers or self._busy.total() >= AT_ONCE_MAX:
+            return
+        if self._busy[host] < AT_ONCE_OF_ONE_MAX:
+            self._busy[host] += 1
             self._spawn(self._serve_datagram(data, address), "answer a question for a name")
 
     async def _serve_datagram(self, data: bytes, address: tuple[str, int]) -> None:
-        answer = await self._serve(data, address[0])
+        try:
+            answer = await self._serve(data, address[0])
+        finally:
+            self._busy[address[0]] -= 1
+            if not self._busy[address[0]]:
+                del self._busy[address[0]]
         if answer is None or self._transport is None or self._transport.is_closing():
             return
         if len(answer) > dns.PLAIN_BYTES_MAX:
@@ -136,16 +144,11 @@ class Resolver:
             question = dns.read_question(data)
         except dns.MalformedError:
             return None
-        self._busy[host] += 1
         try:
             return await self._answer(question, asker)
         except (OSError, TimeoutError, dns.MalformedError) as error:
             log.debug("resolver.failed", name=question.name, error=repr(error))
             return dns.reply(question, dns.SERVFAIL)
-        finally:
-            self._busy[host] -= 1
-            if not self._busy[host]:
-                del self._busy[host]
 
     async def _answer(self, question: dns.Question, asker: Asker) -> bytes:
         step = judge(question, asker.reach)

@@ -55,14 +55,14 @@ class Router:
         """Run something in the router's thread."""
         return self._thread.submit(work)
 
-    def open(self, host: Host, mtu: int, guarded: list[str]) -> None:
+    def open(self, host: Host, mtu: int) -> None:
         """Make the router and join it to the host. Raises: OSError when the kernel doesn't let us."""
         outside = _open_own()
         try:
             self._fd = _enter_new()
             try:
                 _enter(outside)
-                host.connect(self.plan, self._fd, UPLINK, mtu, guarded)
+                host.connect(self._fd, UPLINK, mtu)
             finally:
                 _enter(self._fd)
         finally:
