@@ -97,7 +97,7 @@ async def play_free(directory: Path) -> Played:
 
 async def _play(backend: Backend, directory: Path) -> Played:
     mark = f"glowplug-security-{secrets.token_hex(8)}"
-    with _scenery(backend, directory, mark) as (given, binds, host, victim):
+    with scenery(backend, directory, mark) as (given, binds, host, victim):
         async with Container(backend, directory / "neighbour", given, binds, mark) as neighbour:
             (directory / "neighbour" / "secret").write_text("secret")
             facts = await neighbour.facts()
@@ -219,7 +219,7 @@ class Victim:
 
 
 @contextlib.contextmanager
-def _scenery(
+def scenery(
     backend: Backend, directory: Path, mark: str
 ) -> Iterator[tuple[dict[str, Any], tuple[Bind, ...], Host, Victim]]:
     """Plant secrets and shared files; yield what the attempts are told, and what is watched."""

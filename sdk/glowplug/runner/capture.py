@@ -148,10 +148,14 @@ class Capture:
                     self._drain_pipes()
 
     def _after_fork(self) -> None:
-        """A child writes to the parent's pipes, and never frames."""
+        """A child writes to the parent's pipes, and never frames.
+
+        What it closes here is closed once: in a child of its own the numbers are other files'.
+        """
         self.forked = True
         self._pending = {}
-        for fd in self._pipes:
+        pipes, self._pipes = self._pipes, {}
+        for fd in pipes:
             os.close(fd)
 
 

@@ -94,9 +94,15 @@ class Channel:
         return True
 
     def close(self) -> None:
-        """Give the descriptor up (in a forked child, which must never write frames)."""
+        """Give the descriptor up (in a forked child, which must never write frames).
+
+        Once: a child of that child runs this again, and by then the number is another file's.
+        """
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
         try:
-            os.close(self._fd)
+            os.close(fd)
         except OSError:
             return
 

@@ -540,3 +540,32 @@ def test_the_runner_runs_on_every_python_that_the_platform_offers(version, tmp_p
         runner.send("exec", b"print(1)\n2", exec_id="x", mode="code")
         header, _ = runner.until(lambda h: h.get("kind") == "ended")
         assert header["exit_code"] == 0
+
+
+def test_a_child_of_a_child_keeps_its_own_files():
+    # What the first child closes of the runner's must not be closed again: the numbers are other files' then.
+    code = (
+        "import os\n"
+        "def in_child(act):\n"
+        "    pipes = [os.pipe() for _ in range(8)]\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        try:\n"
+        "            act(pipes)\n"
+        "        finally:\n"
+        "            os._exit(0)\n"
+        "    for _, writing in pipes: os.close(writing)\n"
+        "    said = [os.read(reading, 100) for reading, _ in pipes]\n"
+        "    for reading, _ in pipes: os.close(reading)\n"
+        "    os.waitpid(pid, 0)\n"
+        "    return said\n"
+        "def say(pipes):\n"
+        "    for _, writing in pipes: os.write(writing, b'x')\n"
+        "def inner(pipes):\n"
+        "    said = in_child(say)\n"
+        "    for _, writing in pipes: os.write(writing, b''.join(said))\n"
+        "def f(): return in_child(inner)\n"
+    )
+    with open_runner() as runner:
+        runner.start(function=_by_value(code))
+        assert runner.call() == [b"x" * 8] * 8

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import json
 import os
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -134,13 +135,17 @@ def in_child(act: Callable[[], object]) -> None:
             said = errno.errorcode.get(error.errno or 0, "EIO")
         except Held:
             said = "EPERM"
+        except BaseException:  # noqa: BLE001 - the child must not go on as its parent
+            said = "!" + traceback.format_exc(limit=-3)[-4000:]
         os.write(writing, said.encode())
         os._exit(0)
     os.close(writing)
-    said = os.read(reading, 100).decode()
+    said = os.read(reading, 4096).decode()
     os.close(reading)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         raise Held(f"the child was killed by signal {os.WTERMSIG(status)}")
+    if said.startswith("!"):
+        raise RuntimeError(said)
     if said:
         raise OSError(getattr(errno, said, errno.EIO), said)
