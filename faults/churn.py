@@ -1,6 +1,6 @@
 """Starts and stops containers in a row, and kills their worker in the middle: `just churn`.
 
-    python -m faults.churn --starts 500 --kills 50 [--backend bwrap]
+    python -m faults.churn --starts 500 --kills 50 [--backend bwrap] [--network own]
 
 One real worker on a real broker; this process plays placement. After every kill -9 and restart nothing
 may be there of the containers from before; at the end nothing of the worker either.
@@ -58,6 +58,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     starts: int
     kills: int
     backend: str = "auto"
+    network: str = "auto"
     seed: int = 0
 
 
@@ -184,6 +185,7 @@ class Churn:
             "GLOWPLUG_INSTANCE": self.worker_id,
             "GLOWPLUG_WORKER_DATA_DIR": str(self.data),
             "GLOWPLUG_WORKER_BACKEND": self.asked.backend,
+            "GLOWPLUG_WORKER_NETWORK": self.asked.network,
             "GLOWPLUG_WORKER_CPU": "64",
             "GLOWPLUG_WORKER_MEMORY": "64Gi",
         }
@@ -273,6 +275,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=500)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--network", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="glowplug-churn-") as directory:
