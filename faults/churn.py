@@ -79,6 +79,7 @@ class Churn:
         self.process: subprocess.Popen[bytes] | None = None
         self.beats: list[WorkerBeat] = []
         self.ready = 0
+        self.started_at = 0.0
 
     async def run(self) -> dict[str, Any]:
         """Do it; return what was found."""
@@ -189,6 +190,7 @@ class Churn:
             "GLOWPLUG_WORKER_CPU": "64",
             "GLOWPLUG_WORKER_MEMORY": "64Gi",
         }
+        self.started_at = time.time()
         with (self.directory / "worker.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "glowplug_worker"],
@@ -241,7 +243,8 @@ class Churn:
             self.failures.append(f"{change.container_id}: {change.reason} {why}")
 
     async def _on_beat(self, delivery: Delivery[WorkerBeat]) -> None:
-        if delivery.message is not None and self.process is not None:
+        # A last word of the one that was killed may come late.
+        if delivery.message is not None and delivery.message.started_at >= self.started_at:
             self.beats.append(delivery.message)
 
     async def _until(self, true: Callable[[], bool], what: str) -> None:
