@@ -19,6 +19,9 @@ from glowplug.cli.show import (
 )
 from glowplug.cli.terminal import one_line
 
+# Why the autoscaler starts fewer containers than calls would need.
+HOLDING_BACK = frozenset({"crashed", "start_failed"})
+
 
 @click.group()
 def deployment() -> None:
@@ -106,11 +109,26 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
             "scaling",
             f"{scaling.get('min_containers', 0)} to {scaling.get('max_containers', 1)} containers",
         ),
-        ("target", found.get("target")),
+        ("target", _target(found)),
         ("queued", found.get("queued")),
         ("in flight", found.get("in_flight")),
         ("containers", _count(found.get("containers"))),
+        ("last failure", _failure(found.get("last_failure") or {})),
     ]
+
+
+def _target(found: Mapping[str, Any]) -> str:
+    """Return the target, and that starts are held back where its containers fail."""
+    why = str(found.get("scaled_because") or "")
+    held = f" (starts are held back for a while: {why})" if why in HOLDING_BACK else ""
+    return f"{found.get('target', 0)}{held}"
+
+
+def _failure(failure: Mapping[str, Any]) -> str:
+    if not failure:
+        return ""
+    why = failure.get("code") or failure.get("reason")
+    return f"{why}: {failure.get('message')} ({failure.get('container_id')})"
 
 
 def _count(containers: Any) -> int:

@@ -126,6 +126,11 @@ def input_ended(outcome: InputOutcome, data: bytes, invocation_id: str) -> Ended
 def _note_frames(found: BaseException, error: RemoteError) -> None:
     if error.traceback.strip():
         found.add_note("In the container:\n" + error.traceback.rstrip())
+    limits = error.details.get("limits")
+    for name, figures in limits.items() if isinstance(limits, dict) else ():
+        if isinstance(figures, dict):
+            said = ", ".join(f"{word} {value}" for word, value in figures.items())
+            found.add_note(f"The container reached its limit of {name}: {said}")
 
 
 def _with_id(found: BaseException, ended: Ended) -> BaseException:

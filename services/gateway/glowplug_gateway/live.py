@@ -92,6 +92,11 @@ class Live:
         decided = self._targets.get(deployment_id)
         return decided.target if decided else 0
 
+    def why(self, deployment_id: DeploymentId) -> str:
+        """Return why it wants so many; "crashed" and "start_failed" hold starts back for a while."""
+        decided = self._targets.get(deployment_id)
+        return decided.reason if decided else ""
+
 
 def _shown(worker_id: WorkerId, view: ContainerView) -> ContainerShown:
     return ContainerShown(

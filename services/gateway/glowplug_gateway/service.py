@@ -158,7 +158,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             DeadLetterRoutes(catalog, Letters(process, catalog, calls, records, feed, readmodel)),
             EventRoutes(events, body_bytes_max=bytes_max),
             ScheduleRoutes(schedules),
-            DeploymentRoutes(catalog, deployer, calls, live),
+            DeploymentRoutes(catalog, deployer, calls, live, readmodel),
             LogRoutes(logs, readmodel, catalog),
             SandboxRoutes(sandboxes),
             HealthRoutes(process, shell.peers.services, version()),

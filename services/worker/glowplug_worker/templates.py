@@ -156,8 +156,9 @@ class Templates:
 
     async def fork(self, start: Start, plan: StartPlan) -> Fork | None:
         """Fork a container if there is a template for it; None = it needs a plain start."""
-        # Devices of the host, and files that come with them, are in no template's namespace.
+        # Devices of the host, files that come with them, and disks are in no template's namespace.
         different = plan.devices or plan.binds != start.places.binds
+        different = different or "disk" in plan.limits.named
         if not start.suits or different or self._closed:
             return None
         source = tuple(bind for bind in start.places.binds if bind.target == SOURCE_AT)

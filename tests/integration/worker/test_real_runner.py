@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from glowplug_contracts.errors import UnavailableError
 from glowplug_contracts.ids import Digest, ImageDigest
@@ -252,6 +253,17 @@ async def test_too_much_memory_ends_the_call_with_figures(worker: Any, rest: Any
     (outcome,) = rest.outcomes
     assert outcome.error.details["limit_bytes"] == limit
     assert outcome.error.details["peak_bytes"] > limit
+
+
+async def test_a_limit_that_nobody_holds_is_refused_where_that_is_wanted(
+    worker: Any, rest: Any
+) -> None:
+    workshop = msgspec.structs.replace(worker.workshop, refuses_unenforced=True)
+    worker.workshop = workshop
+    spec = calling("app:eat", resources=Resources(cpu_limit_millis=500))
+    failed = await rest.bound("failed", **spec)
+    assert (failed.reason, failed.error.code) == ("start_failed", "worker.limit_not_held")
+    assert "limit of cpu" in failed.error.message
 
 
 async def test_a_sandbox_runs_code_and_commands(worker: Any, rest: Any, bus: Any) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from aiohttp import web
 from glowplug_contracts.errors import ForbiddenError
+from glowplug_contracts.messages.container import ContainerState
 from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec, FunctionKind
 
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
+from glowplug_gateway.containerlist import ContainersWanted
 from glowplug_gateway.deployments import Deployer, read_spec
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.live import Live
+from glowplug_gateway.readmodel import ReadModel
 
 SPEC_BYTES_MAX = 2 * 1024 * 1024
 
@@ -20,11 +23,19 @@ SPEC_BYTES_MAX = 2 * 1024 * 1024
 class DeploymentRoutes:
     """See the module."""
 
-    def __init__(self, catalog: Catalog, deployer: Deployer, calls: Calls, live: Live) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        deployer: Deployer,
+        calls: Calls,
+        live: Live,
+        readmodel: ReadModel,
+    ) -> None:
         self._catalog = catalog
         self._deployer = deployer
         self._calls = calls
         self._live = live
+        self._readmodel = readmodel
 
     def routes(self) -> tuple[Route, ...]:
         """Return this area's routes."""
@@ -103,7 +114,24 @@ class DeploymentRoutes:
     async def on_show(self, exchange: Exchange) -> web.StreamResponse:
         """Show one."""
         found = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
-        return answers.json(self._shown(exchange, found))
+        return answers.json(
+            self._shown(exchange, found) | {"last_failure": await self._last_failure(found)}
+        )
+
+    async def _last_failure(self, deployment: Deployment) -> dict[str, object] | None:
+        """Return how the last of its containers that failed ended."""
+        wanted = ContainersWanted(
+            deployments=(deployment.deployment_id,), states=(ContainerState.FAILED.value,), limit=1
+        )
+        for row in await self._readmodel.containers(deployment.workspace, wanted):
+            return {
+                "container_id": row.container_id,
+                "at": row.at,
+                "reason": row.reason,
+                "code": row.code,
+                "message": row.message,
+            }
+        return None
 
     async def on_delete(self, exchange: Exchange) -> web.StreamResponse:
         """Delete."""
@@ -120,6 +148,7 @@ class DeploymentRoutes:
         return deployment_value(deployment) | {
             "url": deployment_url(exchange, deployment),
             "target": self._live.target(deployment.deployment_id),
+            "scaled_because": self._live.why(deployment.deployment_id),
             "queued": backlog.queued if backlog else 0,
             "in_flight": backlog.in_flight if backlog else 0,
             "containers": containers,

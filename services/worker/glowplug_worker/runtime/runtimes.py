@@ -17,6 +17,8 @@ import msgspec
 
 CGROUPS: Final = "/sys/fs/cgroup"
 NAMES: Final = {"oci": ("crun", "runc"), "gvisor": ("runsc",)}
+# Works where others need hardware that is not there, or hang.
+RUNSC_PLATFORM: Final = "ptrace"
 ASK_S: Final = 10.0
 # Older ones have published holes that a user namespace closes; every container here has one. `doctor`
 # says so, because a fixed one is better.
@@ -29,7 +31,6 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["crun", "runc", "runsc"]
     binary: Path
     version: str
-    platform: str = ""
 
     @property
     def backend(self) -> str:
@@ -78,7 +79,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
             case "runc":
                 own = (*own, "--rootless=true")
             case "runsc":
-                own = (*own, "--ignore-cgroups", f"--platform={self.platform}", "--network=host")
+                own = (*own, "--ignore-cgroups", f"--platform={RUNSC_PLATFORM}", "--network=host")
         keep = ("--preserve-fds", str(fds)) if self.kind != "runsc" else ()
         files = ("--bundle", f"{stage}/bundle", "--pid-file", pid_file)
         return (*own, "run", *files, *keep, container_id)
