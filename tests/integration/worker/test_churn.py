@@ -85,7 +85,10 @@ def a_mount(directory: Path) -> Iterator[None]:
     volume.mkdir()
     (volume / "precious").touch()
     target = container(directory) / "scratch"
-    sh("mount", "--bind", str(volume), str(target))
+    try:
+        sh("mount", "--bind", str(volume), str(target))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nothing can be mounted here: {error}")
     try:
         yield
     finally:
