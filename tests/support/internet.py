@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
+import json
 import os
-import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
@@ -35,13 +38,18 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEWNET = 0x4000_0000
 
 
+@functools.cache
 def lacks() -> str:
-    """Return why networks of containers' own can't be tested here; "" if they can."""
+    """Return why networks of containers' own can't be had here; "" if they can. It is really tried."""
     if os.geteuid() != 0:
         return "only root makes network namespaces"
-    if shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin") is None:
-        return "nftables is not installed"
-    return ""
+    tried = subprocess.run(
+        [sys.executable, "-m", "glowplug_worker.runtime.network.choose"],
+        capture_output=True,
+        check=True,
+    )
+    found = json.loads(tried.stdout)
+    return "" if found["own"] else str(found["words"])
 
 
 def inside(netns: int, work: Callable[[], T]) -> T:
