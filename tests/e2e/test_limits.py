@@ -92,8 +92,8 @@ def test_time_and_processors(told):
         assert os.getloadavg()[0] > (os.cpu_count() or 1)
         return
     withheld = found["details"]["limits"]["cpu"]
-    assert withheld["limit_millis"] == 50
-    assert withheld["withheld_s"] > 0.5
+    assert withheld["limit_millis"] == 200
+    assert withheld["withheld_s"] > 0.1
 
 
 def test_a_crash_has_its_exit_code_and_last_lines_and_leaves_others_alone(told):

@@ -38,7 +38,7 @@ def start_threads():
         waiting.set()
 
 
-@function(cpu=(0.05, 0.05), timeout=2)
+@function(cpu=(0.2, 0.2), timeout=2)
 def spin():
     while True:
         pass

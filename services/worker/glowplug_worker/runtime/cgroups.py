@@ -263,7 +263,9 @@ def _open_place(hierarchy: Hierarchy, name: str) -> Place:
     if hierarchy.version == 1:
         path = hierarchy.own / name
         path.mkdir(exist_ok=True)
-        return Place(version=1, controllers=hierarchy.controllers, path=path)
+        place = Place(version=1, controllers=hierarchy.controllers, path=path)
+        _limit(place, _whole_host())
+        return place
     problem: OSError | None = None
     bases = [hierarchy.own]
     if os.geteuid() == 0 and hierarchy.root != hierarchy.own:
@@ -290,7 +292,14 @@ def _open_unified(base: Path, controllers: tuple[str, ...], name: str) -> Place:
         if moved:
             _move_self(base)
         raise
-    return Place(version=2, controllers=controllers, path=path)
+    place = Place(version=2, controllers=controllers, path=path)
+    _limit(place, _whole_host())
+    return place
+
+
+def _whole_host() -> Limits:
+    """All containers together weigh as much as the host's cores, not as one process of the host's."""
+    return Limits(cpu_share_millis=1000 * (os.cpu_count() or 1))
 
 
 def _hand_down(base: Path, controllers: tuple[str, ...]) -> bool:
