@@ -16,14 +16,19 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from glowplug_worker.ports import Backend, Bind, Limits
+from glowplug_contracts.ids import ContainerId
+from glowplug_worker.access import Access, Granted
+from glowplug_worker.networks import HostNetworks
+from glowplug_worker.ports import Backend, Bind, Limits, Networks
 from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.network.choose import open_networks
+from glowplug_worker.runtime.network.rules import make_plan
 from glowplug_worker.runtime.process import ProcessBackend
 
 from tests.security.attempts.inside import ATTEMPTS
@@ -47,6 +52,8 @@ os.environ["GIVEN"] = json.dumps(given)
 from attempts.inside import main
 main(wire)
 """
+# Not the range of a worker that may run on this host.
+BETWEEN = "198.18.64.0/18"
 SHARED = ("source", "layer", "sdk")
 
 
@@ -87,18 +94,36 @@ async def play(stage: Stage, directory: Path) -> Played:
     with contextlib.closing(open_cgroups(directory)) as cgroups:
         name, runtime = RUNTIMES.get(stage.backend, (stage.backend, ""))
         backend = await choose_backend(name, directory / "data", cgroups, runtime)
-        return await _play(backend, directory)
+        async with _networks(backend, directory) as networks:
+            return await _play(backend, directory, networks)
 
 
 async def play_free(directory: Path) -> Played:
     """Make every attempt in a plain process of this user."""
-    return await _play(ProcessBackend("control"), directory)
+    return await _play(ProcessBackend("control"), directory, HostNetworks())
 
 
-async def _play(backend: Backend, directory: Path) -> Played:
+@contextlib.asynccontextmanager
+async def _networks(backend: Backend, directory: Path) -> AsyncIterator[Networks]:
+    """Networks of the containers' own where they can be had, else none, else the host's."""
+    if "network" not in backend.enforces:
+        yield HostNetworks()
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        spawn = lambda work, name: tasks.create_task(work, name=name)  # noqa: E731
+        opening = open_networks(
+            "auto", str(directory), spawn, directory, between=BETWEEN, opened=""
+        )
+        networks, _ = await stack.enter_async_context(opening)
+        yield networks
+
+
+async def _play(backend: Backend, directory: Path, networks: Networks) -> Played:
     mark = f"glowplug-security-{secrets.token_hex(8)}"
     with scenery(backend, directory, mark) as (given, binds, host, victim):
-        async with Container(backend, directory / "neighbour", given, binds, mark) as neighbour:
+        place = _Place(backend, networks, given, binds, mark)
+        async with Container(place, directory / "neighbour") as neighbour:
             (directory / "neighbour" / "secret").write_text("secret")
             facts = await neighbour.facts()
             seen = {}
@@ -106,7 +131,7 @@ async def _play(backend: Backend, directory: Path) -> Played:
                 container = None
                 for number, attempt in enumerate(ATTEMPTS):
                     if container is None:
-                        made = Container(backend, directory / f"c{number}", given, binds, mark)
+                        made = Container(place, directory / f"c{number}")
                         container = await stack.enter_async_context(made)
                     one = await container.attempt(number, attempt)
                     one.changes += host.changes()
@@ -118,37 +143,48 @@ async def _play(backend: Backend, directory: Path) -> Played:
     return Played(sorted(backend.enforces), backend.reason, seen, facts, processes_with(mark))
 
 
+class _Place(msgspec.Struct, frozen=True):
+    """What the containers of a stage have in common."""
+
+    backend: Backend
+    networks: Networks
+    given: dict[str, Any]
+    binds: tuple[Bind, ...]
+    mark: str
+
+
 class Container:
     """A container that makes attempts."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        scratch: Path,
-        given: dict[str, Any],
-        binds: tuple[Bind, ...],
-        mark: str,
-    ) -> None:
-        top = "/probe" if backend.mounts else str(HERE)
-        writable = "/tmp" if backend.mounts else str(scratch)
-        given = {**given, "writable": writable, "disk": writable}
-        self._mark = mark
-        self._opening = open_container(
-            backend,
-            scratch,
-            CODE.format(top=top),
-            env={"GIVEN": json.dumps(given), "MARK": mark, "HOME": "/tmp"},
-            binds=binds,
-            limits=LIMITS,
-            network="none" if "network" in backend.enforces else "shared",
-        )
+    def __init__(self, place: _Place, scratch: Path) -> None:
+        self._place = place
+        self._scratch = scratch
+        self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._inside: Inside = await self._opening.__aenter__()
+        place, scratch = self._place, self._scratch
+        top = "/probe" if place.backend.mounts else str(HERE)
+        writable = "/tmp" if place.backend.mounts else str(scratch)
+        given = {**place.given, "writable": writable, "disk": writable}
+        network = await place.networks.attach(scratch.name, _granted(place))
+        self._stack.push_async_callback(network.close)
+        self._inside: Inside = await self._stack.enter_async_context(
+            open_container(
+                place.backend,
+                scratch,
+                CODE.format(top=top),
+                env={"GIVEN": json.dumps(given), "MARK": place.mark, "HOME": "/tmp"},
+                binds=(*place.binds, *network.binds),
+                container_id=ContainerId(f"ctr_{scratch.name}-{place.mark[-8:]}"),
+                limits=LIMITS,
+                network=network.network,
+                netns=network.netns,
+            )
+        )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._opening.__aexit__(*exc)
+        await self._stack.aclose()
 
     async def attempt(self, number: int, attempt: Attempt) -> Seen:
         """Make one attempt; a container that ended by it says how."""
@@ -163,7 +199,7 @@ class Container:
         """Return what it is, seen from inside, and by which users it runs, seen from here."""
         await self._inside.tell(b"facts\n")
         said: dict[str, Any] = await self._inside.said()
-        inside = [users_of(pid) for pid in processes_with(self._mark)]
+        inside = [users_of(pid) for pid in processes_with(self._place.mark)]
         return {**said, "users": sorted(set().union(*inside))}
 
     async def health(self) -> list[str]:
@@ -174,6 +210,13 @@ class Container:
         except (AssertionError, OSError, TimeoutError) as error:
             return [f"the neighbour is gone: {error}"]
         return [] if said == "pong" else [f"the neighbour says {said}"]
+
+
+def _granted(place: _Place) -> Granted:
+    if place.networks.own:
+        return Granted(access=Access.INTERNET)
+    taken = "network" in place.backend.enforces
+    return Granted(access=Access.NONE if taken else Access.HOST)
 
 
 def users_of(pid: int) -> set[int]:
@@ -257,10 +300,11 @@ def scenery(
                 name: str(Path(f"/proc/self/ns/{name}").readlink())
                 for name in ("user", "mnt", "pid", "ipc", "uts", "net")
             },
-            "interfaces": sorted(name for _, name in socket.if_nameindex()),
+            "hardware": _hardware(),
             "tcp": ["127.0.0.1", port],
             "tcp_other": ["127.1.2.3", port],
             "tcp_zero": ["0.0.0.0", port],
+            "tcp_gateway": [str(make_plan(BETWEEN).gateway), port],
             "tcp_mapped": ["::ffff:127.0.0.1", port],
             "tcp_host": [own, port] if own else None,
             "tcp6": victim.says["six"],
@@ -287,6 +331,12 @@ def scenery(
 
 def _bind(source: Path, target: str) -> Bind:
     return Bind(source=source, target=target, shared=True)
+
+
+def _hardware() -> list[str]:
+    """Return the hardware addresses of this host's interfaces, but for the loopback's."""
+    found = [path.read_text().strip() for path in Path("/sys/class/net").glob("*/address")]
+    return sorted(address for address in found if address.strip("0:"))
 
 
 def _own_address() -> str:

@@ -154,11 +154,10 @@ def test_no_route_takes_it_for_more_than_it_is(asked, ledger, name):
     for (hostile, method, path), status in statuses.items():
         if hostile != name:
             continue
-        held = status < 500 or (status == 503 and "sandbox" in path)
-        ledger.rows.append(
-            Row("names", f"names: {name} in {method} {path}", "the platform", held, shown=True)
-        )
-        if not held:
+        if status >= 500 and not (status == 503 and "sandbox" in path):
             wrong.append(f"{method} {path}: {status}")
+    ledger.rows.append(
+        Row("names", f"names: {name} in every route", "the platform", not wrong, shown=True)
+    )
     assert not wrong, wrong
     assert before == after

@@ -195,6 +195,7 @@ for _title, _key, _family, _number in (
     ("the host's IPv6 loopback", "tcp6", socket.AF_INET6, 84),
     ("the host's loopback as ::ffff:127.0.0.1", "tcp_mapped", socket.AF_INET6, 97),
     ("the host's own address", "tcp_host", socket.AF_INET, 84),
+    ("the host's end of its own network", "tcp_gateway", socket.AF_INET, 84),
 ):
 
     def _connect(key: str = _key, family: int = _family) -> None:
@@ -202,7 +203,15 @@ for _title, _key, _family, _number in (
             raise Held("the host has no such address")
         _says_the_secret(family, tuple(GIVEN[key]))
 
-    FAMILY.add(f"reach a service on {_title}", _connect, _number, needs="network")
+    FAMILY.add(
+        f"reach a service on {_title}",
+        _connect,
+        _number,
+        needs="network",
+        control="the address is there only while a worker has networks for its containers"
+        if _key == "tcp_gateway"
+        else "",
+    )
 
 
 @FAMILY("a datagram to the host's loopback", 84, needs="network")
@@ -231,10 +240,16 @@ def _() -> list[int]:
 @FAMILY("the host's interfaces", 84, needs="network")
 def _() -> list[str]:
     # Others come and go on a busy host; one of those that were there is enough.
-    names = {name for _, name in socket.if_nameindex()} - {"lo"}
-    if not names & set(GIVEN["interfaces"]):
-        raise Held("the host has no such address" if not GIVEN["sandboxed"] else "its own")
-    return sorted(names)
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            answer = fcntl.ioctl(sock, 0x8927, struct.pack("16s24x", name.encode()))
+            address = answer[18:24].hex(":")
+            if address in GIVEN["hardware"]:
+                found.append(name)
+    if not found:
+        raise Held("its own" if GIVEN["sandboxed"] else "the host has no such address")
+    return found
 
 
 @FAMILY("the host's connections in /proc/net/tcp", 84, needs="network")
