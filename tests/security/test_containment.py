@@ -43,11 +43,14 @@ def test_there_is_nothing_in_the_environment_that_the_plan_did_not_name(facts):
     assert set(facts["env"]) <= {"GIVEN", "MARK", "HOME", "PWD", "LC_CTYPE"}
 
 
-def test_descriptors_are_nothing_the_socket_and_two_ends_of_one_pipe(facts):
+def test_descriptors_are_nothing_the_socket_and_two_ends_of_one_pipe(stage, facts):
     fds = facts["fds"]
-    assert fds[0] == "/dev/null"
-    assert fds[1] == fds[2]
-    assert fds[1].startswith("pipe:")
+    if stage[0].backend == "runc":  # it stands between with a pipe of its own for each
+        assert all(fd.startswith("pipe:") for fd in fds[:3])
+    else:
+        assert fds[0] == "/dev/null"
+        assert fds[1] == fds[2]
+        assert fds[1].startswith("pipe:")
     assert fds[3].startswith("socket:")
     assert facts["other_fds"] == []
 
