@@ -123,6 +123,7 @@ class Asked:
     autoscaler: QueueDepthAutoscaler
     on_start: Callable[..., Any] | None
     on_exit: Callable[..., Any] | None
+    sharing: str
     authorized: bool
     inputs: dict[str, Field] | None
     outputs: dict[str, Field] | None
@@ -167,6 +168,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
     on_exit: Callable[..., Any] | None = None,
+    checkpoint_enabled: bool | None = None,
     authorized: bool = True,
     inputs: object = None,
     outputs: object = None,
@@ -214,6 +216,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         autoscaler=scaling,
         on_start=getattr(on_start, "__glowplug_fn__", on_start),
         on_exit=getattr(on_exit, "__glowplug_fn__", on_exit),
+        sharing=_sharing(checkpoint_enabled),
         authorized=authorized,
         inputs=fields_of(inputs) if inputs_given else fields_of_signature(function),
         outputs=None if outputs is None else fields_of(outputs),
@@ -256,6 +259,14 @@ def _checked_name(what: str, value: object) -> str:
             "a letter or digit"
         )
     return value
+
+
+def _sharing(checkpoint_enabled: bool | None) -> str:  # noqa: FBT001 - as it was given
+    """Return what containers may have from a template: nothing is said, it is allowed, it is forbidden."""
+    if checkpoint_enabled is None:
+        return ""
+    _expect("checkpoint_enabled", checkpoint_enabled, bool)
+    return "on_start" if checkpoint_enabled else "nothing"
 
 
 def _keep_warm(default: float, value: object) -> float:

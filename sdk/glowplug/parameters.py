@@ -36,6 +36,7 @@ COMMON: frozenset[str] = frozenset(
         "autoscaler",
         "on_start",
         "on_exit",
+        "checkpoint_enabled",
         "env",
         "secrets",
         "volumes",
@@ -91,7 +92,6 @@ HONOURED: dict[str, frozenset[str]] = {
 }
 
 _DECORATORS_LATER: dict[str, str] = {
-    "checkpoint_enabled": "keep containers warm with keep_warm_seconds or min_containers",
     "pool": "leave it out: there is one pool",
     "region": "leave it out: there is one region",
 }

@@ -93,6 +93,7 @@ def schedule(
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
     on_exit: Callable[..., Any] | None = None,
+    checkpoint_enabled: bool | None = None,
     authorized: bool = True,
     outputs: Any = None,
     priority: int = 0,

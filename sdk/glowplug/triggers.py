@@ -83,6 +83,7 @@ def on_event(
     autoscaler: QueueDepthAutoscaler | None = None,
     on_start: Callable[..., Any] | None = None,
     on_exit: Callable[..., Any] | None = None,
+    checkpoint_enabled: bool | None = None,
     priority: int = 0,
     rate_limit: str | float | None = None,
     callback_url: str = "",

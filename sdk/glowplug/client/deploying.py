@@ -80,6 +80,7 @@ class Packer:
             on_start_pickled=await self._upload(started[1]),  # type: ignore[arg-type]
             on_exit=ended[0],
             on_exit_pickled=await self._upload(ended[1]),  # type: ignore[arg-type]
+            sharing=asked.sharing,
         )
 
     async def image_of(self, image: Image) -> ImageSpec:

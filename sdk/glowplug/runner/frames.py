@@ -10,7 +10,7 @@ worker → runner
                 "module:qualname" or "", on_start and on_exit likewise, pickled,
                 on_start_pickled, on_exit_pickled (bytes that follow in `blob` frames, 0 = none),
                 is_generator, concurrency, outputs_schema (field → spec, or
-                null)
+                null), share_on_start (a template runs on_start, too)
     blob        name "pickled" | "on_start_pickled" | "on_exit_pickled", more; body
     run         id, index, format "pickle" | "json", attempt, method, stream, more; body = arguments.
                 At most `concurrency` run at once; further ones wait in order

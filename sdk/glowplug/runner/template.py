@@ -79,6 +79,8 @@ def _load(channel: Channel, init: Header, capture: Capture) -> function.Loaded:
     door.open_door(channel, function.current_invocation, str(init.get("deployment_id") or ""))
     capture.install()
     loaded = function.import_all(init, blobs)
+    if init.get("share_on_start"):
+        loaded.start()
     loaded.capture = capture
     return loaded
 

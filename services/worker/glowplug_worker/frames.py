@@ -50,6 +50,7 @@ class Init(_Header, tag="init", frozen=True, kw_only=True):
     on_start_pickled: int = 0
     on_exit: str = ""
     on_exit_pickled: int = 0
+    share_on_start: bool = False
     is_generator: bool = False
     outputs_schema: dict[str, FieldSpec] | None = None
     concurrency: int = 1

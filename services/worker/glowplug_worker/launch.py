@@ -167,6 +167,7 @@ def init_for(binding: BindContainer, brought: Brought, places: Places, env: dict
         on_start_pickled=len(brought.on_start_pickled),
         on_exit=source.on_exit if source else "",
         on_exit_pickled=len(brought.on_exit_pickled),
+        share_on_start=source is not None and source.sharing == "on_start",
         is_generator=spec.is_generator,
         outputs_schema=spec.outputs,
         concurrency=spec.concurrency,

@@ -77,7 +77,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     def suits(self) -> bool:
         """Return whether a container like this can be forked at all."""
         spec = self.binding.spec
-        return spec.kind is ContainerKind.FUNCTION and spec.processes == 1
+        alone = spec.source is not None and spec.source.sharing == "nothing"
+        return spec.kind is ContainerKind.FUNCTION and spec.processes == 1 and not alone
 
     @property
     def suits_bare(self) -> bool:

@@ -88,6 +88,12 @@ def networked(here):
         "names": open("/etc/resolv.conf").readline().strip(),
     }
 
+def begin():
+    return [time.time(), random.random()]
+
+def began(context):
+    return context.on_start_value
+
 def leave(name):
     for place in ("/tmp", "/dev/shm"):
         open(f"{place}/{name}", "w").close()
@@ -191,11 +197,13 @@ class Containers:
     def __init__(self, worker: Any, rest: Any, app: str) -> None:
         self.worker, self.rest, self.app, self.count = worker, rest, app, 0
 
-    async def start(self, function: str, **spec: Any) -> str:
+    async def start(self, function: str, deployment: str = "", **spec: Any) -> str:
         self.count += 1
         name = f"ctr_{self.app}_{self.count}"
-        ref = SourceRef(blob=digest_of(self.app), handler=f"app:{function}")
-        fields = {"deployment_id": f"dep_{self.app}_{function}", "env": {"MINE": "mine"}, **spec}
+        hooks = {key: spec.pop(key) for key in ("on_start", "sharing") if key in spec}
+        ref = SourceRef(blob=digest_of(self.app), handler=f"app:{function}", **hooks)
+        owner = deployment or f"dep_{self.app}_{function}"
+        fields = {"deployment_id": owner, "env": {"MINE": "mine"}, **spec}
         await self.rest.bound("ready", name, source=ref, **fields)
         return name
 
@@ -311,6 +319,27 @@ async def test_their_ends_are_told_and_a_worker_that_ends_leaves_no_process(work
     assert ways(worker, await app.start("die")) == ["template"]
 
 
+async def test_on_start_runs_in_each_container_unless_it_may_be_shared(worker, rest):
+    app = Containers(worker, rest, "quiet")
+    values = []
+    for number, sharing in enumerate(("", "on_start", "nothing")):
+        for turn in range(3):
+            name = await app.start("began", f"dep_{number}", on_start="app:begin", sharing=sharing)
+            values.append(await app.call(name))
+            if turn == 0 and sharing != "nothing":
+                await app.made(2 + number)
+    each, shared, alone = values[:3], values[3:6], values[6:]
+    assert len({value[0] for value in each}) == 3
+    assert shared[1] == shared[2] != shared[0]
+    assert len({value[0] for value in alone}) == 3
+    names = [f"ctr_quiet_{number}" for number in range(1, 10)]
+    assert ways(worker, *names) == [
+        *("plain", "template", "template"),
+        *("warm", "template", "template"),
+        *("plain", "plain", "plain"),
+    ]
+
+
 async def test_another_function_of_the_image_is_forked_from_a_bare_runner(worker, rest):
     app = Containers(worker, rest, "quiet")
     await app.start("leave")
@@ -325,7 +354,7 @@ async def test_another_function_of_the_image_is_forked_from_a_bare_runner(worker
     assert ways(worker, strange) == ["plain"]
     # What the dynamic linker reads only at the beginning needs a beginning.
     linked = await app.start(
-        "look", env={"MINE": "mine", "LD_LIBRARY_PATH": "/x"}, deployment_id="dep_ld"
+        "look", env={"MINE": "mine", "LD_LIBRARY_PATH": "/x"}, deployment="dep_ld"
     )
     assert ways(worker, linked) == ["plain"]
 

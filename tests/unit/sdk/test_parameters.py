@@ -76,6 +76,7 @@ GIVEN = {
     "autoscaler": glowplug.QueueDepthAutoscaler(max_containers=10),
     "on_start": print,
     "on_exit": print,
+    "checkpoint_enabled": False,
     "authorized": False,
     "inputs": {"x": glowplug.schema.Integer()},
     "outputs": {"y": glowplug.schema.Integer()},

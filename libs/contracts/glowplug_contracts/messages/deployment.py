@@ -102,6 +102,8 @@ class SourceRef(Message, frozen=True, kw_only=True):
         handler: "module:qualname" inside the archive, or "" when `pickled` is set.
         pickled: digest of a cloudpickle of the function (closures, notebooks); only the runner loads it.
         on_start: "module:qualname", or ""; `on_start_pickled` likewise, and so for on_exit.
+        sharing: what containers may have from a template: "" = what importing brings, where that is safe;
+            "on_start" = what on_start brings, too; "nothing".
     """
 
     blob: Digest | None = None
@@ -111,6 +113,7 @@ class SourceRef(Message, frozen=True, kw_only=True):
     on_start_pickled: Digest | None = None
     on_exit: str = ""
     on_exit_pickled: Digest | None = None
+    sharing: str = ""
 
 
 class SecretRef(Message, frozen=True, kw_only=True):
