@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 CLONE_FLAGS = 0x20000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 17
 CLONE_CALL = 56
 ORDER_BYTES = 64
-GIVEN = 3  # the runner's socket, its stderr, and the pipe for its exit code
+# The runner's socket, its stderr, the pipe for its exit code, and what the nursery hands the newborn things by.
+GIVEN = 4
 
 
 def serve_template(fd: int, control_fd: int) -> int:
@@ -143,8 +144,9 @@ def _reap(_number: int, _frame: object) -> None:
         return
 
 
-def _become_two(runner: int, stderr: int, exit_pipe: int) -> int:
+def _become_two(runner: int, stderr: int, exit_pipe: int, gift: int) -> int:
     """Stay as process 1 and look after the runner, which is the child; return its descriptor there."""
+    os.close(gift)
     pid = os.fork()
     if pid:
         _look_after(pid, exit_pipe)

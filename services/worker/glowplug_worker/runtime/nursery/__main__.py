@@ -21,7 +21,7 @@ _package = type(sys)("glowplug_worker")
 _package.__path__ = [os.path.abspath(f"{__file__}/../../..")]  # noqa: PTH100 - no pathlib
 sys.modules["glowplug_worker"] = _package
 
-from glowplug_worker.runtime.nursery import dress, tracer  # noqa: E402 - found only now
+from glowplug_worker.runtime.nursery import dress, puppet, tracer  # noqa: E402 - found only now
 
 REQUEST_BYTES_MAX: Final = 1 << 18
 FDS_MAX: Final = 8
@@ -81,17 +81,16 @@ def fork(order: dict[str, object], fds: list[int]) -> int:
         raise ProcessLookupError("the template is gone")
     control, *given = fds
     child = 0
+    gift, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with tracer.traced(template):
-            control_socket = socket.socket(fileno=os.dup(control))
-            try:
-                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", given))
-                control_socket.sendmsg([b"fork"], [rights], socket.MSG_DONTWAIT)
-            finally:
-                control_socket.close()
+        with gift, theirs, tracer.traced(template):
+            _say(control, [*given, theirs.fileno()])
             tracer.run_to_clone(template)
             child = tracer.newborn(template, own_network=bool(order.get("own_network")))
-        tracer.drop_capabilities(child)
+            # The template stands still meanwhile: what the newborn is handed now is not for its ears.
+            with puppet.opened(child) as stringed:
+                puppet.join(stringed, gift, theirs, order.get("cgroups", ()))  # type: ignore[arg-type]
+                puppet.drop_capabilities(stringed)
         dress.dress(child, template, order)
         _verify(child)
     except BaseException:
@@ -101,6 +100,13 @@ def fork(order: dict[str, object], fds: list[int]) -> int:
         raise
     tracer.let_go(child)
     return child
+
+
+def _say(control: int, given: list[int]) -> None:
+    """Tell the template to fork, and what for."""
+    with socket.socket(fileno=os.dup(control)) as channel:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", given))
+        channel.sendmsg([b"fork"], [rights], socket.MSG_DONTWAIT)
 
 
 def _verify(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""What a newborn gets before it runs: control groups, its own /proc, /tmp and devices, a name, an identity.
+"""What a newborn gets before it runs: its own /proc, /tmp and devices, a name, an identity.
 
 All of it is done from outside by a child of the nursery (`in_namespaces_of`), because the newborn has no
 power to do it and may not have any.
@@ -49,9 +49,6 @@ TMPFS_OPTIONS: Final = (("mode", "1777"), ("size", str(1 << 30)))
 
 def dress(child: int, template: int, order: dict[str, object]) -> None:
     """Prepare a stopped newborn. Raises: OSError."""
-    for file in order.get("cgroups", ()):  # type: ignore[attr-defined]
-        with open(file, "w") as entry:  # noqa: PTH123 - pathlib costs the nursery 10 ms at start
-            entry.write(str(child))
     pidfd = os.pidfd_open(child)
     _check(LIBC.setns(pidfd, _NEWPID), "joining the pid namespace")
     dresser = os.fork()

@@ -49,15 +49,7 @@ _ENTERED: Final = (
 STOPS_MAX: Final = 200
 
 _REGISTERS: Final = 27
-_R13, _R12, _RBX, _RAX, _RDI, _ORIG_RAX, _RIP, _RSP = 2, 3, 5, 10, 14, 15, 16, 19
-
-# for (rbx = 0; rbx < 64; rbx++) prctl(PR_CAPBSET_DROP, rbx); capset(r12, r13); int3
-_DROP_ALL: Final = bytes.fromhex(
-    "31db b89d000000 bf18000000 4889de 31d2 4d31d2 4d31c0 0f05 ffc3 83fb40 72e2"
-    "b87e000000 4c89e7 4c89ee 0f05 cc"
-)
-_SCRATCH_BELOW_STACK: Final = 1024
-_CAPABILITY_VERSION: Final = 0x20080522
+R13, R12, R10, R8, RAX, RDX, RSI, RDI, ORIG_RAX, RIP, RSP = 2, 3, 7, 9, 10, 12, 13, 14, 15, 16, 19
 
 
 class TraceError(Exception):
@@ -103,11 +95,11 @@ def run_to_clone(pid: int) -> None:
             if status >> 16 == 0:  # no event of ptrace's: a signal, which it must get
                 undelivered = os.WSTOPSIG(status)
             continue
-        registers = _registers(pid)
-        if registers[_RAX] == _ENTERED and registers[_ORIG_RAX] == CLONE_CALL:
-            if registers[_RDI] == CLONE_FLAGS:
+        registers = read_registers(pid)
+        if registers[RAX] == _ENTERED and registers[ORIG_RAX] == CLONE_CALL:
+            if registers[RDI] == CLONE_FLAGS:
                 return
-            raise TraceError(f"it asked to clone with {registers[_RDI]:#x}")
+            raise TraceError(f"it asked to clone with {registers[RDI]:#x}")
     raise TraceError("it did not fork when it was told to")
 
 
@@ -118,9 +110,9 @@ def newborn(pid: int, *, own_network: bool) -> int:
     to the filter, until `let_go`. Raises: TraceError.
     """
     if own_network:
-        registers = _registers(pid)
-        registers[_RDI] |= _CLONE_NEWNET
-        _set_registers(pid, registers)
+        registers = read_registers(pid)
+        registers[RDI] |= _CLONE_NEWNET
+        write_registers(pid, registers)
     _ptrace(_SETOPTIONS, pid, data=_TRACE_SYSGOOD | _TRACE_FORK | _SUSPEND_SECCOMP)
     _ptrace(_SYSCALL, pid)
     status = _stop_of(pid)
@@ -133,30 +125,15 @@ def newborn(pid: int, *, own_network: bool) -> int:
     return child
 
 
-def drop_capabilities(pid: int) -> None:
-    """Make a newborn lose every capability, for good. Raises: TraceError."""
-    before = _registers(pid)
-    at, scratch = before[_RIP], (before[_RSP] - _SCRATCH_BELOW_STACK) & ~15
-    nothing = struct.pack("=Ii6I", _CAPABILITY_VERSION, 0, *(0,) * 6)
-    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        was = os.pread(memory, len(_DROP_ALL), at)
-        os.pwrite(memory, nothing, scratch)
-        os.pwrite(memory, _DROP_ALL, at)
-        during = list(before)
-        during[_R12], during[_R13] = scratch, scratch + 8
-        during[_ORIG_RAX] = (1 << 64) - 1  # it is in no call that could be restarted
-        _set_registers(pid, during)
-        _ptrace(_CONT, pid)
-        status = _stop_of(pid)
-        if os.WSTOPSIG(status) != signal.SIGTRAP or _registers(pid)[_RAX] != 0:
-            raise TraceError("it kept its capabilities")
-        os.pwrite(memory, was, at)
-    finally:
-        os.close(memory)
-    after = list(before)
-    after[_RAX], after[_ORIG_RAX] = 0, (1 << 64) - 1
-    _set_registers(pid, after)
+def run_to_trap(pid: int) -> int:
+    """Let a stopped process run until it traps; return what is in its result's register then.
+
+    Raises: TraceError.
+    """
+    _ptrace(_CONT, pid)
+    if os.WSTOPSIG(_stop_of(pid)) != signal.SIGTRAP:
+        raise TraceError("it stopped before it was told to")
+    return read_registers(pid)[RAX]
 
 
 def _stop_of(pid: int) -> int:
@@ -167,14 +144,16 @@ def _stop_of(pid: int) -> int:
     return status
 
 
-def _registers(pid: int) -> list[int]:
+def read_registers(pid: int) -> list[int]:
+    """Return a stopped process's registers, as the kernel orders them."""
     buffer = ctypes.create_string_buffer(_REGISTERS * 8)
     area = _Iovec(ctypes.addressof(buffer), len(buffer.raw))
     _ptrace(_GETREGSET, pid, _PRSTATUS, ctypes.addressof(area))
     return list(struct.unpack(f"={_REGISTERS}Q", buffer.raw))
 
 
-def _set_registers(pid: int, registers: list[int]) -> None:
+def write_registers(pid: int, registers: list[int]) -> None:
+    """Set them."""
     buffer = ctypes.create_string_buffer(struct.pack(f"={_REGISTERS}Q", *registers), _REGISTERS * 8)
     area = _Iovec(ctypes.addressof(buffer), _REGISTERS * 8)
     _ptrace(_SETREGSET, pid, _PRSTATUS, ctypes.addressof(area))
