@@ -114,6 +114,10 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("in flight", found.get("in_flight")),
         ("containers", _count(found.get("containers"))),
         ("last failure", _failure(found.get("last_failure") or {})),
+        (
+            "starts",
+            "; ".join(f"{how} on {who}" for who, how in (found.get("starts") or {}).items()),
+        ),
     ]
 
 

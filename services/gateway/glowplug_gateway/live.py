@@ -87,6 +87,16 @@ class Live:
             if container.workspace == workspace
         ]
 
+    def ways_to_start(self, deployment_id: DeploymentId) -> dict[WorkerId, str]:
+        """Return how workers start a deployment's containers, where they know: forked, or why not."""
+        found: dict[WorkerId, str] = {}
+        for worker in self.workers():
+            if deployment_id in worker.templates:
+                found[worker.worker_id] = "forked from a template"
+            elif deployment_id in worker.plain_starts:
+                found[worker.worker_id] = f"plain: {worker.plain_starts[deployment_id]}"
+        return found
+
     def target(self, deployment_id: DeploymentId) -> int:
         """Return how many containers the autoscaler wants."""
         decided = self._targets.get(deployment_id)

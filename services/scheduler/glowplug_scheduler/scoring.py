@@ -6,6 +6,7 @@
 | spread | 0 … 100 | few containers of the same deployment: 100 / (1 + replicas) |
 | gpu saved | 0 or 60 | work without a GPU on a worker without one |
 | image | 0 or 50 | the image is there already |
+| template | 0 or 45 | its containers are forked there in milliseconds |
 | packing | 0 … 40 | a worker that is fuller afterwards, so that others stay free for large work |
 """
 
@@ -22,6 +23,7 @@ GPU_KIND_STEP = 100.0
 SPREAD_MAX = 100.0
 GPU_SAVED = 60.0
 IMAGE = 50.0
+TEMPLATE = 45.0
 PACKING_MAX = 40.0
 
 
@@ -32,7 +34,8 @@ def best(spec: ContainerSpec, fits: Sequence[Fit]) -> Fit:
 
 def score(spec: ContainerSpec, fit: Fit) -> float:
     """Return how well a worker suits a container."""
-    return _gpu(fit) + _spread(fit) + _gpu_saved(fit) + _image(spec, fit) + _packing(spec, fit)
+    at_hand = _image(spec, fit) + _template(spec, fit)
+    return _gpu(fit) + _spread(fit) + _gpu_saved(fit) + at_hand + _packing(spec, fit)
 
 
 def _gpu(fit: Fit) -> float:
@@ -50,6 +53,11 @@ def _gpu_saved(fit: Fit) -> float:
 def _image(spec: ContainerSpec, fit: Fit) -> float:
     """The bare base ("") is everywhere."""
     return IMAGE if not spec.image_digest or spec.image_digest in fit.room.beat.images else 0.0
+
+
+def _template(spec: ContainerSpec, fit: Fit) -> float:
+    known = spec.deployment_id and spec.deployment_id in fit.room.beat.templates
+    return TEMPLATE if known else 0.0
 
 
 def _packing(spec: ContainerSpec, fit: Fit) -> float:

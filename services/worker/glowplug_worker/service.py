@@ -339,7 +339,10 @@ class WorkerService:
         )
         kept = workshop.templates.memory_bytes if workshop.templates is not None else 0
         self.offer = msgspec.structs.replace(offer, memory_bytes=max(0, offer.memory_bytes - kept))
+        templates = workshop.templates
         beat = WorkerBeat(
+            templates=templates.deployments() if templates is not None else (),
+            plain_starts=templates.unsafe() if templates is not None else {},
             worker_id=workshop.worker_id,
             beat=self._beat,
             started_at=self._started_at,

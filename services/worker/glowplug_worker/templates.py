@@ -46,6 +46,10 @@ log = structlog.get_logger()
 _BEGINNING: Final = ("LD_", "GLIBC_", "MALLOC_", "LC_", "LANG", "PYTHON")
 
 
+# Beats are small.
+TOLD_MAX: Final = 100
+
+
 class _Clock(Protocol):
     def now(self) -> float: ...
 
@@ -148,10 +152,11 @@ class Templates:
         return tuple(key for key in self._templates if self._keeping.usable(key))
 
     def unsafe(self) -> dict[DeploymentId, str]:
-        """Return why containers of deployments are not forked."""
-        return {
-            DeploymentId(key.owner): why for key, why in self._keeping.unsafe.items() if key.owner
-        }
+        """Return why containers of deployments are not forked, for the latest of them."""
+        found = [
+            (DeploymentId(key.owner), why) for key, why in self._keeping.unsafe.items() if key.owner
+        ]
+        return dict(found[-TOLD_MAX:])
 
     # -- containers -----------------------------------------------------------------------------
 

@@ -443,6 +443,12 @@ def test_a_worker_that_has_the_image_is_preferred():
     assert bind.worker_id == "w2"
 
 
+def test_a_worker_that_has_the_template_is_preferred(machine):
+    machine.hear(worker="w2", templates=("dep_f",))
+    (bind,) = machine.bind()
+    assert bind.worker_id == "w2"
+
+
 def test_replicas_spread_over_workers_that_are_equal(machine):
     machine.hear(worker="w2")
     binds = machine.bind(target=4)

@@ -65,6 +65,7 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     `beat` counts up by one; `started_at` tells a restarted worker of the same name apart. `host` is
     the machine's name; `image_host` what its images are built for (see ImageManifest.host). `gpus` are
     on offer, `gpu_states` all there are. `cordoned`: somebody told it to take nothing new.
+    `templates` are the deployments whose containers it forks; `plain_starts` says why others' it can't.
     """
 
     worker_id: WorkerId
@@ -81,6 +82,8 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     backend: str = ""
     pool: str = "default"
     image_host: str = ""
+    templates: tuple[DeploymentId, ...] = ()
+    plain_starts: dict[DeploymentId, str] = {}
     cordoned: bool = False
     gpu_states: tuple[GpuState, ...] = ()
     driver: str = ""

@@ -152,6 +152,7 @@ class DeploymentRoutes:
             "queued": backlog.queued if backlog else 0,
             "in_flight": backlog.in_flight if backlog else 0,
             "containers": containers,
+            "starts": self._live.ways_to_start(deployment.deployment_id),
         }
 
 
