@@ -1,0 +1,63 @@
+"""Cold calls through the whole platform: forked from a template where the code allows it, else plain and told why."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+WITHIN_S = 60
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only a worker of root's forks containers"
+)
+
+
+def until(look, what):
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(what)
+
+
+def starts(platform, name):
+    """How its containers start, once a worker knows."""
+
+    def look():
+        return platform.http("GET", f"/api/v1/deployments/{name}").json()["starts"]
+
+    (how,) = until(look, f"nobody knows how {name} starts").values()
+    return how
+
+
+def cold(platform, name):
+    """Call when no container of it lives."""
+
+    def gone():
+        return not platform.http("GET", f"/api/v1/deployments/{name}").json()["containers"]
+
+    until(gone, f"a container of {name} stays")
+    answer = platform.http("POST", f"/endpoint/{name}", {})
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def test_cold_calls_are_forked_with_the_imports_done(platform):
+    platform.cli("deploy", "quick.py:imported")
+    plain = cold(platform, "imported")
+    if "plain" in (how := starts(platform, "imported")):
+        pytest.skip(how)
+    first, second = cold(platform, "imported"), cold(platform, "imported")
+    assert first[0] == second[0] != plain[0]
+    assert len({plain[2], first[2], second[2]}) == 3
+    assert "forked from a template" in platform.cli("deployment", "show", "imported").stdout
+
+
+def test_code_that_can_not_be_forked_starts_plainly_and_says_why(platform):
+    platform.cli("deploy", "quick_threads.py:threads")
+    before = cold(platform, "threads")
+    assert "started 1 threads" in starts(platform, "threads")
+    assert cold(platform, "threads") == before
+    assert "started 1 threads" in platform.cli("deployment", "show", "threads").stdout
