@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
-WITHIN_S = 60
+from tests.support.eventually import eventually_sync
+
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only a worker of root's forks containers"
 )
-
-
-def until(look, what):
-    deadline = time.monotonic() + WITHIN_S
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(what)
 
 
 def starts(platform, name):
@@ -28,7 +19,7 @@ def starts(platform, name):
     def look():
         return platform.http("GET", f"/api/v1/deployments/{name}").json()["starts"]
 
-    (how,) = until(look, f"nobody knows how {name} starts").values()
+    (how,) = eventually_sync(look, what=f"{name} to start in a way that is known").values()
     return how
 
 
@@ -38,7 +29,7 @@ def cold(platform, name):
     def gone():
         return not platform.http("GET", f"/api/v1/deployments/{name}").json()["containers"]
 
-    until(gone, f"a container of {name} stays")
+    eventually_sync(gone, what=f"containers of {name} to go")
     answer = platform.http("POST", f"/endpoint/{name}", {})
     assert answer.status == 200, answer.body
     return answer.json()
