@@ -142,7 +142,7 @@ async def open_nursery() -> Nursery:
     try:
         with theirs:
             # The base interpreter, without site: 9 MB, and a fork of it is cheap.
-            process = await asyncio.to_thread(_start, main, theirs.fileno())
+            process = _start(main, theirs.fileno())
     except OSError as error:
         ours.close()
         raise UnavailableError("platform.unavailable", f"the nursery: {error}") from error
@@ -156,7 +156,7 @@ async def open_nursery() -> Nursery:
 
 
 def _start(main: Path, fd: int) -> subprocess.Popen[bytes]:
-    # The worker's main thread outlives it, so the helper asks for its parent's death signal itself.
+    # In the main thread: the helper asks for a signal when the thread that made it ends.
     executable = getattr(sys, "_base_executable", sys.executable)
     return subprocess.Popen(
         [executable, "-I", "-S", str(main), "--fd", str(fd)],
