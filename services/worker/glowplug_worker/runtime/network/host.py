@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.runtime.network import nft
 from glowplug_worker.runtime.network.netlink import IPv4Address, Netlink
 from glowplug_worker.runtime.network.rules import Plan, host_rules
+
+log = structlog.get_logger()
 
 RECORDS: Final = Path("/run/glowplug/network")
 PREFIX: Final = "gp"  # of uplinks' names
@@ -38,11 +41,13 @@ class Record(msgspec.Struct, kw_only=True):
     Attributes:
         slot: which four addresses of `Plan.outside` are its own.
         forwards: interfaces that forward only because a worker needs it; set back by the last that goes.
+        made: whether it has come as far as making anything; a root without powers does not.
     """
 
     name: str
     slot: int
     forwards: list[str] = []
+    made: bool = True
 
     @property
     def uplink(self) -> str:
@@ -73,6 +78,9 @@ class Host:
         """Make the uplink to the router behind a descriptor, and the host's rules for it."""
         ours, _ = self.record.addresses(self._plan)
         with _all_locked(self._records):
+            nft.check_rights()
+            self.record.made = True
+            _write(self._records, self.record)
             nft.apply(self._rules())
         with Netlink() as link:
             link.make_veth(self.record.uplink, uplink, router, mtu=mtu)
@@ -129,7 +137,7 @@ def open_host(worker: str, plan: Plan, records: Path = RECORDS) -> Host:
         if slot is None:
             os.close(lock)
             raise UnavailableError("platform.unavailable", "no addresses are left for a worker")
-        record = Record(name=name, slot=slot, forwards=_closed_ways())
+        record = Record(name=name, slot=slot, forwards=_closed_ways(), made=False)
         _write(records, record)
     return Host(record, lock, records, plan)
 
@@ -191,18 +199,24 @@ def _sweep(records: Path) -> int:
     count = 0
     for record in list(_read_all(records)):
         lock = _try_lock(records, record.name)
-        if lock is not None:
+        if lock is None:
+            continue
+        try:
             _undo(record, records)
-            os.close(lock)
             count += 1
+        except OSError as error:  # what can't be undone here must not keep a worker from starting
+            log.warning("network.sweep_failed", name=record.name, error=str(error))
+        finally:
+            os.close(lock)
     return count
 
 
 def _undo(record: Record, records: Path) -> None:
     """Take back everything that a record says. May be repeated; the caller holds both locks."""
-    with Netlink() as link:
-        link.remove(record.uplink)
-    nft.delete_table(record.table)
+    if record.made:
+        with Netlink() as link:
+            link.remove(record.uplink)
+        nft.delete_table(record.table)
     others = [other for other in _read_all(records) if other.name != record.name]
     if others:
         # Who stays needs it still, and sets it back when it goes.

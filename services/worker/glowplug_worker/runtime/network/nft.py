@@ -26,6 +26,11 @@ def apply(rules: str) -> None:
     _run([find_nft(), "-f", "-"], rules)
 
 
+def check_rights() -> None:
+    """See whether we may read and so write rules at all. Raises: OSError with what `nft` said."""
+    _run([find_nft(), "list", "tables"], "")
+
+
 def delete_table(name: str) -> bool:
     """Remove a table; return whether there was one."""
     try:
@@ -50,8 +55,11 @@ def host_drops_forwarded() -> bool:
 
 
 def _run(command: list[str], rules: str) -> None:
-    done = subprocess.run(
-        command, input=rules, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, input=rules, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"nft took longer than {_TIMEOUT_S} s") from error
     if done.returncode != 0:
         raise OSError(f"nft: {done.stderr.strip()[:1000]}")
