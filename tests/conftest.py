@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from glowplug_runtime.topology import ensure_topology
 
 from tests.support.clock import FakeClock
 from tests.support.nats import Server, open_nats_server
+
+# Tests speak gRPC and fork containers in one process; gRPC's own handlers at a fork may abort it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @pytest.fixture

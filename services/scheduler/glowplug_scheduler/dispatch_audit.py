@@ -48,7 +48,7 @@ def pass_audit(state: ShardState, now: float, out: list[Decision]) -> None:
         audit.overdue_at = float("inf")
         if state.records_high < audit.overdue:
             rescan(state, out)
-    if audit.due_at > now or audit.running or not state.records_read or state.overflowed:
+    if audit.due_at > now or audit.running or not state.records_read:
         return
     audit.due_at = float("inf")
     audit.running = True
@@ -64,13 +64,14 @@ def see_audited(state: ShardState, event: RecordAudited, now: float, out: list[D
     """Compare a record that the audit has read with what we know of it."""
     audit, record = state.audit, event.record
     audit.seen = max(audit.seen, record.sequence)
-    if record.sequence > audit.high or state.overflowed:
+    if record.sequence > audit.high:
         return  # our own reader comes to it
     tell_waiters(state, record, now, out)
     pin_start(state, record, now)
     item = state.items.get(record.invocation_id)
-    if item is None:
-        missing = not is_terminal(record.state) and not _ended_lately(state, record, now)
+    if item is None:  # beyond our bound, ScanRecords brings it
+        unknown = not is_terminal(record.state) and not _ended_lately(state, record, now)
+        missing = unknown and not state.overflowed
     else:
         missing = item.durable and item.sequence < record.sequence
     if missing:
@@ -84,7 +85,7 @@ def end_audit(state: ShardState, event: AuditEnded, now: float, out: list[Decisi
     rest_s = min(max(AUDIT_EVERY_S, AUDIT_SHARE * (now - audit.started_at)), AUDIT_REST_MAX_S)
     audit.due_at = min(audit.due_at, now + rest_s)
     doubts, audit.doubts = audit.doubts, {}
-    if state.overflowed or not state.records_read:
+    if not state.records_read:
         return
     if audit.seen > audit.high:
         audit.overdue, audit.overdue_at = audit.seen, now + STUCK_S
@@ -94,7 +95,7 @@ def end_audit(state: ShardState, event: AuditEnded, now: float, out: list[Decisi
     elif doubts:
         audit.soon(now)
         out.extend(VerifyRecord(name, *doubt) for name, doubt in doubts.items())
-    elif event.whole and audit.seen >= audit.high:
+    elif event.whole and audit.seen >= audit.high and not state.overflowed:
         floor, below = _floor(state, now)
         if floor > audit.floor:
             audit.floor = floor
@@ -111,8 +112,6 @@ def see_verified(state: ShardState, event: RecordVerified, now: float, out: list
     elif not item.durable or record.sequence <= item.sequence:
         return
     state.audit.mended += 1
-    if record.key:
-        state.keys.heard_late.add(record.invocation_id)
     believe(state, record, now, out)
 
 

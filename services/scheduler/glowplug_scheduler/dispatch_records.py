@@ -80,8 +80,7 @@ def _known(state: ShardState, event: RecordSeen, now: float) -> Item:
     )
     state.add(item)
     queue.arrivals += 1
-    if item.key and 0 < event.order < event.sequence and not state.keys.closed:
-        state.keys.heard_late.add(item.invocation_id)  # written again, and not heard of before
+    item.late = state.keys.comes_late(item, runs=event.state is State.RUNNING)
     return item
 
 

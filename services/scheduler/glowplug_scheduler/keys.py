@@ -6,8 +6,8 @@ tries, work in order does not: nothing overtakes it, whatever becomes of it. Wha
 lies in a heap, best first: by priority and arrival, or in the order of acceptance.
 
 Invariants: K1 no key has more holders than the largest limit among them, but for what already ran when
-it was first heard of; K2 of a key in order, only the oldest holds; K3 nothing lies in the heap while its
-key has room.
+it was first heard of; K2 of a key in order, only the oldest holds (one that is `late` was overtaken before it
+was first heard of, or ran then beside another); K3 nothing lies in the heap while its key has room.
 """
 
 from __future__ import annotations
@@ -71,13 +71,11 @@ class Keys:
         self.closed = True
         self._keys: dict[str, Key] = {}
         self._missing: dict[str, int] = {}
-        self.heard_late: set[InvocationId] = set()
 
     def close(self) -> None:
         """Everything will be told again: nobody new may hold a key until then."""
         self.closed = True
         self._missing.clear()
-        self.heard_late.clear()
 
     def miss(self, name: str, order: int) -> None:
         """Of a key in order something is not known here; what came after it must not begin."""
@@ -89,6 +87,14 @@ class Keys:
         if found is None:
             found = self._keys[item.key] = Key()
         return found
+
+    def comes_late(self, item: Item, *, runs: bool) -> bool:
+        """Return whether an item of a key in order, just heard of, was overtaken or runs beside another."""
+        key = self._keys.get(item.key)
+        if key is None or item.key_limit != 0:
+            return False
+        ordered = (h for h in key.holders.values() if h.key_limit == 0)
+        return any(runs or h.order > item.order for h in ordered)
 
     def hold(self, item: Item) -> None:
         """It runs: it holds its key, whatever the limit says."""
@@ -143,7 +149,11 @@ class Keys:
     def check(self) -> None:
         """Raise AssertionError if K1 to K3 do not hold (what ran already is not counted for K1)."""
         for name, key in self._keys.items():
-            claimed = [h for h in key.holders.values() if h.place is Place.WAITING or h.own]
+            claimed = [
+                h
+                for h in key.holders.values()
+                if (h.place is Place.WAITING or h.own) and not h.late
+            ]
             most = max((max(1, h.key_limit) for h in claimed), default=0)
             assert len(claimed) <= most, f"K1: {name}"  # noqa: S101
             best = key.best()
@@ -151,8 +161,7 @@ class Keys:
                 continue
             assert not self._may_hold(key, best), f"K3: {name}"  # noqa: S101
             ordered = [h for h in key.holders.values() if h.key_limit == 0]
-            late = best.invocation_id in self.heard_late
-            if best.key_limit == 0 and not self.closed and not late:
+            if best.key_limit == 0 and not self.closed and not best.late:
                 assert all(h.order <= best.order for h in ordered if h.own), f"K2: {name}"  # noqa: S101
 
     def _grant(self, key: Key) -> Iterator[Item]:

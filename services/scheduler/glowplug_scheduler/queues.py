@@ -50,6 +50,7 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
         missed: beats of its worker, since it was handed, that did not list it.
         since: when it came to its present place.
         order, key, key_limit, holds_key: see `keys.py`.
+        late: others of its key went before it, or beside it, before it was heard of.
         after_count, after_if: see `followups.py`; a count of 0 waits for nothing (more).
         handed_attempt: the last attempt of a durable one that this machine had begun.
         refused: the sequence of its record when a worker last said that the record had moved on.
@@ -83,6 +84,7 @@ class Item(msgspec.Struct, eq=False, kw_only=True):
     error: RemoteError | None = None
     next_state: State = State.ACCEPTED
     order: int = 0
+    late: bool = False
     key: str = ""
     key_limit: int = 0
     holds_key: bool = False
