@@ -284,7 +284,8 @@ class Fleet:
         if service == "scheduler" and self._shards > 1:
             values["SHARDS"] = str(self._shards)
         if service == "worker":
-            values |= {"CPU": "8", "MEMORY": "4Gi", "GPUS": "A10G:2"}
+            # What the code inside saw is told to the campaign, outside, over the host's own network.
+            values |= {"CPU": "8", "MEMORY": "4Gi", "GPUS": "A10G:2", "NETWORK": "shared"}
         before: list[str] = []
         if self._spread:
             host = self._spread.hosts[replica]
