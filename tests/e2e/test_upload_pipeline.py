@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import Running
+from tests.e2e.conftest import Running, a_platform
 from tests.repo.tree import ROOT
 from tests.support.eventually import eventually_sync
 
@@ -18,6 +18,14 @@ GERMAN = "Der Motor springt sofort an, auch an einem kalten Morgen. Das ist der 
 POISON = "Le moteur démarre tout de suite, par un matin de mai, et la neige est là.".encode(
     "latin-1"
 )
+
+
+@pytest.fixture
+def platform(tmp_path, monkeypatch) -> Iterator[Running]:
+    """One of its own, whose containers share the host's network: the webhook is on it."""
+    monkeypatch.setenv("GLOWPLUG_WORKER_NETWORK", "shared")
+    with a_platform(tmp_path / "data") as running:
+        yield running
 
 
 @pytest.fixture
