@@ -26,7 +26,7 @@ SEEDS = int(os.environ.get("GLOWPLUG_SIM_SEEDS", "150"))
 CALM_SEEDS = 20
 REPLAY = os.environ.get("GLOWPLUG_SIM_SEED")
 # Worlds that every run has in common.
-KEPT = (14, 16, 24, 31, 49, 1688, 513311083, 562847030, 971078649)
+KEPT = (14, 16, 24, 31, 49, 1688, 513311083, 562847030, 971078649, 926389403)
 SOME = range(60)
 
 

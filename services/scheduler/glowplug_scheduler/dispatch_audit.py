@@ -52,7 +52,9 @@ def pass_audit(state: ShardState, now: float, out: list[Decision]) -> None:
         return
     audit.due_at = float("inf")
     audit.running = True
-    audit.started_at, audit.high, audit.seen = now, state.records_high, 0
+    audit.started_at, audit.seen = now, 0
+    # Below the floor our own reader never comes: what stands there is ours to know already.
+    audit.high = max(state.records_high, audit.floor - 1)
     audit.doubts.clear()
     deep = audit.deep_at <= now
     if deep:
