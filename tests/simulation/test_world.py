@@ -22,7 +22,7 @@ from glowplug_scheduler.place import Placement
 from tests.support.world import Machines
 from tests.support.world_play import LostError, play
 
-SEEDS = int(os.environ.get("GLOWPLUG_SIM_SEEDS", "60"))
+SEEDS = int(os.environ.get("GLOWPLUG_SIM_SEEDS", "150"))
 CALM_SEEDS = 20
 REPLAY = os.environ.get("GLOWPLUG_SIM_SEED")
 # Worlds that every run has in common.

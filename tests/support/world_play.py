@@ -61,11 +61,13 @@ def _play(world: World) -> None:
     if world.illness.death_every_s:
         _let_die(world, nodes)
     world.run(ILL_S)
+    latest = world.now + world.illness.late_s  # of what was sent before it heals
     heal(world, nodes)
     world.run(ILL_S + HEALED_S, world.checks.all_ended)
     world.checks.everything_ended()
     if world.counts["records left out"]:
         world.run(world.now + AUDITED_S)  # by then an audit has found what was left out
+    world.run(max(world.now, latest))  # it would wake what rests
     world.run(world.now + REST_S, world.checks.at_rest)
     world.run(world.now + 3.0)  # and it stays so
     world.checks.everything_rests()
