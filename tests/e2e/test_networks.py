@@ -53,8 +53,11 @@ def test_what_runs_on_this_machine_is_out_of_reach_where_the_worker_is_root(netw
 
 def test_a_list_takes_a_network_of_its_own(networked):
     if lacks():
-        with pytest.raises(errors.GlowplugError, match="block_network=True works without"):
+        with pytest.raises(
+            errors.GlowplugError, match="block_network=True works without"
+        ) as caught:
             networked.listed.remote()
+        assert caught.value.code == "network.unsupported"
     else:
         assert networked.listed.remote() == ["eth0", "lo"]
 
