@@ -59,8 +59,15 @@ class Key:
         return len(self.holders) + len(self.leaving) < max(1, item.key_limit)
 
     def worst_waiting(self) -> Item | None:
-        """Return the holder that waits for a slot and would be the last to get it."""
-        waiting = [h for h in self.holders.values() if h.place is Place.WAITING]
+        """Return the holder that waits for a slot and would be the last to get it.
+
+        Never one that was handed before: its worker may yet begin it, however late it hears of it.
+        """
+        waiting = [
+            h
+            for h in self.holders.values()
+            if h.place is Place.WAITING and h.handed_attempt <= h.attempt
+        ]
         return max(waiting, key=lambda h: (-h.priority, h.ticket), default=None)
 
 
@@ -104,7 +111,7 @@ class Keys:
     def ask(self, item: Item) -> Iterator[Item]:
         """An item would like to hold its key; yield those that do so from now on.
 
-        Of higher priority than a holder that has no slot yet, it takes that one's place; that one is
+        Of higher priority than a holder that never had a slot, it takes that one's place; that one is
         HELD then, and out of its queue.
         """
         key = self.of(item)

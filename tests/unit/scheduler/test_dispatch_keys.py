@@ -1,0 +1,49 @@
+"""Who of one key may have a slot, where the property test once found two."""
+
+from __future__ import annotations
+
+import pytest
+from glowplug_contracts.messages.container import ContainerState
+from glowplug_contracts.messages.invocation import State
+from glowplug_scheduler import dispatch as d
+
+from tests.support.builders_scheduler import a_container, a_record, beats, moved, of_type
+
+ONE = {"key": "one", "key_limit": 1}
+
+
+@pytest.fixture
+def step():
+    """A dispatcher that knows all records and two containers of one slot, in different deployments."""
+    dispatcher = d.Dispatcher(0, 1)
+
+    def step(event, now=110.0):
+        decisions = dispatcher.step(event, now)
+        dispatcher.check()
+        return [h.invocation_id for h in of_type(decisions, d.Hand)]
+
+    step(d.ShardTaken(1), 100.0)
+    for name in ("a", "b"):
+        step(moved(ContainerState.READY, f"ctr_{name}", f"dep_{name}", slots=1))
+    step(d.RecordsRead())
+    step(d.Tick())
+    return step
+
+
+def test_what_was_handed_keeps_its_key_from_its_betters_even_when_no_beat_lists_it(step):
+    assert step(a_record("inv_1", 1, deployment="dep_a", priority=-1, **ONE)) == ["inv_1"]
+    step(a_record("inv_2", 2, deployment="dep_a"))
+    views = [a_container(f"ctr_{n}", f"dep_{n}", slots=1) for n in ("a", "b")]
+    for number in (1, 2, 3):  # it was never heard of there, so it waits again, behind inv_2
+        step(beats(number, *views), 111.0 + number)
+    assert step(a_record("inv_3", 3, deployment="dep_b", priority=5, **ONE), 115.0) == []
+    # The old hand comes late, and is begun; nothing runs beside it.
+    running = a_record("inv_1", 4, State.RUNNING, "dep_a", "ctr_a", attempt=1, priority=-1, **ONE)
+    step(running, 115.1)
+    assert step(a_record("inv_1", 5, State.SUCCEEDED, "dep_a", attempt=1), 115.2) == ["inv_3"]
+
+
+def test_what_was_never_handed_lets_its_betters_go_first(step):
+    step(a_record("inv_0", 1, deployment="dep_a"))  # has the slot
+    step(a_record("inv_1", 2, deployment="dep_a", priority=-1, **ONE))
+    assert step(a_record("inv_3", 3, deployment="dep_b", priority=5, **ONE)) == ["inv_3"]
