@@ -137,13 +137,15 @@ def _floor(state: ShardState, now: float) -> tuple[int, tuple[int, ...]]:
     durable = (item.sequence for item in state.items.values() if item.durable)
     live = heapq.nsmallest(BELOW_MAX + 1, durable)
     floor = live[BELOW_MAX] if len(live) > BELOW_MAX else audit.high + 1  # as far as was read twice
-    # Ended ones that the next owner must hear of: others wait for them, or they count for a rate.
+    # Ended ones that the next owner must hear of: others wait for them, they count for a rate, or their
+    # code may still run.
     floor = min(
         [
             floor,
             audit.high + 1,
             *state.followups.lowest(),
             *(sequence for sequence, _ in audit.rated),
+            *(sequence for _, sequence in state.leaving.values()),
         ]
     )
     return floor, tuple(sequence for sequence in live if sequence < floor)

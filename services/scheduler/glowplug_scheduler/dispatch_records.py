@@ -100,6 +100,8 @@ def _end(
     if item is None:
         if cancelled:
             cancel_stranger(state, event, out)
+            if event.key:
+                state.leave(event.invocation_id, event.key, event.sequence)
         return
     queue = item.queue
     container = state.containers.get(item.container_id)
@@ -109,6 +111,7 @@ def _end(
             out.append(
                 ForwardCancel(container.worker_id, container.container_id, item.invocation_id)
             )
+        item.sequence = event.sequence
         state.demote(item)
     else:
         state.forget(item, now)
@@ -279,6 +282,7 @@ def open_keys(state: ShardState, now: float, out: list[Decision]) -> None:
     """
     if not state.keys.closed or not state.records_read or not state.settled(now):
         return
+    state.cancelled_keys.clear()  # every live worker has told what it runs
     state.admit(state.keys.open())
     throttled, state.throttled = state.throttled, {}
     for queue in throttled.values():

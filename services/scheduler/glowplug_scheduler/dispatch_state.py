@@ -64,7 +64,8 @@ class ShardState:
         deleted: deployments that were deleted; nothing waits in their queues.
         gone: durable invocations that ended or left their stream lately.
         records_read: what stood in the records' stream is known.
-        leaving: keys of strangers that were cancelled and may still run.
+        leaving: strangers that were cancelled and may still run: their key, and where that is recorded.
+        cancelled_keys: the same of what may yet turn out to be a stranger, until the keys are opened.
         throttled: queues whose rate lets nothing start for now.
         unfilled: queues that got work from another one's end; `settle` hands it.
         buried: containers that ended; a late beat does not bring them back.
@@ -102,7 +103,8 @@ class ShardState:
         self.audit = Audit()
         self.gone: Remembered[InvocationId] = Remembered(REMEMBERED)
         self.followups = Followups()
-        self.leaving: dict[InvocationId, str] = {}
+        self.leaving: dict[InvocationId, tuple[str, int]] = {}
+        self.cancelled_keys: dict[InvocationId, tuple[str, int]] = {}
         self.throttled: dict[DeploymentId, DeploymentQueue] = {}
         self.unfilled: dict[DeploymentId, DeploymentQueue] = {}
         self.due: list[Due] = []
@@ -195,7 +197,7 @@ class ShardState:
         if container is not None:
             self.add_stranger(container, item.invocation_id)
             if item.holds_key:
-                self.leaving[item.invocation_id] = item.key
+                self.leaving[item.invocation_id] = item.key, item.sequence
         self._forgotten(item)
 
     def _ground(self, item: Item, place: Place) -> None:
@@ -216,13 +218,24 @@ class ShardState:
         self.strangers[invocation_id] = container.container_id
         container.queue.flying_inputs += 1
         self.occupy(container, invocation_id)
+        cancelled = self.cancelled_keys.pop(invocation_id, None)
+        if cancelled is not None:
+            self.leave(invocation_id, *cancelled)
+
+    def leave(self, invocation_id: InvocationId, key: str, sequence: int) -> None:
+        """Let what was cancelled keep its key as long as its code may run, though it is not known here."""
+        if invocation_id in self.strangers:
+            self.leaving[invocation_id] = key, sequence
+            self.keys.leave(key, invocation_id)
+        elif self.keys.closed:
+            self.cancelled_keys[invocation_id] = key, sequence
 
     def drop_stranger(self, invocation_id: InvocationId) -> None:
         """Free the slot of a stranger."""
         container = self.containers.get(self.strangers.pop(invocation_id))
         left = self.leaving.pop(invocation_id, None)
         if left is not None:
-            self.admit(self.keys.left(left, invocation_id))
+            self.admit(self.keys.left(left[0], invocation_id))
         if container is not None:
             container.queue.flying_inputs -= 1
             container.occupied.discard(invocation_id)

@@ -138,6 +138,10 @@ class Keys:
         if key.idle:
             del self._keys[item.key]
 
+    def leave(self, name: str, invocation_id: InvocationId) -> None:
+        """What is not known here was cancelled, and its code may still run."""
+        self._keys.setdefault(name, Key()).leaving.add(invocation_id)
+
     def left(self, name: str, invocation_id: InvocationId) -> Iterator[Item]:
         """What was `leaving` has left."""
         key = self._keys.get(name)

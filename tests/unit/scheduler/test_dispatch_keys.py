@@ -47,3 +47,29 @@ def test_what_was_never_handed_lets_its_betters_go_first(step):
     step(a_record("inv_0", 1, deployment="dep_a"))  # has the slot
     step(a_record("inv_1", 2, deployment="dep_a", priority=-1, **ONE))
     assert step(a_record("inv_3", 3, deployment="dep_b", priority=5, **ONE)) == ["inv_3"]
+
+
+@pytest.mark.parametrize("beat_first", [True, False])
+def test_the_next_owner_lets_what_was_cancelled_and_still_runs_keep_its_key(beat_first):
+    """The record says that it ended; the worker's beat, that its code has not."""
+    dispatcher = d.Dispatcher(0, 1)
+
+    def step(event, now):
+        decisions = dispatcher.step(event, now)
+        dispatcher.check()
+        return [h.invocation_id for h in of_type(decisions, d.Hand)]
+
+    fifo = {"key": "fifo", "key_limit": 0}
+    busy = a_container("ctr_a", "dep_a", slots=2, in_flight=("inv_1",))
+    told = [
+        a_record("inv_1", 2, State.CANCELLED, "dep_a", attempt=1, **fifo),
+        a_record("inv_2", 3, deployment="dep_a", **fifo),
+        d.RecordsRead(),
+    ]
+    step(d.ShardTaken(2), 100.0)
+    step(moved(ContainerState.READY, "ctr_a", "dep_a", slots=2), 100.0)
+    beat = beats(1, busy)
+    for event in [beat, *told] if beat_first else [*told, beat]:
+        step(event, 101.0)
+    assert step(d.Tick(), 105.0) == []
+    assert step(beats(2, a_container("ctr_a", "dep_a", slots=2)), 106.0) == ["inv_2"]
