@@ -8,10 +8,20 @@ import struct
 from typing import Any
 
 import pytest
-from glowplug_worker.runtime import seccomp
+from glowplug_worker.runtime import seccomp, seccomp_files
+from glowplug_worker.runtime.seccomp_files import own_profile
 from glowplug_worker.runtime.seccomp_profile import oci_profile, others
+from glowplug_worker.runtime.seccomp_rules import (
+    Group,
+    Profile,
+    ProfileError,
+    Rule,
+    Where,
+    check_profile,
+    stricter,
+)
 from glowplug_worker.runtime.spec import IDS, Mount, Needs, Tmpfs, build_root, build_spec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 parts = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=12)
@@ -143,22 +153,76 @@ def test_others_are_all_but_the_values_and_each_once(values: list[int], number: 
         assert len(matching) == (0 if tried in values else 1)
 
 
+# Calls of each kind: refused, judged, known to few, ordinary.
+CALLS = ("mount", "clone", "socket", "ioctl", "personality", "mseal", "getppid", "kill")
+TOLD = st.sampled_from(["EPERM", "EACCES"])
+VALUES = st.sampled_from(["0", "1", "0x10", "0x5412", "0xffffffff"])
+SOME = st.lists(VALUES, min_size=1, max_size=2).map(tuple)
+WAYS = st.one_of(
+    st.fixed_dictionaries({"refuse": SOME}),
+    st.fixed_dictionaries({"allow_only": SOME}),
+    st.fixed_dictionaries({"refuse_bits": VALUES}),
+)
+RULES = st.builds(
+    lambda call, error, argument, where, way: Rule(
+        call=call, why="", error=error, argument=argument, where=where, **way
+    ),
+    st.sampled_from(CALLS),
+    TOLD,
+    st.integers(0, 1),
+    st.none() | st.builds(Where, argument=st.integers(0, 1), value=VALUES),
+    WAYS,
+)
+GROUPS = st.builds(
+    Group,
+    name=st.just("g"),
+    why=st.just(""),
+    error=TOLD,
+    calls=st.lists(st.sampled_from(CALLS), max_size=2).map(tuple),
+)
+PROFILES = st.builds(
+    Profile,
+    name=st.just("more"),
+    groups=st.lists(GROUPS, max_size=2).map(tuple),
+    rules=st.lists(RULES, max_size=3).map(tuple),
+)
+
+
 @pytest.mark.parametrize("machine", sorted(seccomp.ARCHITECTURES))
 @given(data=st.data(), first=LONGS, second=LONGS, third=LONGS)
 def test_both_filters_decide_alike(
     machine: str, data: Any, first: int, second: int, third: int
 ) -> None:
-    known = seccomp.numbers(machine)
-    name = data.draw(st.sampled_from([*sorted(known), *sorted(seccomp.BY_ARGUMENT) * 5]))
-    if name not in known:
+    known = seccomp_files.numbers(machine)
+    judged = sorted(own_profile().judged())
+    name = data.draw(st.sampled_from([*sorted(known), *judged * 50]))
+    profile = own_profile()
+    program = _run_program(profile, machine, known[name], first, second, third)
+    assert _run_profile(profile, machine, name, first, second, third) == program
+
+
+@settings(max_examples=60)
+@given(data=st.data(), more=PROFILES, first=LONGS, second=LONGS)
+def test_whatever_is_added_refuses_more_and_both_filters_still_agree(
+    data: Any, more: Profile, first: int, second: int
+) -> None:
+    machine, known = "x86_64", seccomp_files.numbers("x86_64")
+    both = stricter(own_profile(), more)
+    try:
+        check_profile(both, known)
+    except ProfileError:
         return
-    program = _run_program(machine, known[name], first, second, third)
-    assert _run_profile(machine, name, first, second, third) == program
+    for name in data.draw(st.lists(st.sampled_from(CALLS), max_size=3)):
+        alone = _run_program(own_profile(), machine, known[name], first, second, 0)
+        added = _run_program(more, machine, known[name], first, second, 0)
+        found = _run_program(both, machine, known[name], first, second, 0)
+        assert bool(found) == bool(alone or added)
+        assert _run_profile(both, machine, name, first, second, 0) == found
 
 
-def _run_profile(machine: str, name: str, *arguments: int) -> int:
+def _run_profile(profile: Profile, machine: str, name: str, *arguments: int) -> int:
     decisions = set()
-    for rule in oci_profile(machine)["syscalls"]:
+    for rule in oci_profile(profile, machine, seccomp_files.numbers(machine))["syscalls"]:
         if name in rule["names"] and all(
             arguments[each["index"]] & each["value"] == each["valueTwo"]
             for each in rule.get("args", ())
@@ -168,10 +232,14 @@ def _run_profile(machine: str, name: str, *arguments: int) -> int:
     return decisions.pop() if decisions else 0
 
 
-def _run_program(machine: str, number: int, *arguments: int) -> int:
-    padded = (*arguments, 0, 0, 0)
+def _run_program(profile: Profile, machine: str, number: int, *arguments: int) -> int:
+    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("=IIQ6Q", number, seccomp.ARCHITECTURES[machine], 0, *padded)
-    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
+    code = list(
+        struct.iter_unpack(
+            "=HBBI", seccomp.program(profile, machine, seccomp_files.numbers(machine))
+        )
+    )
     accumulator, at = 0, 0
     while True:
         kind, if_true, if_false, value = code[at]
@@ -180,7 +248,7 @@ def _run_program(machine: str, number: int, *arguments: int) -> int:
             (accumulator,) = struct.unpack_from("=I", data, value)
         elif kind == 0x06:
             assert value == 0x7FFF0000 or value & 0xFFFF0000 == 0x00050000
-            errors = {errno.EPERM, errno.ENOSYS, errno.EAFNOSUPPORT}
+            errors = {errno.EPERM, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EACCES}
             assert value & 0xFFFF in errors or value == 0x7FFF0000
             return value & 0xFFFF if value != 0x7FFF0000 else 0
         else:

@@ -80,6 +80,8 @@ def check_backends() -> list[Finding]:
     verdict: Verdict = "note" if name == "process" else "ok"
     mend = "allow user namespaces, or run as root" if name == "process" else ""
     found = [Finding("containers", verdict, f"{name}: {reason}", mend)]
+    if probe.get("system_calls"):
+        found.append(Finding("system calls", "ok", probe["system_calls"]))
     found.append(Finding("python versions", "ok", ", ".join(probe.get("pythons", []))))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 import shutil
 import tempfile
 from collections import deque
@@ -16,6 +17,7 @@ import structlog
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import WorkerId
 from glowplug_runtime.service import Shell, run
+from glowplug_runtime.settings import SettingsError
 
 from glowplug_worker import janitor
 from glowplug_worker.blobs import CachedBlobs
@@ -33,6 +35,8 @@ from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.network.choose import open_networks
 from glowplug_worker.runtime.python import find_pythons
+from glowplug_worker.runtime.seccomp_files import describe, load_profile
+from glowplug_worker.runtime.seccomp_rules import Profile, ProfileError
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
 from glowplug_worker.settings import WorkerSettings
 from glowplug_worker.starting import ensure_sdk
@@ -57,9 +61,12 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         gpus = await _open_gpus(settings, stack)
         offers = stack.enter_context(open_offers(settings, worker_id, claims, gpus.offered))
         offer = offers.renew()
+        profile = _profile(settings)
         cgroups = open_cgroups(directory)
         stack.callback(cgroups.close)
-        backend = await choose_backend(settings.backend, directory, cgroups, settings.runtime)
+        backend = await choose_backend(
+            settings.backend, directory, cgroups, settings.runtime, profile
+        )
         images = await stack.enter_async_context(
             open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
         )
@@ -123,6 +130,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         )
         shell.ready_note(
             backend=f"{backend.name}: {backend.reason}",
+            **(_filter_words(profile) if backend.mounts else {}),
             memory="cgroup" if "memory" in backend.enforces else "polled, best effort",
             offers=f"{offer.cpu_millis} m cpu, {offer.memory_bytes >> 20} MiB, "
             f"{len(offer.gpus)} gpus{' (simulated)' if settings.gpus else ''}",
@@ -153,6 +161,18 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         finally:
             for each in loops:
                 each.cancel()
+
+
+def _profile(settings: WorkerSettings) -> Profile:
+    """Return what containers may not ask of the kernel."""
+    try:
+        return load_profile(settings.seccomp)
+    except ProfileError as error:
+        raise SettingsError(f"GLOWPLUG_WORKER_SECCOMP: {error}") from error
+
+
+def _filter_words(profile: Profile) -> dict[str, str]:
+    return {"system_calls": describe(profile, platform.machine())}
 
 
 async def _open_gpus(settings: WorkerSettings, stack: contextlib.AsyncExitStack) -> Gpus:

@@ -36,6 +36,8 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         backend: how containers are isolated; "auto" = the best one that really works here.
         runtime: which runtime the backends oci and gvisor use, by name (crun, runc) or path; "" = the
             best that is installed.
+        seccomp: a JSON file of system calls that are refused in containers beside those that the platform
+            refuses (docs/guide/containers.md); "" = none.
         pids: how many processes and threads a container may have.
         unenforced: what becomes of a container with a limit (memory, cpu, disk) that the backend can't
             hold it to: "warn" runs it with one warning in the log, "refuse" ends it with an error that
@@ -64,6 +66,7 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     gpus: str = ""
     backend: Literal["auto", "process", "bwrap", "oci", "gvisor"] = "auto"
     runtime: str = ""
+    seccomp: str = ""
     pids: int = 4096
     unenforced: Literal["warn", "refuse"] = "warn"
     network: Literal["auto", "own", "shared", "none"] = "auto"

@@ -98,4 +98,5 @@ def test_doctor_can_ask_from_outside():
     said = json.loads(done.stdout)
     assert said["backend"] in {"bwrap", "process"}
     assert said["reason"]
+    assert said["system_calls"].startswith("glowplug 1: ") == (said["backend"] == "bwrap")
     assert said["pythons"][0] == f"{sys.version_info[0]}.{sys.version_info[1]}"

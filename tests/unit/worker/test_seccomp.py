@@ -6,7 +6,8 @@ import errno
 import struct
 
 import pytest
-from glowplug_worker.runtime import seccomp
+from glowplug_worker.runtime import seccomp, seccomp_files
+from glowplug_worker.runtime.seccomp_files import own_profile
 
 ALLOW = 0x7FFF0000
 DENY = 0x00050000 | errno.EPERM
@@ -23,7 +24,9 @@ def _verdict(
     arch = seccomp.ARCHITECTURES[machine] if arch is None else arch
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("=IIQ6Q", number, arch, 0, *padded)
-    code = list(struct.iter_unpack("=HBBI", program or seccomp.program(machine)))
+    code = list(
+        struct.iter_unpack("=HBBI", program or seccomp_files.program(own_profile(), machine))
+    )
     accumulator, at = 0, 0
     while True:
         kind, if_true, if_false, value = code[at]
@@ -58,7 +61,7 @@ def machine(request) -> str:
     ],
 )  # fmt: skip
 def test_what_reaches_too_far_is_refused(machine, name):
-    assert _verdict(machine, seccomp.numbers(machine)[name]) == DENY
+    assert _verdict(machine, seccomp_files.numbers(machine)[name]) == DENY
 
 
 def test_ordinary_calls_pass(machine):
@@ -69,31 +72,31 @@ def test_ordinary_calls_pass(machine):
 
 @pytest.mark.parametrize("name", ["clone", "unshare"])
 def test_new_namespaces_are_refused_and_threads_are_not(machine, name):
-    number = seccomp.numbers(machine)[name]
+    number = seccomp_files.numbers(machine)[name]
     assert _verdict(machine, number, CLONE_NEWUSER) == DENY
     assert _verdict(machine, number, CLONE_NEWUSER | 0x11) == DENY
     assert _verdict(machine, number, THREAD_FLAGS) == ALLOW
 
 
 def test_a_time_namespace_is_refused_and_a_signal_number_is_no_namespace(machine):
-    known = seccomp.numbers(machine)
+    known = seccomp_files.numbers(machine)
     assert _verdict(machine, known["unshare"], 0x80) == DENY
     assert _verdict(machine, known["clone"], 0x80) == ALLOW
 
 
 def test_clone3_is_unknown_so_that_libc_falls_back(machine):
-    assert _verdict(machine, seccomp.numbers(machine)["clone3"]) == NO_SUCH_CALL
+    assert _verdict(machine, seccomp_files.numbers(machine)["clone3"]) == NO_SUCH_CALL
 
 
 def test_typing_into_the_terminal_is_refused(machine):
-    number = seccomp.numbers(machine)["ioctl"]
+    number = seccomp_files.numbers(machine)["ioctl"]
     assert _verdict(machine, number, 0, 0x5412) == DENY
     assert _verdict(machine, number, 0, 0x5412 | 1 << 32) == DENY  # the kernel drops the high half
     assert _verdict(machine, number, 0, 0x5413) == ALLOW
 
 
 def test_few_families_of_sockets_pass(machine):
-    known = seccomp.numbers(machine)
+    known = seccomp_files.numbers(machine)
     for family in range(48):
         expected = ALLOW if family in {1, 2, 10, 16} else NO_SUCH_FAMILY
         assert _verdict(machine, known["socket"], family, 1, 0) == expected
@@ -105,7 +108,7 @@ def test_few_families_of_sockets_pass(machine):
 
 
 def test_protections_of_memory_are_not_switched_off(machine):
-    number = seccomp.numbers(machine)["personality"]
+    number = seccomp_files.numbers(machine)["personality"]
     for asked in (0, 8, 0x20000, 0x20008, 0xFFFFFFFF):
         assert _verdict(machine, number, asked) == ALLOW
     for asked in (0x40000, 0x400000, 0x400008, 0x100000):
@@ -119,8 +122,8 @@ def test_foreign_calls_do_not_get_through(machine):
 
 
 def test_what_runtimes_can_not_name_yet_is_refused_by_itself(machine):
-    program = seccomp.newer_program(machine)
-    known = seccomp.numbers(machine)
+    program = seccomp.newer_program(own_profile(), machine, seccomp_files.numbers(machine))
+    known = seccomp_files.numbers(machine)
     for name in ("statmount", "listmount", "open_tree_attr", "memfd_secret"):
         assert _verdict(machine, known[name], program=program) == DENY
     for name in ("mount", "clone", "unshare", "setns", "pivot_root", "open_tree"):

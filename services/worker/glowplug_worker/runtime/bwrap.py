@@ -18,7 +18,6 @@ import msgspec
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.ports import Bind, Enforced, RunningContainer, StartPlan
-from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
 from glowplug_worker.runtime.child import DISK, Birth, Staged, stage_root
 from glowplug_worker.runtime.disks import Disk
@@ -36,6 +35,8 @@ from glowplug_worker.runtime.hostbase import (
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.process import make_group
+from glowplug_worker.runtime.seccomp_files import own_profile, program
+from glowplug_worker.runtime.seccomp_rules import Profile
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
 
@@ -56,7 +57,9 @@ class BwrapBackend:
         cgroups: Cgroups | None = None,
         *,
         disks: bool = False,
+        profile: Profile | None = None,
     ) -> None:
+        self._profile = profile or own_profile()
         self.reason = reason
         self._disks = disks and uids is not None
         self._cgroups = cgroups or Cgroups()
@@ -85,7 +88,7 @@ class BwrapBackend:
         info, info_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         given = [info_writing]
         try:
-            given.append(_memfd("seccomp", seccomp.program(platform.machine())))
+            given.append(_memfd("seccomp", program(self._profile, platform.machine())))
             birth, command, sources = self._stage(binds, uid, group, plan.netns, disk)
             flags = sandbox_flags(
                 plan, binds, sources, masked_of(plan), f"{stage_root()}/{DISK}" if disk else ""

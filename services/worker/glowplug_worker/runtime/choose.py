@@ -20,6 +20,7 @@ import msgspec
 from glowplug_contracts.errors import PlatformError, UnavailableError
 from glowplug_contracts.ids import ContainerId
 from glowplug_contracts.messages.container import ContainerKind
+from glowplug_runtime.settings import load
 
 from glowplug_worker.ports import FDS, Backend, RunningContainer, StartPlan
 from glowplug_worker.runtime import seccomp
@@ -30,7 +31,10 @@ from glowplug_worker.runtime.oci import OciBackend
 from glowplug_worker.runtime.process import ProcessBackend
 from glowplug_worker.runtime.python import find_pythons, own_python
 from glowplug_worker.runtime.runtimes import Runtime, find_runtimes
+from glowplug_worker.runtime.seccomp_files import describe, load_profile
+from glowplug_worker.runtime.seccomp_rules import Profile
 from glowplug_worker.runtime.uids import SPANS, Uids
+from glowplug_worker.settings import WorkerSettings
 
 WANTED: Final = ("auto", "process", "bwrap", "oci", "gvisor")
 PROBE_PREFIX: Final = "probe-"
@@ -73,11 +77,16 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def choose_backend(
-    wanted: str, data_dir: Path, cgroups: Cgroups | None = None, runtime: str = ""
+    wanted: str,
+    data_dir: Path,
+    cgroups: Cgroups | None = None,
+    runtime: str = "",
+    profile: Profile | None = None,
 ) -> Backend:
     """Return the best backend that works here, or the wanted one.
 
     `runtime` names the one that "oci" and "gvisor" use, or gives its path; "" = the best installed.
+    `profile`: of the system calls that are refused; None = the platform's own.
 
     Raises: UnavailableError when the wanted one does not work, saying why.
     """
@@ -86,11 +95,11 @@ async def choose_backend(
             "platform.unavailable", f"there is no backend {wanted!r}; use {', '.join(WANTED)}"
         )
     if wanted in ("oci", "gvisor"):
-        return await _try_runtimes(wanted, data_dir, cgroups, runtime)
+        return await _try_runtimes(wanted, data_dir, cgroups, runtime, profile)
     if wanted == "process":
         return _process("it was asked for", data_dir, cgroups)
     try:
-        backend = await _try_bwrap(data_dir, cgroups)
+        backend = await _try_bwrap(data_dir, cgroups, profile)
     except (PlatformError, OSError) as error:
         if wanted == "bwrap":
             if isinstance(error, PlatformError):
@@ -102,7 +111,7 @@ async def choose_backend(
     return backend
 
 
-async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None) -> Backend:
+async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None, profile: Profile | None) -> Backend:
     binary = find_binary() if sys.platform == "linux" else None
     if binary is None:
         raise UnavailableError("platform.unavailable", "bubblewrap is not installed")
@@ -114,7 +123,7 @@ async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None) -> Backend:
     words = "every container has its own unprivileged user" if uids else "run as an ordinary user"
     disks = not await asyncio.to_thread(why_none)
     backend = BwrapBackend(
-        binary, f"tried at start-up, it holds; {words}", uids, cgroups, disks=disks
+        binary, f"tried at start-up, it holds; {words}", uids, cgroups, disks=disks, profile=profile
     )
     holes = (await probe(backend, data_dir)).holes()
     if holes:
@@ -124,7 +133,13 @@ async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None) -> Backend:
     return backend
 
 
-async def _try_runtimes(wanted: str, data_dir: Path, cgroups: Cgroups | None, name: str) -> Backend:
+async def _try_runtimes(
+    wanted: str,
+    data_dir: Path,
+    cgroups: Cgroups | None,
+    name: str,
+    profile: Profile | None,
+) -> Backend:
     """Return the backend of the first runtime that works. Raises: UnavailableError, saying why none."""
     if os.geteuid() != 0:
         raise UnavailableError(
@@ -133,7 +148,7 @@ async def _try_runtimes(wanted: str, data_dir: Path, cgroups: Cgroups | None, na
     problems = []
     for runtime in find_runtimes(wanted, name):
         try:
-            return await _try_runtime(runtime, data_dir, cgroups)
+            return await _try_runtime(runtime, data_dir, cgroups, profile)
         except (PlatformError, OSError) as error:
             problems.append(f"{runtime.kind} {runtime.version}: {error}")
     raise UnavailableError(
@@ -142,12 +157,14 @@ async def _try_runtimes(wanted: str, data_dir: Path, cgroups: Cgroups | None, na
     )
 
 
-async def _try_runtime(runtime: Runtime, data_dir: Path, cgroups: Cgroups | None) -> Backend:
+async def _try_runtime(
+    runtime: Runtime, data_dir: Path, cgroups: Cgroups | None, profile: Profile | None
+) -> Backend:
     words = f"{runtime.kind} {runtime.version}, tried at start-up, it holds"
     if runtime.old:
         words += "; it has published holes, which its user namespaces close: a newer one is better"
     disks = not await asyncio.to_thread(why_none)
-    backend = OciBackend(runtime, words, Uids(ranges=SPANS), cgroups, disks=disks)
+    backend = OciBackend(runtime, words, Uids(ranges=SPANS), cgroups, disks=disks, profile=profile)
     holes = (await probe(backend, data_dir)).holes()
     if holes:
         raise UnavailableError(
@@ -222,15 +239,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="glowplug-doctor-") as directory:
         # A worker's own is judged by the worker; here only the interpreter may stand in the way.
         Path(directory).chmod(0o755)
+        profile = load_profile(load(WorkerSettings, "worker").seccomp)
         cgroups = open_cgroups(Path(directory))
         try:
-            backend = asyncio.run(choose_backend("auto", Path(directory), cgroups))
+            backend = asyncio.run(choose_backend("auto", Path(directory), cgroups, profile=profile))
         finally:
             cgroups.close()
     found = {
         "backend": backend.name,
         "reason": backend.reason,
         "enforces": sorted(backend.enforces),
+        "system_calls": describe(profile, platform.machine()) if backend.mounts else "",
         "pythons": list(find_pythons().versions()),
     }
     sys.stdout.write(msgspec.json.encode(found).decode() + "\n")

@@ -37,7 +37,9 @@ from glowplug_worker.runtime.hostbase import (
 from glowplug_worker.runtime.oci_birth import FIRST_FD, OciBirth
 from glowplug_worker.runtime.process import make_group
 from glowplug_worker.runtime.runtimes import Runtime
+from glowplug_worker.runtime.seccomp_files import numbers, own_profile, program
 from glowplug_worker.runtime.seccomp_profile import oci_profile
+from glowplug_worker.runtime.seccomp_rules import Profile
 from glowplug_worker.runtime.spec import Mount, Needs, Tmpfs, build_root, build_spec
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
@@ -59,7 +61,9 @@ class OciBackend:
         cgroups: Cgroups | None = None,
         *,
         disks: bool = False,
+        profile: Profile | None = None,
     ) -> None:
+        self._profile = profile or own_profile()
         self.name = runtime.backend
         self.reason = reason
         self._runtime = runtime
@@ -86,7 +90,9 @@ class OciBackend:
             disk = await own_disk(plan, able=self._disks)
             binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
             await asyncio.to_thread(hand_over, binds, first_id + USER)
-            needs = needs_of(plan, binds, self._runtime, first_id, disk=disk is not None)
+            needs = needs_of(
+                plan, binds, self._runtime, first_id, disk=disk is not None, profile=self._profile
+            )
             birth = self._birth(plan, binds, needs, group, worker, disk)
             stage = stage_root()
             argv = self._runtime.command(
@@ -139,8 +145,14 @@ class OciBackend:
             netns=plan.netns,
             hidden=self._runtime.hidden,
             read_only=self._runtime.read_only(),
-            filter=seccomp.newer_program(platform.machine()) if self._runtime.by_name else b"",
+            filter=self._newer(),
         )
+
+    def _newer(self) -> bytes:
+        if not self._runtime.by_name:
+            return b""
+        machine = platform.machine()
+        return seccomp.newer_program(self._profile, machine, numbers(machine))
 
     def _give_back(self, first_id: int | None, group: Cgroup, disk: Disk | None) -> None:
         if disk is not None:
@@ -157,6 +169,7 @@ def needs_of(
     first_id: int,
     *,
     disk: bool,
+    profile: Profile,
 ) -> Needs:
     """Return what the specification is made of; looks at the host's files."""
     stage = stage_root()
@@ -200,7 +213,7 @@ def needs_of(
         directories=plan.directories,
         open_files=open_files(),
         own_network=plan.network != "shared" and plan.netns is None,
-        **_filter(runtime),
+        **_filter(runtime, profile),
     )
 
 
@@ -220,11 +233,11 @@ def host_base() -> tuple[tuple[Mount, ...], tuple[tuple[str, str], ...]]:
     return tuple(mounts), tuple(links)
 
 
-def _filter(runtime: Runtime) -> dict[str, Any]:
+def _filter(runtime: Runtime, profile: Profile) -> dict[str, Any]:
     machine = platform.machine()
     if runtime.takes_bpf:
-        program = base64.b64encode(seccomp.program(machine)).decode()
-        return {"annotations": {"run.oci.seccomp_bpf_data": program}}
+        data = base64.b64encode(program(profile, machine)).decode()
+        return {"annotations": {"run.oci.seccomp_bpf_data": data}}
     if runtime.by_name:
-        return {"seccomp": oci_profile(machine)}
+        return {"seccomp": oci_profile(profile, machine, numbers(machine))}
     return {}

@@ -1,4 +1,4 @@
-"""The same system-call filter in the words of the OCI specification, for runtimes that take no program. Pure.
+"""A profile of system calls in the words of the OCI specification, for runtimes that take no program. Pure.
 
 libseccomp can't say "none of these values" of an argument, only "equal under a mask": so what is not
 allowed is split into masks that cover it exactly (`others`). Everything compares 32 bits, as the kernel.
@@ -7,10 +7,10 @@ allowed is split into masks that cover it exactly (`others`). Everything compare
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, Final
 
-from glowplug_worker.runtime import seccomp
+from glowplug_worker.runtime.seccomp_rules import Profile, Rule, number
 
 _ARCHITECTURES: Final = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _BITS: Final = 32
@@ -19,36 +19,40 @@ _ALL: Final = 0xFFFF_FFFF
 Pattern = tuple[int, int]  # mask, value
 
 
-def oci_profile(machine: str) -> dict[str, Any]:
-    """Return `linux.seccomp` of a container's specification."""
-    plain = sorted(set(seccomp.numbers(machine)) - seccomp.BY_ARGUMENT)
-    families = (*seccomp.FAMILIES, seccomp.AF_NETLINK)
-    route = others((seccomp.NETLINK_ROUTE,))
+def oci_profile(profile: Profile, machine: str, known: Container[str]) -> dict[str, Any]:
+    """Return `linux.seccomp` of a container's specification; `known` are the names of the machine's calls."""
+    outright: dict[int, list[str]] = {}
+    for name, error in sorted(profile.refused().items()):
+        if name in known:
+            outright.setdefault(error, []).append(name)
     return {
         "defaultAction": "SCMP_ACT_ALLOW",
         "architectures": [_ARCHITECTURES[machine]],
         "syscalls": [
-            _refuse(plain, errno.EPERM),
-            _refuse(["clone3"], errno.ENOSYS),
-            *_with(["clone"], errno.EPERM, _any_bit(seccomp.NAMESPACES)),
-            *_with(["unshare"], errno.EPERM, _any_bit(seccomp.NAMESPACES | seccomp.NEWTIME)),
-            *_with(["personality"], errno.EPERM, others(seccomp.PERSONALITIES)),
-            *_with(["socketpair"], errno.EAFNOSUPPORT, others((seccomp.AF_UNIX,))),
-            *_with(["socket"], errno.EAFNOSUPPORT, others(families)),
+            *(_refuse(names, error) for error, names in outright.items()),
             *(
-                _refuse(
-                    ["socket"], errno.EAFNOSUPPORT, (0, (_ALL, seccomp.AF_NETLINK)), (2, pattern)
-                )
-                for pattern in route
-            ),
-            *_with(
-                ["ioctl"],
-                errno.EPERM,
-                [(_ALL, seccomp.TIOCSTI), (_ALL, seccomp.TIOCLINUX)],
-                argument=1,
+                _refuse([name], getattr(errno, rule.error), *_where(rule), (rule.argument, pattern))
+                for name, rules in profile.judged().items()
+                if name in known
+                for rule in rules
+                for pattern in _patterns(rule)
             ),
         ],
     }
+
+
+def _where(rule: Rule) -> Iterator[tuple[int, Pattern]]:
+    if rule.where is not None:
+        yield rule.where.argument, (_ALL, number(rule.where.value))
+
+
+def _patterns(rule: Rule) -> list[Pattern]:
+    if rule.allow_only:
+        return others(map(number, rule.allow_only))
+    if rule.refuse:
+        return [(_ALL, number(each)) for each in rule.refuse]
+    bits = number(rule.refuse_bits)
+    return [(1 << bit, 1 << bit) for bit in range(_BITS) if bits >> bit & 1]
 
 
 def others(values: Iterable[int]) -> list[Pattern]:
@@ -66,17 +70,6 @@ def _split(values: frozenset[int], prefix: int, left: int) -> Iterator[Pattern]:
     bit = 1 << (left - 1)
     yield from _split(frozenset(v for v in values if not v & bit), prefix, left - 1)
     yield from _split(frozenset(v for v in values if v & bit), prefix | bit, left - 1)
-
-
-def _any_bit(flags: int) -> list[Pattern]:
-    return [(1 << bit, 1 << bit) for bit in range(_BITS) if flags >> bit & 1]
-
-
-def _with(
-    names: list[str], error: int, patterns: Iterable[Pattern], argument: int = 0
-) -> Iterator[dict[str, Any]]:
-    for pattern in patterns:
-        yield _refuse(names, error, (argument, pattern))
 
 
 def _refuse(names: list[str], error: int, *where: tuple[int, Pattern]) -> dict[str, Any]:
