@@ -6,6 +6,7 @@ works here) is asked of the worker's own probe, a command.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ import platform as machine
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any, Literal
@@ -157,6 +159,9 @@ def check_platform() -> Finding:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310
                 health = json.load(answer)
+        except urllib.error.HTTPError as answer:  # 503: a part is not well, and which stands inside
+            with answer:
+                health = _json_in(answer.read())
         except (OSError, ValueError):
             continue
         if health.get("status") == "ok":
@@ -167,9 +172,19 @@ def check_platform() -> Finding:
             return Finding(
                 "platform", "ok", f"all parts are well at {url}; accepted work is fsynced"
             )
-        return Finding("platform", "bad", f"{health.get('status')} at {url}", "glowplug status")
+        reason = health.get("parts", {}).get("broker", {}).get("reason", "")
+        words = f"{health.get('status')} at {url}" + (f": {reason}" if reason else "")
+        return Finding("platform", "bad", words, "glowplug status")
     where = ", ".join(profile.urls)
     return Finding("platform", "note", f"none answers at {where}; `glowplug up` starts one here")
+
+
+def _json_in(body: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        found = json.loads(body)
+        if isinstance(found, dict):
+            return found
+    return {"status": "unreadable"}
 
 
 def durability_of(health: dict[str, Any]) -> str:

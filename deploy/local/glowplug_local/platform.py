@@ -34,6 +34,7 @@ from glowplug_runtime.tls import open_certificate
 
 from glowplug_local.broker import GO_LIMITS, find_broker, server_config
 from glowplug_local.layout import Layout, Running
+from glowplug_local.mender import keep_mending
 from glowplug_local.ports import free_port, holder_of, is_free
 from glowplug_local.supervisor import Child
 
@@ -41,6 +42,7 @@ CPU_OVERCOMMIT = 8
 CALLBACK_NETWORKS = "GLOWPLUG_GATEWAY_CALLBACK_NETWORKS"
 PUBLIC_URL = "GLOWPLUG_GATEWAY_PUBLIC_URL"
 LOOPBACK = "127.0.0.0/8, ::1/128"
+STORE = "store"  # in the broker's directory
 READY_S = 60.0
 POLL_S = 0.02
 SELF_CHECK = "def echo(value):\n    return value\n"
@@ -151,6 +153,12 @@ class Platform:
                 await self._call_through(http, deadline)
         return health
 
+    async def keep_mending(self) -> None:
+        """Restart the broker where a full disk has stopped it, once there is room."""
+        connector = aiohttp.TCPConnector(ssl=_just_this(self.options.tls_cert))
+        store = self.layout.broker / STORE
+        await keep_mending(self.children["broker"], self.direct_url, store, connector, self._tell)
+
     async def _all_cordoned(self, http: aiohttp.ClientSession) -> bool:
         async with http.get(f"{self.direct_url}/api/v1/workers") as answer:
             workers = (await answer.json()).get("workers", [])
@@ -255,6 +263,8 @@ async def open_platform(options: Options, tell: Tell) -> AsyncIterator[Platform]
         children = platform.children = _children(layout, options, (port, grpc_port), tell)
         async with asyncio.TaskGroup() as tasks:
             keeping = [tasks.create_task(child.keep_running()) for child in children.values()]
+            if not options.in_memory:  # a restart would cost it everything, and it has no disk
+                keeping.append(tasks.create_task(platform.keep_mending()))
             try:
                 layout.write_running(
                     Running(
@@ -285,7 +295,7 @@ def _children(
     secrets = {s: layout.secret(f"broker-{s}").partition(":")[2] for s in (*SERVICES, APP)}
     layout.write_events_file(f"nats://127.0.0.1:{nats_port}")
     config.touch(mode=0o600)
-    store = layout.broker / ("memory" if options.in_memory else "store")
+    store = layout.broker / ("memory" if options.in_memory else STORE)
     config.write_text(server_config(nats_port, store, secrets, in_memory=options.in_memory))
     broker = find_broker(options.nats_server)
     tell("broker", version=broker.version, origin=broker.origin, port=nats_port)

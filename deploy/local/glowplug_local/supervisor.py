@@ -87,12 +87,20 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    async def restart(self, stop_s: float = STOP_S) -> None:
+        """Have it end; `keep_running` starts it again."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            await self._end(process, stop_s)
+
     async def stop(self, stop_s: float = STOP_S) -> None:
         """Ask it to end; kill it after `stop_s`."""
         self._stopping = True
         process = self._process
-        if process is None or process.returncode is not None:
-            return
+        if process is not None and process.returncode is None:
+            await self._end(process, stop_s)
+
+    async def _end(self, process: asyncio.subprocess.Process, stop_s: float) -> None:
         self.signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), stop_s)

@@ -53,6 +53,11 @@ WORDS: dict[str, str] = {
         "  what was kept on disk before is neither used nor touched"
     ),
     "restarted": "  {part} ended ({ended}); starting it again",
+    "disk_full": (
+        "  the disk is full ({free_mib} MiB free at {path}): the broker takes no writes for {streams};\n"
+        "  make room: then it is restarted by itself, and nothing that was acknowledged is lost"
+    ),
+    "mending": "  the broker takes no writes for {streams} since its disk was full; restarting it",
     "ready": (
         "  containers: {backend}\n"
         "Ready in {seconds:.1f} s: {url}   (token: {token_file})\n"

@@ -10,6 +10,7 @@ Source: the broker's ADR-50 (atomic batch publishing).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from glowplug_contracts.errors import (
     UnavailableError,
 )
 
+from glowplug_runtime.silence import Silences
 from glowplug_runtime.wire import Msg, NoRespondersError, WireError
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ WRONG_LAST_SEQUENCE = 10071
 NOT_APPLIED_YET = 10164
 STREAM_FULL = frozenset({10077, 10047})
 TRY_TIMEOUT_S = 3.0
+# So long the broker has to answer a ping, where a write of ours had no answer.
+PING_TIMEOUT_S = 1.0
 RETRY_FIRST_S = 0.02
 # As long as a stream has no leader its broker says so at once; when it has one, callers wait no longer than this.
 RETRY_MAX_S = 0.2
@@ -69,6 +73,7 @@ class Appender:
     ) -> None:
         self._nc = client
         self._last_of = last_of
+        self.silences = Silences()
 
     async def append(self, stream: str, raw: Raw, timeout_s: float, *, unsure: bool = False) -> int:
         """Store one; try again until it is answered. `unsure`: it may have been stored already.
@@ -79,7 +84,8 @@ class Appender:
         deadline = loop.time() + timeout_s
         pause_s = RETRY_FIRST_S
         while True:
-            left_s = deadline - loop.time()
+            asked_at = loop.time()
+            left_s = deadline - asked_at
             if left_s <= 0:
                 raise _unanswered(raw.subject, timeout_s)
             try:
@@ -91,9 +97,11 @@ class Appender:
                 )
             except NoRespondersError:
                 pass  # no leader, or the stream is being made
-            except (TimeoutError, WireError):
+            except (TimeoutError, WireError) as error:
                 unsure = True
+                await self._note_silence(stream, asked_at, error)
             else:
+                self.silences.answered(stream)
                 try:
                     sequence = _sequence_in(answer.data, raw.subject)
                 except ConflictError:
@@ -104,6 +112,14 @@ class Appender:
                     return sequence
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
             pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+    async def _note_silence(self, stream: str, asked_at: float, error: Exception) -> None:
+        """Note that a stream left a write unanswered, if it is the stream's doing and not the broker's."""
+        if isinstance(error, TimeoutError):
+            with contextlib.suppress(TimeoutError, WireError):
+                async with asyncio.timeout(PING_TIMEOUT_S):
+                    await self._nc.flush()
+                self.silences.unanswered(stream, asked_at, asyncio.get_running_loop().time())
 
     async def _find_mine(self, stream: str, raw: Raw) -> int:
         """Return the sequence of the subject's last message if it is the one we were unsure about."""
@@ -128,6 +144,7 @@ class Appender:
             return await self._append_alone(stream, raws, timeout_s, unsure=False)
         try:
             last = await self._commit(raws)
+            self.silences.answered(stream)
         except NoRespondersError:
             return await self._append_alone(stream, raws, timeout_s, unsure=False)
         except (TimeoutError, WireError):

@@ -85,7 +85,7 @@ async def open_bus(
     def reconnected() -> None:
         log.warning("bus.reconnected", url=url)
         if bus is not None:
-            bus.doubt_followers()
+            bus.on_reconnected()
         on_reconnected()
 
     def disconnected() -> None:
@@ -153,6 +153,10 @@ class NatsBus:
     @property
     def connected(self) -> bool:
         return bool(self._nc.is_connected)
+
+    def silent_streams(self) -> tuple[str, ...]:
+        """Return the streams that leave our writes unanswered (`silence.py`)."""
+        return self._appender.silences.silent(asyncio.get_running_loop().time())
 
     # -- sending ----------------------------------------------------------------------------
 
@@ -508,8 +512,9 @@ class NatsBus:
         """It is closed."""
         self._open.discard(closable)
 
-    def doubt_followers(self) -> None:
+    def on_reconnected(self) -> None:
         """Have every follower made anew: what was on its way when the connection broke is lost."""
+        self._appender.silences.reconnected()
         for closable in self._open:
             if isinstance(closable, Follower):
                 closable.doubt()

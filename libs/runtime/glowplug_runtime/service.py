@@ -25,7 +25,7 @@ import structlog
 import uvloop
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import check_token
-from glowplug_contracts.messages.worker import ServiceBeat
+from glowplug_contracts.messages.worker import SILENT_STREAMS, ServiceBeat
 from glowplug_contracts.streams import PLATFORM
 from glowplug_contracts.subjects import SERVICE_BEAT, SERVICES_PROBED
 
@@ -132,6 +132,8 @@ class Shell(Generic[S]):
         """Send this replica's sign of life once a second, and when somebody asks."""
         while True:
             self._beat_now.clear()
+            silent = {*self.bus.silent_streams(), *self._lease_bus.silent_streams()}
+            told = {SILENT_STREAMS: ",".join(sorted(silent))} if silent else {}
             beat = ServiceBeat(
                 service=self.service,
                 instance=self.instance,
@@ -139,7 +141,7 @@ class Shell(Generic[S]):
                 url=self.url,
                 at=self.clock.unix(),
                 version=version(),
-                notes=dict(self.notes),
+                notes=self.notes | told,
                 leading=tuple(sorted(self.leading)),
             )
             with contextlib.suppress(Exception):  # while disconnected; the next one tells all

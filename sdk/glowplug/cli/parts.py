@@ -76,8 +76,10 @@ def _part(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {"ready": value}
     instances = value.get("instances") or []
+    reason = value.get("reason")
     notes = "; ".join(
-        f"{key}: {text}" for one in instances for key, text in (one.get("notes") or {}).items()
+        [str(reason)] * bool(reason)
+        + [f"{key}: {text}" for one in instances for key, text in (one.get("notes") or {}).items()]
     )
     return {"ready": value.get("ready"), "count": len(instances) or "", "notes": notes}
 

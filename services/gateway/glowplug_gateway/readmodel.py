@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import structlog
 from glowplug_contracts.messages.container import ContainerChanged, LogSegment
 from glowplug_contracts.messages.invocation import InvocationFacts, InvocationRecord
 from glowplug_contracts.messages.trace import Span, SpanSegment
@@ -25,6 +26,7 @@ from glowplug_contracts.streams import CONTAINER_EVENTS, INVOCATION_EVENTS, LOGS
 from glowplug_contracts.subjects import CONTAINER, FACTS, LOG, SPAN
 from glowplug_runtime.bus import Delivery, Subscription
 from glowplug_runtime.bus_nats import MARKER_KEPT_S
+from glowplug_runtime.failures import StartError
 
 from glowplug_gateway.calllist import SCHEMA as CALLS_SCHEMA
 from glowplug_gateway.calllist import (
@@ -47,6 +49,8 @@ from glowplug_gateway.containerlist import (
 )
 from glowplug_gateway.containerlist import SCHEMA as CONTAINERS_SCHEMA
 from glowplug_gateway.ports import Platform
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -88,6 +92,9 @@ DELETE FROM {table} WHERE row <= coalesce((
 TRIM_ROWS = "DELETE FROM segments WHERE row <= (SELECT max(row) FROM segments) - ?"
 TRIM_AGED = "DELETE FROM segments WHERE at < ?"
 TRACES_OF_INVOCATION_MAX = 100
+
+CANT_WRITE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+PRIMARY_CODE = 0xFF  # the rest of a code says more closely where
 
 _SPANS = msgspec.msgpack.Decoder(tuple[Span, ...])
 _SEGMENT = msgspec.msgpack.Decoder(LogSegment)
@@ -225,7 +232,19 @@ class ReadModel:
             return
         self._flushes += 1
         trim = self._flushes % TRIM_EVERY == 0
-        await self._run(lambda: self._write(rows, sequences, trim=trim))
+        try:
+            await self._run(lambda: self._write(rows, sequences, trim=trim))
+        except sqlite3.OperationalError as error:  # its disk is full, most of all
+            log.warning("readmodel.not_written", error=str(error), rows=self._waiting)
+            self._take_back(rows, sequences)
+
+    def _take_back(self, rows: dict[str, list[Row]], sequences: dict[str, int]) -> None:
+        """Keep what could not be written for the next time, before what came meanwhile."""
+        newer, self._rows = self._rows, rows
+        for statement, values in newer.items():
+            self._rows.setdefault(statement, []).extend(values)
+        self._sequences = sequences | self._sequences
+        self._waiting = sum(len(values) for values in self._rows.values())
 
     def _write(
         self, rows: Mapping[str, Sequence[Row]], sequences: Mapping[str, int], *, trim: bool
@@ -272,7 +291,8 @@ class ReadModel:
         now_unix = self._platform.clock.unix()
 
         def find() -> Sequence[CallRow]:
-            with self._database as database:
+            # Where it can't be written what was digested before is shown.
+            with contextlib.suppress(sqlite3.OperationalError), self._database as database:
                 digest_facts(database)
             return find_calls(self._database, workspace, wanted, limit, now_unix)
 
@@ -288,7 +308,10 @@ def _open_database(path: Path | None) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return _connect(str(path))
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE in CANT_WRITE:
+                words = f"{path} can't be written: make room on its disk, or mend it ({error})"
+                raise StartError(words) from error
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
         return _connect(str(path))

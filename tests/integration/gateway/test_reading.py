@@ -154,6 +154,55 @@ async def test_logs_older_than_they_are_kept_are_forgotten(bus):
     model._thread.shutdown()
 
 
+async def test_what_a_full_disk_keeps_from_the_lists_file_is_written_when_there_is_room():
+    from types import SimpleNamespace
+
+    from glowplug_contracts.streams import LOGS
+    from glowplug_gateway import readmodel
+
+    platform = SimpleNamespace(clock=SimpleNamespace(unix=lambda: 2_000.0))
+    bounds = readmodel.Bounds(spans=1, segments=99, segments_s=9_999.0, calls=1)
+    model = readmodel.ReadModel(platform, None, bounds)
+    (pages,) = model._database.execute("PRAGMA page_count").fetchone()
+    wanted = readmodel.LogsWanted(segments_max=99)
+
+    async def take(number):
+        line = LogLine(at=1_000.0, stream="stdout", text="x" * 9_000)
+        row = readmodel._segment_row(a_segment(number, lines=(line,)), now_unix=0.0)
+        await model._take(LOGS, number + 1, readmodel.INSERT_SEGMENT, row)
+
+    model._database.execute(f"PRAGMA max_page_count = {pages}")
+    for number in range(3):
+        await take(number)
+        assert await model.logs("default", wanted) == []
+    model._database.execute("PRAGMA max_page_count = 10000")
+    await take(3)
+    assert [one.number for one in await model.logs("default", wanted)] == [0, 1, 2, 3]
+    assert readmodel._stored_sequence(model._database, LOGS.name) == 4
+    model._database.close()
+    model._thread.shutdown()
+
+
+def test_a_full_disk_does_not_cost_the_lists_their_file(tmp_path, monkeypatch):
+    import sqlite3
+
+    from glowplug_gateway import readmodel
+    from glowplug_runtime.failures import StartError
+
+    path = tmp_path / "views.sqlite"
+    readmodel._open_database(path).close()
+
+    def full(_path):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+        raise error
+
+    monkeypatch.setattr(readmodel, "_connect", full)
+    with pytest.raises(StartError, match="make room"):
+        readmodel._open_database(path)
+    assert path.exists()
+
+
 async def test_segments_that_never_arrived_are_a_gap_that_is_told(gateway, bus):
     await say(bus, a_segment(0, "one"))
     await say(bus, a_segment(3, "two"))

@@ -99,6 +99,18 @@ def beats(*services: str, ready: bool = True) -> list[ServiceBeat]:
     return [ServiceBeat(service=one, instance=f"{one}-1", ready=ready) for one in services]
 
 
+def test_a_stream_that_takes_no_writes_is_the_brokers_illness_and_says_what_to_do():
+    told = beats(*PARTS)
+    told[1].notes["silent_streams"] = "RECORDS_0,KV_maps"
+    told[2].notes["silent_streams"] = "RECORDS_0"
+    health = health_value(told, connected=True, version="1")
+    assert health["status"] == "degraded"
+    broker = health["parts"]["broker"]
+    assert not broker["ready"]
+    assert broker["silent_streams"] == ["KV_maps", "RECORDS_0"]
+    assert "make room, then restart it" in broker["reason"]
+
+
 def test_health_needs_every_part_and_the_broker():
     assert health_value(beats(*PARTS), connected=True, version="1")["status"] == "ok"
     assert health_value(beats(*PARTS), connected=False, version="1")["status"] == "degraded"

@@ -107,6 +107,10 @@ class WorkerOrdered(Message, frozen=True, kw_only=True):
     why_not: str = ""
 
 
+# In a beat's notes: streams that leave this replica's writes unanswered, with commas between them.
+SILENT_STREAMS = "silent_streams"
+
+
 class ServiceBeat(Message, frozen=True, kw_only=True):
     """Any service's sign of life, once a second and when ServicesProbed.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
-from glowplug_contracts.messages.worker import ServiceBeat
+from glowplug_contracts.messages.worker import SILENT_STREAMS, ServiceBeat
 
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.route import Exchange, Route
@@ -14,6 +14,10 @@ from glowplug_gateway.ports import Platform
 PARTS = ("gateway", "scheduler", "autoscaler", "worker", "imagecache", "sandbox")
 
 _UNAVAILABLE = 503
+SILENT = (
+    "writes to {} are left unanswered: a broker that could not write to its disk takes none until it is "
+    "restarted; make room, then restart it (nothing acknowledged is lost)"
+)
 
 
 class HealthRoutes:
@@ -84,9 +88,13 @@ class HealthRoutes:
 def health_value(
     services: Sequence[ServiceBeat], *, connected: bool, version: str
 ) -> dict[str, object]:
-    """Return the health of every part: "ok" only if each has a ready instance."""
-    parts: dict[str, object] = {"broker": {"ready": connected, "instances": []}}
-    fine = connected
+    """Return the health of every part: "ok" only if each has a ready instance, and the broker takes writes."""
+    silent = _silent_streams(services)
+    fine = connected and not silent
+    broker: dict[str, object] = {"ready": fine, "instances": []}
+    if silent:
+        broker |= {"silent_streams": silent, "reason": SILENT.format(", ".join(silent))}
+    parts: dict[str, object] = {"broker": broker}
     for part in PARTS:
         beats = [beat for beat in services if beat.service == part]
         ok = any(beat.ready for beat in beats)
@@ -105,6 +113,12 @@ def health_value(
             ],
         }
     return {"status": "ok" if fine else "degraded", "version": version, "parts": parts}
+
+
+def _silent_streams(services: Sequence[ServiceBeat]) -> list[str]:
+    """Return the streams that leave somebody's writes unanswered."""
+    told = (beat.notes.get(SILENT_STREAMS, "") for beat in services)
+    return sorted({name for names in told for name in names.split(",") if name})
 
 
 def _every_field(beat: ServiceBeat) -> dict[str, object]:
