@@ -58,6 +58,8 @@ def test_ill_worlds_are_ill():
     for seed in SOME:
         seen |= play(seed).counts.keys()
     assert seen >= {
+        "starts under a rate",
+        "followers began",
         "dropped",
         "doubled",
         "attempts beyond the first",
@@ -108,6 +110,24 @@ class ImpatientDispatcher(Dispatcher):
         ]
 
 
+class HastyDispatcher(Dispatcher):
+    """Knows no rates."""
+
+    def step(self, event, now):
+        if isinstance(event, dispatch.RecordSeen):
+            event = msgspec.structs.replace(event, rate_count=0)
+        return super().step(event, now)
+
+
+class EagerDispatcher(Dispatcher):
+    """Lets nothing wait for the end of anything."""
+
+    def step(self, event, now):
+        if isinstance(event, dispatch.RecordSeen):
+            event = msgspec.structs.replace(event, after_count=0)
+        return super().step(event, now)
+
+
 class DeafWaiting(Waiting):
     """Never hears of a loss, and believes that every call is known."""
 
@@ -140,6 +160,8 @@ class BlindPlacement(Placement):
     [
         (Machines(dispatcher=ForgetfulDispatcher), "C2"),
         (Machines(dispatcher=ImpatientDispatcher), "C2"),
+        (Machines(dispatcher=HastyDispatcher), "C8"),
+        (Machines(dispatcher=EagerDispatcher), "C9"),
         (Machines(waiting=DeafWaiting), "C2"),
         (Machines(autoscaler=StubbornAutoscaler), "C4"),
         (Machines(placement=BlindPlacement, worker_checks_capacity=False), "C3"),

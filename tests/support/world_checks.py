@@ -5,13 +5,17 @@ C2 nothing accepted is lost: every call and every durable record comes to its en
 C3 no worker's CPU, memory, GPUs or slots are ever oversold
 C4 at rest a deployment has exactly its minimum
 C5 nothing stays parked once there is room
+C7 no more of a key run than its limit, and a key in order is never overtaken
+C8 in no period more of a queue begin than its rate allows
+C9 what waits for others runs when, and only when, they have ended as it asks
 """
 
 from __future__ import annotations
 
+import bisect
 from typing import TYPE_CHECKING, Any
 
-from glowplug_contracts.ids import InvocationId
+from glowplug_contracts.ids import DeploymentId, InvocationId
 from glowplug_contracts.messages.deployment import DeploymentState
 from glowplug_contracts.messages.invocation import (
     PLATFORM_RETRIES_MAX,
@@ -24,6 +28,8 @@ from glowplug_contracts.messages.invocation import (
 
 if TYPE_CHECKING:
     from tests.support.world import World
+
+EPSILON_S = 1e-9
 
 
 class BrokenError(AssertionError):
@@ -38,6 +44,8 @@ class Checks:
         self.stored: dict[tuple[InvocationId, int], InputOutcome] = {}
         self.told: dict[tuple[InvocationId, int], InputOutcome] = {}
         self.nodes: Any = None
+        self._handed: dict[tuple[InvocationId, int], float] = {}
+        self._began: dict[DeploymentId, list[float]] = {}
 
     def must(self, holds: object, promise: str) -> None:
         if not holds:
@@ -75,6 +83,9 @@ class Checks:
             often = after.lost_attempts > PLATFORM_RETRIES_MAX
             self.must(often, f"C2 {name} was given up after {after.lost_attempts} losses")
 
+        if after.state is State.RUNNING and before.state is not State.RUNNING:
+            self._rated(after)
+            self._followed(after)
         # An order holds among those that are known: not where a reader kept one from the dispatcher.
         if (
             after.state is State.RUNNING
@@ -82,6 +93,43 @@ class Checks:
             and not self.world.counts["records left out"]
         ):
             self._beside(after)
+
+    def handed(self, invocation_id: InvocationId, sequence: int) -> None:
+        """A dispatcher sends a record's next attempt to a worker: its rate counts it from now."""
+        self._handed[invocation_id, sequence] = self.world.now
+
+    def _rated(self, after: InvocationRecord) -> None:
+        """No period has more starts than the rate: counted from the hand, which is the dispatcher's to time."""
+        rate = after.rate
+        if not rate.count or self.world.counts["records left out"]:
+            return
+        sequence, _ = self.world.broker.records[after.invocation_id]
+        began = self._began.setdefault(after.deployment_id, [])
+        bisect.insort(began, self._handed[after.invocation_id, sequence])
+        self.world.counts["starts under a rate"] += 1
+        for first, beyond in zip(began, began[rate.count :], strict=False):
+            apart_s = beyond - first
+            holds = apart_s >= rate.period_s - EPSILON_S
+            self.must(holds, f"C8 {rate.count + 1} of {after.deployment_id} in {apart_s} s")
+
+    def _followed(self, after: InvocationRecord) -> None:
+        """What waits for others begins when they have ended as it asks, not before."""
+        if after.after:
+            name = after.invocation_id
+            self.must(self._may_begin(after), f"C9 {name} began before its time")
+            self.world.counts["followers began"] += 1
+
+    def _may_begin(self, waiter: InvocationRecord) -> bool:
+        records = self.world.broker.records
+        states = [records[one][1].state for one in waiter.after if one in records]
+        well = [state is State.SUCCEEDED for state in states]
+        all_ended = len(states) == len(waiter.after) and all(map(is_terminal, states))
+        match waiter.after_if:
+            case "succeeded":
+                return all_ended and all(well)
+            case "failed":
+                return any(is_terminal(s) and s is not State.SUCCEEDED for s in states)
+        return all_ended
 
     def _beside(self, after: InvocationRecord) -> None:
         """What runs of a key beside this one, and before it in the key's order."""
@@ -145,6 +193,17 @@ class Checks:
         accepted = self.nodes.client.accepted
         missing = accepted - self.world.broker.records.keys()
         self.must(not missing, f"C2 accepted and gone: {missing}")
+        for _, record in self.world.broker.records.values():
+            if record.after and not self._excused(record):
+                begun, may = record.attempt > 0, self._may_begin(record)
+                self.must(
+                    begun == may, f"C9 {record.invocation_id} {record.state}: {record.reason}"
+                )
+
+    def _excused(self, record: InvocationRecord) -> bool:
+        """Return whether it may have ended without beginning for reasons of its function's."""
+        state = self.nodes.deployment(record.deployment_id).state
+        return state is DeploymentState.DELETED or record.deployment_id in self.nodes.flaky
 
     def at_rest(self) -> bool:
         return not self.restless()

@@ -25,6 +25,7 @@ from glowplug_contracts.messages.invocation import (
     InvocationRequested,
     KeyLimit,
     Payload,
+    RateLimit,
     Reply,
     RunInvocation,
     ShardOwned,
@@ -234,6 +235,8 @@ class Scheduler(Node):
 
     def _send_run(self, hand: dispatch.Hand, request: InvocationRequested | None) -> None:
         worker = self.nodes.worker(hand.worker_id)
+        if hand.durable:
+            self.world.checks.handed(hand.invocation_id, hand.sequence)
         run = RunInvocation(
             shard=0,
             generation=self.generation,
@@ -681,6 +684,7 @@ class Client(Node):
             state=State.ACCEPTED,
             priority=priority,
             key=_key(deployment_id, self._made),
+            rate=self.nodes.rates.get(deployment_id, RateLimit()),
         )
         self._store(record)
 
@@ -702,6 +706,7 @@ class Nodes:
         world.checks.nodes = self
         self.habits: dict[DeploymentId, Habits] = {}
         self.flaky: set[DeploymentId] = set()
+        self.rates: dict[DeploymentId, RateLimit] = {}
         self.backlog_max = 10**6
         self.workers: list[Worker] = []
         self.autoscaler = AutoscalerNode(world)
@@ -844,4 +849,10 @@ def seen_of(sequence: int, record: InvocationRecord) -> dispatch.RecordSeen:
         order=record.order,
         key=record.key.key,
         key_limit=0 if record.key.ordered else record.key.limit,
+        rate_count=record.rate.count,
+        rate_period_s=record.rate.period_s,
+        started_at=record.started_at,
+        then=record.then,
+        after_count=len(record.after),
+        after_if=record.after_if,
     )

@@ -10,6 +10,7 @@ from glowplug_contracts.messages.deployment import Resources
 
 from tests.support.builders_scale import a_deployment
 from tests.support.world import HEALTHY, Illness, Machines, World
+from tests.support.world_families import ask_for_families, rate_some
 from tests.support.world_nodes import Nodes
 from tests.support.world_worker import Habits, Worker
 
@@ -123,6 +124,7 @@ def ask(world: World, nodes: Nodes) -> None:
     """Spread calls, batches and durable work over the ill time."""
     rng, client = world.rng, nodes.client
     names = sorted(nodes.habits)
+    rate_some(world, nodes, ILL_S * 0.8)
     for _ in range(rng.choice([10, 30, 60])):
         deployment_id, priority = rng.choice(names), rng.choice([0, 0, 5])
         at = rng.uniform(0.0, ILL_S * 0.8)
@@ -133,6 +135,7 @@ def ask(world: World, nodes: Nodes) -> None:
             world.later(at, client, client.call, deployment_id, rng.randint(2, 5), priority)
         else:
             world.later(at, client, client.spawn, deployment_id, priority)
+    ask_for_families(world, nodes, ILL_S * 0.8)
     if world.chance(0.2):
         at = rng.uniform(1.0, ILL_S * 0.8)
         world.later(at, client, nodes.delete, DeploymentId(rng.choice(names)))
