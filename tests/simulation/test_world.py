@@ -72,6 +72,11 @@ def test_ill_worlds_are_ill():
         "calls sent straight",
         "calls refused straight",
         "links broken",
+        "tasks sent straight",
+        "tasks refused straight",
+        "tasks stored late",
+        "tasks put back",
+        "tasks cancelled",
     }
 
 

@@ -131,6 +131,9 @@ class NoAnswers:
     async def answer(self, instance: str, reply: Reply, room: Room | None = None) -> bool:
         return False
 
+    async def task_ended(self, *_: Any) -> None:
+        return
+
     def changed(self, rooms: Iterable[Room]) -> None:
         return
 

@@ -74,6 +74,10 @@ class Checks:
         self.must(found is not None, f"C1 {invocation_id}: an outcome that nobody stored")
         self.must(found == outcome, f"C1 {invocation_id}: another outcome than the stored one")
 
+    def end_told(self, record: InvocationRecord) -> None:
+        _, stored = self.world.broker.records[record.invocation_id]
+        self.must(stored == record, f"C1 {record.invocation_id}: an end that nobody stored")
+
     def record_written(self, before: InvocationRecord | None, after: InvocationRecord) -> None:
         if before is None:
             return

@@ -30,6 +30,7 @@ class Link:
         self.open = True
         self.told = Told()
         self.calls: dict[InvocationId, int] = {}
+        self.tasks: dict[InvocationId, int] = {}
         self._last = {"gateway": 0.0, "worker": 0.0}
         every_s = world.illness.death_every_s
         if every_s:

@@ -38,6 +38,7 @@ from glowplug_contracts.messages.link import (
     CallRefused,
     CallSent,
     SlotsTold,
+    TaskEnded,
 )
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
@@ -49,6 +50,7 @@ from glowplug_scheduler.records import changed
 from tests.support.builders_scale import WORKSPACE
 from tests.support.world import HEALTHY, Conflict, Node, Unanswered, World
 from tests.support.world_links import Link
+from tests.support.world_tasks import Tasks
 from tests.support.world_worker import Habits, Worker
 
 CALL_BYTES = 100
@@ -383,6 +385,7 @@ class Gateway(Node):
         self.links: dict[int, Link] = {}
         self.sent: dict[InvocationId, Link] = {}
         self.queued: dict[DeploymentId, int] = {}
+        self.tasks = Tasks(self)
         self._stored = True
         self.calls: dict[InvocationId, Call] = {}
         self.world.every(0.25, self, self._tick)
@@ -460,6 +463,7 @@ class Gateway(Node):
     def on_link_ended(self, link: Link) -> None:
         del self.links[link.number]
         self.warm.close(link.number)
+        self.tasks.link_ended(link)
         for invocation_id, attempt in list(link.calls.items()):
             self._leave(link, invocation_id)
             lost = AttemptLost(invocation_id=invocation_id, attempt=attempt, cause="worker")
@@ -471,7 +475,9 @@ class Gateway(Node):
         self.sent.pop(invocation_id, None)
         return True
 
-    def on_frame(self, link: Link, frame: CallAnswered | CallRefused | SlotsTold) -> None:
+    def on_frame(
+        self, link: Link, frame: CallAnswered | CallRefused | SlotsTold | TaskEnded
+    ) -> None:
         match frame:
             case CallAnswered(reply=reply, slots=slots):
                 if slots is not None:
@@ -486,6 +492,11 @@ class Gateway(Node):
                 self.warm.told(link.number, slots)
                 if self._leave(link, invocation_id) and invocation_id in self.calls:
                     self._append(self.calls[invocation_id], 1, warm=False)
+                self.tasks.refused(link, invocation_id)
+            case TaskEnded(slots=slots):
+                if slots is not None:
+                    self.warm.told(link.number, slots)
+                self.tasks.ended(link, frame)
 
     def _send_straight(self, request: InvocationRequested) -> bool:
         slot = self.warm.take(request.deployment_id)
@@ -687,15 +698,29 @@ class Client(Node):
             rate=self.nodes.rates.get(deployment_id, RateLimit()),
         )
         self._store(record)
+        if self.world.chance(0.1):
+            self.world.later(self.world.rng.uniform(0.0, 2.0), self, self._cancel_task, record)
 
     def _store(self, record: InvocationRecord) -> None:
+        if record.invocation_id in self.accepted:
+            return
+        alive = [gateway for gateway in self.nodes.gateways if gateway.alive]
+        if not alive:
+            self.world.later(0.2, self, self._store, record)
+            return
+
         def then(answer: Any) -> None:
-            if isinstance(answer, Unanswered):
-                self._store(record)
-            else:  # a conflict says that an earlier try was stored
+            if not isinstance(answer, Unanswered):
+                # A conflict says that an earlier try was stored.
                 self.accepted.add(record.invocation_id)
 
-        self.world.write(self, lambda: self.world.broker.append_record(record, 0), then)
+        self.world.rng.choice(alive).tasks.put(record, then)
+        self.world.later(1.5, self, self._store, record)  # unless it is known by then
+
+    def _cancel_task(self, record: InvocationRecord) -> None:
+        alive = [gateway for gateway in self.nodes.gateways if gateway.alive]
+        if alive and record.invocation_id in self.accepted:
+            self.world.rng.choice(alive).tasks.cancel(record.invocation_id)
 
 
 class Nodes:
@@ -731,6 +756,7 @@ class Nodes:
                 yield gateway.admission
                 yield gateway.waiting
                 yield gateway.warm
+                yield gateway.tasks.line
 
     def worker(self, worker_id: str) -> Worker:
         return next(worker for worker in self.workers if worker.name == worker_id)

@@ -30,6 +30,7 @@ from glowplug_contracts.messages.invocation import (
     RunInvocation,
     ShardOwned,
     State,
+    is_terminal,
     ordered_by,
 )
 from glowplug_contracts.messages.link import (
@@ -38,6 +39,8 @@ from glowplug_contracts.messages.link import (
     CallRefused,
     CallSent,
     SlotsTold,
+    TaskEnded,
+    TaskSent,
 )
 from glowplug_contracts.messages.worker import ContainerView, GpuDevice, WorkerBeat
 from glowplug_worker.capacity import Offer, refuse_for_capacity
@@ -74,6 +77,9 @@ class Flight:
         self.direct = False
         self.ended = False
         self.cancelled = False
+
+    def tell_end(self) -> None:
+        """Tell whoever sent it straight here."""
 
 
 class Container:
@@ -160,11 +166,14 @@ class Worker(Node):
                 if link.open and link.told.should_hear(room):
                     link.to_gateway(link.told.say(room))
 
-    def on_frame(self, link: Link, frame: CallSent | CallCancelled) -> None:
+    def on_frame(self, link: Link, frame: CallSent | CallCancelled | TaskSent) -> None:
         if isinstance(frame, CallCancelled):
             self.on_cancel(CancelInvocation(invocation_id=frame.invocation_id))
             return
         link.told.count(frame.container_id)
+        if isinstance(frame, TaskSent):
+            self._on_task(link, frame)
+            return
         request, container = frame.request, self.containers.get(frame.container_id)
         if container is None:
             slots = _closed(frame)
@@ -185,6 +194,21 @@ class Worker(Node):
         self.world.counts["calls refused straight"] += 1
         refused = CallRefused(invocation_id=request.invocation_id, reason="full", slots=slots)
         link.to_gateway(refused)
+
+    def _on_task(self, link: Link, frame: TaskSent) -> None:
+        record, container = frame.record, self.containers.get(frame.container_id)
+        if container is None:
+            slots = _closed(frame)
+        elif self._find(record.invocation_id) is None and Room(container).free > 0:
+            flight = Sent(frame, container, link)
+            container.flights[record.invocation_id] = flight
+            self.world.checks.worker_changed(self)
+            flight.begin(self)
+            self._tell_rooms(container)
+            return
+        else:
+            slots = link.told.say(Room(container))
+        link.to_gateway(CallRefused(invocation_id=record.invocation_id, reason="full", slots=slots))
 
     def answer(self, reply_to: str, reply: Reply, container: Container | None = None) -> None:
         link = self.links.get(reply_to)
@@ -416,6 +440,7 @@ class Worker(Node):
         if container.flights.get(invocation_id) is not flight:
             return
         del container.flights[invocation_id]
+        flight.tell_end()
         if flight.direct:
             self.notices.ended(0, container.name, invocation_id)
         else:
@@ -448,8 +473,9 @@ class Worker(Node):
         return InputOutcome(state=State.SUCCEEDED, result=Payload(format=Format.JSON, data=data))
 
 
-def _closed(frame: CallSent) -> SlotsTold:
-    deployment_id = frame.request.deployment_id
+def _closed(frame: CallSent | TaskSent) -> SlotsTold:
+    sent = frame.record if isinstance(frame, TaskSent) else frame.request
+    deployment_id = sent.deployment_id
     return SlotsTold(
         container_id=frame.container_id, deployment_id=deployment_id, free=0, closed=True
     )
@@ -582,6 +608,8 @@ class Interactive(Flight):
 class Durable(Flight):
     """A record: claimed, run and ended by compare-and-set."""
 
+    last: InvocationRecord | None = None
+
     def begin(self, worker: Worker) -> None:
         self.worker = worker
         assert self.run.record is not None
@@ -610,6 +638,9 @@ class Durable(Flight):
         if self.ended:
             self.lose(self.worker)
             return
+        self._run()
+
+    def _run(self) -> None:
         worker = self.worker
         habits = worker.nodes.habits[self.container.bind.spec.deployment_id]
         run_s = habits.run_s * worker.world.rng.uniform(0.2, 2.0)
@@ -628,6 +659,7 @@ class Durable(Flight):
             if isinstance(answer, Unanswered):
                 self.worker.world.later(AGAIN_S, self.worker, self._finish, record)
             else:
+                self.last = record if isinstance(answer, int) else None
                 self.worker.land(self, self.invocation_id)
 
         self._change(record, then)
@@ -642,3 +674,36 @@ class Durable(Flight):
                 worker.world.later(AGAIN_S, worker, self.lose, worker)
 
         self._change(lost, then)
+
+
+class Sent(Durable):
+    """A record that its gateway claimed, and sent straight here."""
+
+    def __init__(self, sent: TaskSent, container: Container, link: Link) -> None:
+        run = RunInvocation(
+            shard=0,
+            generation=0,
+            container_id=container.name,
+            deployment_id=sent.record.deployment_id,
+            record=sent.record.invocation_id,
+            record_sequence=sent.sequence,
+        )
+        super().__init__(run, container)
+        self.sent, self.link = sent, link
+
+    def begin(self, worker: Worker) -> None:
+        self.worker = worker
+        self.invocation_id, self.token = self.sent.record.invocation_id, self.sent.sequence
+        self.record = msgspec.structs.replace(
+            self.sent.record, order=ordered_by(self.sent.record, self.token)
+        )
+        self._run()
+
+    def tell_end(self) -> None:
+        ended = self.last if self.last is not None and is_terminal(self.last.state) else None
+        slots = self.link.told.say(Room(self.container))
+        self.link.to_gateway(
+            TaskEnded(
+                invocation_id=self.invocation_id, sequence=self.token, record=ended, slots=slots
+            )
+        )

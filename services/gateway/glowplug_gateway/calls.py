@@ -23,7 +23,7 @@ from glowplug_contracts.errors import (
     PlatformError,
     QuotaExceededError,
 )
-from glowplug_contracts.ids import InvocationId, WorkspaceId
+from glowplug_contracts.ids import DeploymentId, InvocationId, WorkspaceId
 from glowplug_contracts.messages.invocation import (
     BacklogChanged,
     CallsKnown,
@@ -339,9 +339,9 @@ class Calls:
             again = Append(invocation_id, held.request.attempt)
             self._spawn(self._append(again, warm=False), "append")
 
-    def _waits(self, request: InvocationRequested) -> bool:
-        """Return whether others wait already for a slot of this deployment."""
-        backlog = self.backlogs.get(request.deployment_id)
+    def waits(self, deployment_id: DeploymentId) -> bool:
+        """Return whether others wait already for a slot of this deployment, as dispatchers have told."""
+        backlog = self.backlogs.get(deployment_id)
         return backlog is not None and backlog.queued > 0
 
     async def _append(self, decision: Append, *, warm: bool = True) -> None:
@@ -353,7 +353,7 @@ class Calls:
         if decision.attempt != request.attempt:
             request = msgspec.structs.replace(request, attempt=decision.attempt, first=False)
         try:
-            await self._dispatch.send(request, warm=warm and not self._waits(request))
+            await self._dispatch.send(request, warm=warm and not self.waits(request.deployment_id))
         except PlatformError as error:
             failed = AppendFailed(
                 invocation_id=decision.invocation_id,

@@ -1,8 +1,9 @@
 """The workers that are linked to this gateway, and the calls that run straight through their links.
 
 A worker dials (`http/links.py` is the door), tells which of its containers have room, and answers here every
-call whose gateway this is. A link that ends counts as a lost worker for what was sent through it: the waiting
-machine sends it again as the next attempt, through the shard's stream.
+call whose gateway this is. A link that ends counts as a lost worker for the calls that were sent through it: the
+waiting machine sends them again as the next attempt, through the shard's stream. Durable work runs on without
+its link; if it does not, the dispatcher finds that out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import contextlib
 import itertools
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 from aiohttp import WSMessage, WSMsgType, web
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.errors import ContractError
-from glowplug_contracts.ids import InvocationId, WorkerId
+from glowplug_contracts.ids import DeploymentId, InvocationId, WorkerId, WorkspaceId
 from glowplug_contracts.messages.invocation import AttemptLost, InvocationRequested, Reply
 from glowplug_contracts.messages.link import (
     CallAnswered,
@@ -24,12 +26,14 @@ from glowplug_contracts.messages.link import (
     CallRefused,
     CallSent,
     SlotsTold,
+    TaskEnded,
+    TaskSent,
     ToGateway,
     ToWorker,
     WorkerLinked,
 )
 
-from glowplug_gateway.warm import WarmSlots
+from glowplug_gateway.warm import Slot, WarmSlots
 
 log = structlog.get_logger()
 
@@ -47,14 +51,35 @@ class Caller(Protocol):
         """A worker did not take a call: it goes another way, as the same attempt."""
 
 
+class TaskKeeper(Protocol):
+    """Who keeps durable work."""
+
+    def task_refused(
+        self, workspace: WorkspaceId, invocation_id: InvocationId, sequence: int, reason: str
+    ) -> None:
+        """A worker did not take what is stored as running there, at `sequence`."""
+
+    def task_ended(self, ended: TaskEnded) -> None:
+        """A worker has stored what became of it."""
+
+
+class Lent(msgspec.Struct, frozen=True):
+    """A slot that durable work is being stored for."""
+
+    slot: Slot
+    worker_id: WorkerId
+
+
 class Link:
     """One worker's connection."""
 
-    def __init__(self, number: int, worker_id: WorkerId, socket: web.WebSocketResponse) -> None:
+    def __init__(self, number: int, linked: WorkerLinked, socket: web.WebSocketResponse) -> None:
         self.number = number
-        self.worker_id = worker_id
+        self.worker_id = linked.worker_id
+        self.takes_tasks = linked.tasks
         self.socket = socket
         self.calls: dict[InvocationId, int] = {}  # with their attempts
+        self.tasks: dict[InvocationId, tuple[WorkspaceId, int]] = {}  # with their sequences
 
     async def send(self, frame: ToWorker) -> None:
         """Send one frame. Raises: ConnectionError."""
@@ -68,14 +93,20 @@ class Links:
         self._warm = WarmSlots()
         self._links: dict[int, Link] = {}
         self._by_call: dict[InvocationId, Link] = {}
+        self._by_task: dict[InvocationId, Link] = {}
         self._numbers = itertools.count(1)
         self._caller: Caller | None = None
+        self._keeper: TaskKeeper | None = None
         self._draining = False
         self._answered = asyncio.Event()
 
     def listen(self, caller: Caller) -> None:
         """Tell `caller` from now on."""
         self._caller = caller
+
+    def listen_for_tasks(self, keeper: TaskKeeper) -> None:
+        """Tell `keeper` of durable work from now on."""
+        self._keeper = keeper
 
     def __len__(self) -> int:
         return len(self._links)
@@ -98,7 +129,7 @@ class Links:
 
     async def cancel(self, invocation_id: InvocationId) -> bool:
         """Pass a cancel on to the worker that was sent the call; False if none was."""
-        link = self._by_call.get(invocation_id)
+        link = self._by_call.get(invocation_id) or self._by_task.get(invocation_id)
         if link is None:
             return False
         try:
@@ -112,6 +143,35 @@ class Links:
         link = self._by_call.get(invocation_id)
         if link is not None:
             self._leave(link, invocation_id)
+
+    def lend(self, deployment_id: DeploymentId) -> Lent | None:
+        """Return a warm slot that takes durable work, counted as taken, or None."""
+        slot = None if self._draining else self._warm.take(deployment_id)
+        if slot is None:
+            return None
+        link = self._links[slot.link]
+        if link.takes_tasks:
+            return Lent(slot, link.worker_id)
+        self._warm.give_back(slot)
+        return None
+
+    def take_back(self, lent: Lent) -> None:
+        """Nothing was sent to a slot that was lent."""
+        self._warm.give_back(lent.slot)
+
+    async def send_task(self, lent: Lent, frame: TaskSent) -> bool:
+        """Send durable work to a slot that was lent; False if it surely never left."""
+        link = self._links.get(lent.slot.link)
+        if link is None:
+            return False
+        record = frame.record
+        link.tasks[record.invocation_id] = record.workspace, frame.sequence
+        self._by_task[record.invocation_id] = link
+        try:
+            await link.send(frame)
+        except ConnectionError:
+            self._end(link)  # perhaps it arrived: its worker's beats say so
+        return True
 
     # -- in -------------------------------------------------------------------------------------
 
@@ -146,33 +206,41 @@ class Links:
     def _open(self, frame: ToGateway, socket: web.WebSocketResponse) -> Link:
         if not isinstance(frame, WorkerLinked):
             raise ContractError("platform.contract", "a link begins with its worker's name")
-        link = Link(next(self._numbers), frame.worker_id, socket)
+        link = Link(next(self._numbers), frame, socket)
         self._links[link.number] = link
         self._warm.open(link.number)
         log.info("link.opened", worker_id=link.worker_id)
         return link
 
     def _take(self, link: Link, frame: ToGateway) -> None:
-        caller = self._caller
-        if caller is None:
-            return
+        if isinstance(frame, WorkerLinked):
+            raise ContractError("platform.contract", "a worker says its name once")
+        # The room first: whoever is woken by an answer may call again at once.
+        slots = frame if isinstance(frame, SlotsTold) else frame.slots
+        if slots is not None:
+            self._warm.told(link.number, slots)
         match frame:
-            case CallAnswered(reply=reply, slots=slots):
-                # The room first: whoever is woken by the answer may call again at once.
-                if slots is not None:
-                    self._warm.told(link.number, slots)
+            case CallAnswered(reply=reply) if self._caller is not None:
                 ended = reply.outcome or reply.lost
                 if ended is not None:
                     self._leave(link, ended.invocation_id)
-                caller.hear(reply)
-            case SlotsTold():
-                self._warm.told(link.number, frame)
-            case CallRefused(invocation_id=invocation_id, slots=slots):
-                self._warm.told(link.number, slots)
-                if self._leave(link, invocation_id):
-                    caller.refused(invocation_id)
-            case WorkerLinked():
-                raise ContractError("platform.contract", "a worker says its name once")
+                self._caller.hear(reply)
+            case CallRefused():
+                self._refused(link, frame)
+            case TaskEnded(invocation_id=invocation_id) if self._keeper is not None:
+                # A word about what was not sent here is none.
+                if self._leave_task(link, invocation_id):
+                    self._keeper.task_ended(frame)
+
+    def _refused(self, link: Link, refused: CallRefused) -> None:
+        invocation_id = refused.invocation_id
+        if self._leave(link, invocation_id) and self._caller is not None:
+            self._caller.refused(invocation_id)
+            return
+        task = self._leave_task(link, invocation_id)
+        if task is not None and self._keeper is not None:
+            workspace, sequence = task
+            self._keeper.task_refused(workspace, invocation_id, sequence, refused.reason)
 
     def _leave(self, link: Link, invocation_id: InvocationId) -> bool:
         if link.calls.pop(invocation_id, None) is None:
@@ -181,11 +249,26 @@ class Links:
         self._answered.set()
         return True
 
+    def _leave_task(
+        self, link: Link, invocation_id: InvocationId
+    ) -> tuple[WorkspaceId, int] | None:
+        task = link.tasks.pop(invocation_id, None)
+        if task is not None and self._by_task.get(invocation_id) is link:
+            del self._by_task[invocation_id]
+        return task
+
     def _end(self, link: Link) -> None:
         if self._links.pop(link.number, None) is None:
             return
         self._warm.close(link.number)
-        log.info("link.ended", worker_id=link.worker_id, calls=len(link.calls))
+        log.info(
+            "link.ended",
+            worker_id=link.worker_id,
+            calls=len(link.calls),
+            tasks=len(link.tasks),
+        )
+        for invocation_id in list(link.tasks):
+            self._leave_task(link, invocation_id)
         for invocation_id, attempt in list(link.calls.items()):
             self._leave(link, invocation_id)
             if self._caller is not None:

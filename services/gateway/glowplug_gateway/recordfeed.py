@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 from glowplug_contracts.ids import InvocationId, WorkspaceId
@@ -21,15 +22,27 @@ from glowplug_contracts.messages.invocation import (
     is_terminal,
 )
 from glowplug_contracts.streams import RECORDS, Stream
-from glowplug_contracts.subjects import RECORD
+from glowplug_contracts.subjects import RECORD, shard_of
 from glowplug_runtime.bus import Delivery
 
+from glowplug_gateway.line import Line
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.readmodel import ReadModel
 
 CAUGHT_UP_S = 2.0
 # Whoever waits for one that is not remembered any more reads it once more.
 ON_THEIR_WAY_MAX = 20_000
+
+
+W = TypeVar("W")
+
+
+class End:
+    """What somebody waits for: that a record ends, and what it is then if whoever ended it has said so."""
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+        self.record: InvocationRecord | None = None
 
 
 class RecordFeed:
@@ -39,7 +52,8 @@ class RecordFeed:
         self._platform = platform
         self._readmodel = readmodel
         self._watchers: dict[InvocationId, set[asyncio.Event]] = {}
-        self._end_watchers: dict[InvocationId, set[asyncio.Event]] = {}
+        self._end_watchers: dict[InvocationId, set[End]] = {}
+        self.line = Line()
         self._on_their_way: dict[InvocationId, WorkspaceId] = {}
         self._heard: dict[int, int] = {}
         self._pending: dict[int, int] = {}
@@ -69,8 +83,10 @@ class RecordFeed:
             watcher.set()
         if _is_end(delivery):
             self._on_their_way.pop(invocation_id, None)
-            for watcher in self._end_watchers.get(invocation_id, ()):
-                watcher.set()
+            for end in self._end_watchers.get(invocation_id, ()):
+                end.heard.set()
+        if delivery.headers.get(HEADER_STATE) != State.ACCEPTED:
+            self.line.leave(invocation_id)
         for listener in tuple(self._listeners):
             listener(delivery)
         await self._readmodel.take_record(records_of(shard), delivery)
@@ -81,14 +97,14 @@ class RecordFeed:
     @contextlib.contextmanager
     def watch(self, invocation_id: InvocationId) -> Iterator[asyncio.Event]:
         """Yield an event that is set whenever the record changes."""
-        with _watch(self._watchers, invocation_id) as changed:
+        with _watch(self._watchers, invocation_id, asyncio.Event()) as changed:
             yield changed
 
     @contextlib.contextmanager
-    def watch_end(self, invocation_id: InvocationId) -> Iterator[asyncio.Event]:
-        """Yield an event that is set when the record ends, or is removed."""
-        with _watch(self._end_watchers, invocation_id) as ended:
-            yield ended
+    def watch_end(self, invocation_id: InvocationId) -> Iterator[End]:
+        """Yield what is told when the record ends, or is removed."""
+        with _watch(self._end_watchers, invocation_id, End()) as end:
+            yield end
 
     def is_on_its_way(self, workspace: WorkspaceId, invocation_id: InvocationId) -> bool:
         """Return whether this gateway accepted it, and has not heard of its end."""
@@ -106,19 +122,32 @@ class RecordFeed:
     def end_watchers(self) -> None:
         """The gateway stops: whoever follows a task ends here, and goes on at another gateway."""
         self.ending = True
-        for watchers in (*self._watchers.values(), *self._end_watchers.values()):
+        for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.set()
+        for ends in self._end_watchers.values():
+            for end in ends:
+                end.heard.set()
 
-    def accepting(self, workspace: WorkspaceId, invocation_id: InvocationId) -> None:
+    def accepting(self, record: InvocationRecord) -> None:
         """This gateway is about to write the first word of a record."""
         if len(self._on_their_way) >= ON_THEIR_WAY_MAX:
             del self._on_their_way[next(iter(self._on_their_way))]
-        self._on_their_way[invocation_id] = workspace
+        self._on_their_way[record.invocation_id] = record.workspace
+        self.line.join(record)
 
     def not_accepted(self, invocation_id: InvocationId) -> None:
         """The first word was not ours, or is not known to be written."""
         self._on_their_way.pop(invocation_id, None)
+        self.line.leave(invocation_id)
+
+    def told_end(self, record: InvocationRecord, sequence: int) -> None:
+        """Whoever ended a record says so, at once: it stands at `sequence`, and comes through the feed, too."""
+        self.wrote(shard_of(record.workspace, self._platform.shards), sequence)
+        self._on_their_way.pop(record.invocation_id, None)
+        for end in self._end_watchers.get(record.invocation_id, ()):
+            end.record = record
+            end.heard.set()
 
     def wrote(self, shard: int, sequence: int) -> None:
         """This gateway wrote a record itself."""
@@ -137,14 +166,13 @@ class RecordFeed:
 
 @contextlib.contextmanager
 def _watch(
-    watchers: dict[InvocationId, set[asyncio.Event]], invocation_id: InvocationId
-) -> Iterator[asyncio.Event]:
-    event = asyncio.Event()
-    watchers.setdefault(invocation_id, set()).add(event)
+    watchers: dict[InvocationId, set[W]], invocation_id: InvocationId, watcher: W
+) -> Iterator[W]:
+    watchers.setdefault(invocation_id, set()).add(watcher)
     try:
-        yield event
+        yield watcher
     finally:
-        watchers[invocation_id].discard(event)
+        watchers[invocation_id].discard(watcher)
         if not watchers[invocation_id]:
             del watchers[invocation_id]
 

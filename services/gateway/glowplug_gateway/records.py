@@ -32,9 +32,11 @@ from glowplug_runtime.bus import Write
 from glowplug_gateway.addresses import Network, check_url
 from glowplug_gateway.blobs import Blobs, not_stored
 from glowplug_gateway.calls import Calls
+from glowplug_gateway.links import Lent, Links
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.recordfeed import RecordFeed
-from glowplug_gateway.submitting import Submitter
+from glowplug_gateway.straight import Straight, claimed
+from glowplug_gateway.submitting import Stored, Submitter
 from glowplug_gateway.work import arguments_needed_s
 
 LOOK_S = 0.5
@@ -50,6 +52,7 @@ class Records:
         calls: Calls,
         blobs: Blobs,
         feed: RecordFeed,
+        links: Links,
         networks: Sequence[Network] = (),
     ) -> None:
         self._platform = platform
@@ -58,6 +61,7 @@ class Records:
         self._submitter = Submitter(platform)
         self._feed = feed
         self._networks = networks
+        self._straight = Straight(platform, links, calls, feed, self)
 
     async def accept(self, record: InvocationRecord) -> InvocationRecord:
         """Write a new record, or return the one that the same id and arguments made before.
@@ -65,10 +69,37 @@ class Records:
         Raises: ConflictError (the id was used for something else), UnavailableError, OverloadedError,
             InvalidRequestError (the blob is not stored).
         """
-        (accepted,) = await self.accept_many([record])
+        await self._prepare(record)
+        lent = self._straight.lend(record)
+        if lent is None:
+            stored = await self._store_first(record)
+        else:
+            record, stored = await self._begin(record, lent)
+        accepted = await self._accepted(record, stored)
         if isinstance(accepted, PlatformError):
             raise accepted
         return accepted
+
+    async def _begin(self, record: InvocationRecord, lent: Lent) -> tuple[InvocationRecord, Stored]:
+        """Store new work as running in a slot that was lent, and send it there."""
+        clock, sending = self._platform.clock, False
+        record = claimed(record, lent.worker_id, lent.slot.container_id, clock.unix())
+        began_at = clock.now()
+        try:
+            stored = await self._store_first(record)
+            if sending := isinstance(stored, int):
+                await self._straight.send(lent, record, stored, began_at)
+        finally:
+            if not sending:
+                self._straight.take_back(lent)
+        return record, stored
+
+    async def _store_first(self, record: InvocationRecord) -> Stored:
+        self._feed.accepting(
+            record
+        )  # before: its end may be heard before we hear that it is stored
+        (stored,) = await self._submitter.submit([self._first_write(record)])
+        return stored
 
     async def accept_many(
         self, records: Sequence[InvocationRecord]
@@ -86,21 +117,26 @@ class Records:
         sound = [place for place in range(len(records)) if place not in refused]
         writes = [self._first_write(records[place]) for place in sound]
         for write in writes:  # before: their ends may be heard before we hear that they are stored
-            self._feed.accepting(write.message.workspace, write.message.invocation_id)
+            self._feed.accepting(write.message)
         stored = await self._submitter.submit(writes) if writes else ()
         accepted: list[InvocationRecord | PlatformError] = [
             refused.get(place, record) for place, record in enumerate(records)
         ]
         for place, result in zip(sound, stored, strict=True):
-            if isinstance(result, int):
-                self._feed.wrote(self._shard(records[place].workspace), result)
-                continue
-            self._feed.not_accepted(records[place].invocation_id)
-            if isinstance(result, ConflictError):
-                accepted[place] = await self._known_or_conflict(records[place])
-            else:
-                accepted[place] = result
+            accepted[place] = await self._accepted(records[place], result)
         return accepted
+
+    async def _accepted(
+        self, record: InvocationRecord, stored: Stored
+    ) -> InvocationRecord | PlatformError:
+        """Return the record that stands under a new record's id now, or why there is none."""
+        if isinstance(stored, int):
+            self._feed.wrote(self._shard(record.workspace), stored)
+            return record
+        self._feed.not_accepted(record.invocation_id)
+        if isinstance(stored, ConflictError):
+            return await self._known_or_conflict(record)
+        return stored
 
     async def _prepare(self, record: InvocationRecord) -> None:
         if record.callback_url:
@@ -156,16 +192,18 @@ class Records:
         """Return the record when it is terminal, or as it is after `wait_s`. Raises: NotFoundError."""
         known = InvocationId(check_id("invocation", invocation_id))
         deadline = self._platform.clock.now() + wait_s
-        with self._feed.watch_end(known) as ended:
+        with self._feed.watch_end(known) as end:
             if wait_s > 0 and self._feed.is_on_its_way(workspace, known):
-                await _within(min(LOOK_S, wait_s), ended)
+                await _within(min(LOOK_S, wait_s), end.heard)
             while True:
-                ended.clear()
+                if end.record is not None and end.record.workspace == workspace:
+                    return end.record
+                end.heard.clear()
                 record = await self.show(workspace, known)
                 left_s = deadline - self._platform.clock.now()
                 if is_terminal(record.state) or left_s <= 0 or self._feed.ending:
                     return record
-                await _within(min(LOOK_S, left_s), ended)
+                await _within(min(LOOK_S, left_s), end.heard)
 
     async def cancel(self, workspace: WorkspaceId, invocation_id: str) -> InvocationRecord:
         """Write CANCELLED unless it has ended already; tell the shard's owner. Raises: NotFoundError."""

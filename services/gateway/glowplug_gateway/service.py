@@ -121,7 +121,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         calls = _calls(process, links, settings)
         feed = RecordFeed(process, readmodel)
         networks = parse_networks(settings.callback_networks)
-        records = Records(process, calls, blobs, feed, networks)
+        records = Records(process, calls, blobs, feed, links, networks)
         intake = Intake(process, calls, records)
         schedules = Schedules(process, catalog, intake)
         for part in (catalog, live, logs, calls, feed, schedules):

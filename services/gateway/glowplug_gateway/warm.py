@@ -90,6 +90,12 @@ class WarmSlots:
         best.sent += 1
         return Slot(best.link, best.container_id)
 
+    def give_back(self, slot: Slot) -> None:
+        """Nothing was sent to a slot that was taken, nor will be."""
+        container = self._containers.get(slot.container_id)
+        if container is not None and container.link == slot.link:
+            container.sent = max(container.seen, container.sent - 1)
+
     def _drop(self, container_id: ContainerId) -> None:
         container = self._containers.pop(container_id)
         siblings = self._of[container.deployment_id]

@@ -69,6 +69,7 @@ class DurableFlight(InFlight):
         self._token = run.record_sequence
         self._record: InvocationRecord | None = None
         self._lost = False
+        self._last: InvocationRecord | None = None  # what became of the attempt, once it is stored
         self._progress = Throttled(PROGRESS_EVERY_S)
 
     def start(self) -> None:
@@ -104,8 +105,6 @@ class DurableFlight(InFlight):
         record = msgspec.structs.replace(record, order=ordered_by(record, found.sequence))
         if record.state not in CLAIMABLE:
             return False
-        self.trace = record.trace
-        self.scheduled_for = record.scheduled_for
         if record.expires_at and unix > record.expires_at:
             await self._append(expire(record, unix))
             return False
@@ -116,18 +115,25 @@ class DurableFlight(InFlight):
                 await self._append(refuse(record, str(gone), unix))
                 return False
             self.pass_as = record.pass_as
-        self._record = await self._append(
-            claim(record, workshop.worker_id, self.supervisor.container_id, unix)
+        self._hold(
+            await self._append(
+                claim(record, workshop.worker_id, self.supervisor.container_id, unix)
+            )
         )
-        spec = self.supervisor.binding.spec
+        return True
+
+    def _hold(self, record: InvocationRecord) -> None:
+        """The record is ours: RUNNING here."""
+        self._record = record
+        self.trace = record.trace
+        self.scheduled_for = record.scheduled_for
         self.attempt = Attempt(
             record.invocation_id,
             (record.input,),
-            attempt=self._record.attempt,
-            timeout_s=record.timeout_s or spec.timeout_s,
+            attempt=record.attempt,
+            timeout_s=record.timeout_s or self.supervisor.binding.spec.timeout_s,
         )
         self.inputs = 1
-        return True
 
     async def _read(self) -> Delivery[InvocationRecord] | None:
         """Return the record as it is now, at least as new as what we were handed."""
@@ -215,6 +221,7 @@ class DurableFlight(InFlight):
                 await asyncio.sleep(TRY_AGAIN_S)
             else:
                 self._state = record.state
+                self._last = record
                 return
 
     async def _append(self, record: InvocationRecord) -> InvocationRecord:

@@ -331,6 +331,7 @@ class InFlight:
         workshop, container_id = self.supervisor.workshop, self.supervisor.container_id
         self._ended = True
         self.supervisor.release(self)
+        await self.tell_end()
         if self.direct:
             self._notice_end()
         else:
@@ -346,6 +347,9 @@ class InFlight:
         if self._started_unix:
             self._note_fact()
         self.supervisor.after_release()
+
+    async def tell_end(self) -> None:
+        """Tell whoever sent it straight here, beside the shard's owner, that it is over."""
 
     def forget(self) -> None:
         """Free the slot without a word: the invocation goes on elsewhere."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import aiohttp
+import msgspec
 import structlog
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.errors import ContractError
-from glowplug_contracts.ids import ContainerId, WorkerId
-from glowplug_contracts.messages.invocation import Reply
+from glowplug_contracts.ids import ContainerId, InvocationId, WorkerId
+from glowplug_contracts.messages.invocation import InvocationRecord, InvocationRequested, Reply
 from glowplug_contracts.messages.link import (
     LINK_FRAME_BYTES_MAX,
     LINK_HEARTBEAT_S,
@@ -24,6 +25,8 @@ from glowplug_contracts.messages.link import (
     CallRefused,
     CallSent,
     SlotsTold,
+    TaskEnded,
+    TaskSent,
     ToGateway,
     ToWorker,
     WorkerLinked,
@@ -47,6 +50,9 @@ class Service(Protocol):
     def take_call(self, frame: CallSent) -> str:
         """Take a call; return "" or why not."""
 
+    def take_task(self, frame: TaskSent, gateway: str) -> str:
+        """Take durable work that is stored as running here; return "" or why not."""
+
     def cancel_call(self, frame: CallCancelled) -> None:
         """Stop a call."""
 
@@ -61,8 +67,12 @@ class GatewayLink:
 
     async def send(self, frame: ToGateway) -> bool:
         """Send one frame; False if the connection is gone."""
+        return await self.send_encoded(encode(frame, "msgpack"))
+
+    async def send_encoded(self, frame: bytes) -> bool:
+        """Send one frame; False if the connection is gone."""
         try:
-            await self.socket.send_bytes(encode(frame, "msgpack"))
+            await self.socket.send_bytes(frame)
         except ConnectionError:
             return False
         return True
@@ -120,6 +130,29 @@ class Links:
         slots = None if room is None else link.told.say(room)
         return await link.send(CallAnswered(reply=reply, slots=slots))
 
+    async def task_ended(
+        self,
+        instance: str,
+        invocation_id: InvocationId,
+        sequence: int,
+        record: InvocationRecord | None,
+        room: Room,
+    ) -> None:
+        """Tell the gateway that sent a task what became of it, if it is still linked."""
+        link = self._links.get(instance)
+        if link is None:
+            return
+        ended = TaskEnded(
+            invocation_id=invocation_id,
+            sequence=sequence,
+            record=record,
+            slots=link.told.say(room),
+        )
+        frame = encode(ended, "msgpack")
+        if len(frame) > LINK_FRAME_BYTES_MAX:  # it can be read
+            frame = encode(msgspec.structs.replace(ended, record=None), "msgpack")
+        await link.send_encoded(frame)
+
     def changed(self, rooms: Iterable[Room]) -> None:
         """Containers have got or lost room by other means than answers: tell who can't know."""
         if not self._links:
@@ -157,7 +190,9 @@ class Links:
 
     async def _hear(self, link: GatewayLink) -> None:
         service = self._service
-        if service is None or not await link.send(WorkerLinked(worker_id=self._worker_id)):
+        if service is None or not await link.send(
+            WorkerLinked(worker_id=self._worker_id, tasks=True)
+        ):
             return
         self._links[link.instance] = link
         log.info("link.opened", gateway=link.instance)
@@ -172,10 +207,15 @@ class Links:
             else:
                 await self._take(link, service, frame)
 
-    async def _take(self, link: GatewayLink, service: Service, frame: CallSent) -> None:
+    async def _take(self, link: GatewayLink, service: Service, frame: CallSent | TaskSent) -> None:
         container_id = frame.container_id
         link.told.count(container_id)
-        reason = service.take_call(frame)
+        if isinstance(frame, TaskSent):
+            sent: InvocationRequested | InvocationRecord = frame.record
+            reason = service.take_task(frame, link.instance)
+        else:
+            sent = frame.request
+            reason = service.take_call(frame)
         room = service.rooms.get(container_id)
         if not reason:
             # Others may have left their slots unsaid, as long as the gateway counted on this one.
@@ -183,11 +223,10 @@ class Links:
                 await link.send(link.told.say(room))
             return
         if room is None:
-            deployment_id = frame.request.deployment_id
             slots = SlotsTold(
-                container_id=container_id, deployment_id=deployment_id, free=0, closed=True
+                container_id=container_id, deployment_id=sent.deployment_id, free=0, closed=True
             )
         else:
             slots = link.told.say(room)
-        invocation_id = frame.request.invocation_id
-        await link.send(CallRefused(invocation_id=invocation_id, reason=reason, slots=slots))
+        refused = CallRefused(invocation_id=sent.invocation_id, reason=reason, slots=slots)
+        await link.send(refused)

@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import msgspec
-from glowplug_contracts.ids import ContainerId, DeploymentId, Digest, ImageDigest, WorkspaceId
+from glowplug_contracts.ids import (
+    ContainerId,
+    DeploymentId,
+    Digest,
+    ImageDigest,
+    InvocationId,
+    WorkspaceId,
+)
 from glowplug_contracts.messages.container import ContainerKind, LayerCommitted
-from glowplug_contracts.messages.invocation import Reply
+from glowplug_contracts.messages.invocation import InvocationRecord, Reply
 
 from glowplug_worker.access import Granted
 from glowplug_worker.slots import Slots
@@ -404,6 +411,16 @@ class Answers(Protocol):
 
     async def answer(self, instance: str, reply: Reply, room: Room | None = None) -> bool:
         """Answer the gateway `instance`, and tell what room a container has now; False without a link."""
+
+    async def task_ended(
+        self,
+        instance: str,
+        invocation_id: InvocationId,
+        sequence: int,
+        record: InvocationRecord | None,
+        room: Room,
+    ) -> None:
+        """Tell the gateway that sent a task what became of it, if it is still linked."""
 
     def changed(self, rooms: Iterable[Room]) -> None:
         """Containers have got or lost room by other means than answers."""

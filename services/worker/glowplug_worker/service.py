@@ -36,7 +36,7 @@ from glowplug_contracts.messages.invocation import (
     ShardOwned,
     StreamCredit,
 )
-from glowplug_contracts.messages.link import CallCancelled, CallSent
+from glowplug_contracts.messages.link import CallCancelled, CallSent, TaskSent
 from glowplug_contracts.messages.worker import ContainerView, WorkerBeat, WorkerOrder
 from glowplug_contracts.subjects import (
     BEGAN,
@@ -65,6 +65,7 @@ from glowplug_worker.launch import limits_of
 from glowplug_worker.notices import EVERY_S
 from glowplug_worker.ports import Enforced
 from glowplug_worker.processes import parent_of, tree_pss_bytes
+from glowplug_worker.sent import SentFlight, is_ours
 from glowplug_worker.slots import Refusal
 from glowplug_worker.supervisor import Supervisor
 from glowplug_worker.workshop import Workshop
@@ -202,6 +203,19 @@ class WorkerService:
             return taken.value
         self.workshop.notices.began(frame.shard, frame.container_id, invocation_id)
         return ""
+
+    def take_task(self, frame: TaskSent, gateway: str) -> str:
+        """Take durable work that its gateway has stored as running here; return "" or why not."""
+        record, supervisor = frame.record, self.supervisors.get(frame.container_id)
+        if supervisor is None or not is_ours(
+            record, supervisor.binding.spec, self.workshop.worker_id, frame.container_id
+        ):
+            return "unknown"
+        flight = self._find_flight(record.invocation_id)
+        if flight is not None:
+            return "" if isinstance(flight, SentFlight) and flight.is_of(frame) else "known"
+        taken = supervisor.run_sent(frame, gateway)
+        return taken.value if isinstance(taken, Refusal) else ""
 
     def cancel_call(self, frame: CallCancelled) -> None:
         """Stop a call that its gateway sent straight here."""

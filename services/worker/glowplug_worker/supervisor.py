@@ -25,6 +25,7 @@ from glowplug_contracts.messages.container import (
     ExecInContainer,
 )
 from glowplug_contracts.messages.invocation import RemoteError, RunInvocation
+from glowplug_contracts.messages.link import TaskSent
 from glowplug_contracts.messages.worker import ContainerView
 from glowplug_contracts.subjects import CONTAINER, LOG
 from glowplug_runtime.tracing import record_span
@@ -60,6 +61,7 @@ from glowplug_worker.logbook import Logbook
 from glowplug_worker.opening import open_secrets
 from glowplug_worker.ports import Evidence, Exit, RunningContainer
 from glowplug_worker.runners import RunnerLink
+from glowplug_worker.sent import SentFlight
 from glowplug_worker.slots import Refusal, Slots
 from glowplug_worker.starting import Started, Way, start
 from glowplug_worker.workshop import Workshop
@@ -142,15 +144,29 @@ class Supervisor:
         self, message: RunInvocation, invocation_id: InvocationId, *, direct: bool = False
     ) -> InFlight | Refusal:
         """Take an invocation if there is a slot for it; `direct`: from its gateway, past the shard."""
+
+        def seated(process: int) -> InteractiveFlight | DurableFlight:
+            if message.request is not None:
+                return InteractiveFlight(self, message, process, direct=direct)
+            return DurableFlight(self, message, process)
+
+        return self._seat(invocation_id, seated)
+
+    def run_sent(self, sent: TaskSent, gateway: str) -> InFlight | Refusal:
+        """Take durable work that `gateway` has stored as running here, if there is a slot for it."""
+        return self._seat(
+            sent.record.invocation_id, lambda process: SentFlight(self, sent, gateway, process)
+        )
+
+    def _seat(
+        self,
+        invocation_id: InvocationId,
+        seated: Callable[[int], InteractiveFlight | DurableFlight],
+    ) -> InFlight | Refusal:
         process = self.slots.take(invocation_id)
         if isinstance(process, Refusal):
             return process
-        flight: InteractiveFlight | DurableFlight
-        if message.request is not None:
-            flight = InteractiveFlight(self, message, process, direct=direct)
-        else:
-            flight = DurableFlight(self, message, process)
-        self.flights[invocation_id] = flight
+        flight = self.flights[invocation_id] = seated(process)
         flight.start()
         return flight
 

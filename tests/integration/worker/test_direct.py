@@ -107,7 +107,7 @@ async def linked(
         async with open_worker(bus, directory, backend, answers=links) as service:
             links.serve(service)
             await links.keep()
-            assert await gateway.hear(WorkerLinked) == WorkerLinked(worker_id=WORKER)
+            assert await gateway.hear(WorkerLinked) == WorkerLinked(worker_id=WORKER, tasks=True)
             try:
                 yield gateway, links
             finally:
