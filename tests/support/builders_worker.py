@@ -28,6 +28,7 @@ from glowplug_contracts.messages.invocation import (
     Input,
     InvocationRequested,
     Payload,
+    RemoteError,
     Reply,
     RetryPolicy,
     RunInvocation,
@@ -316,6 +317,10 @@ class Peer:
             ),
             body,
         )
+
+    def fail(self, run: dict[str, Any], code: str = "function.failed") -> None:
+        error = RemoteError(code=code, type="ValueError", message="no")
+        self.send(frames.Result(id=run["id"], index=run["index"], state="failed", error=error))
 
     def close(self) -> None:
         self._writer.close()

@@ -9,63 +9,25 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
-from glowplug_contracts.codec import decode, encode
+from glowplug_contracts.codec import encode
 from glowplug_contracts.ids import ContainerId, DeploymentId, WorkerId, make_id
 from glowplug_contracts.messages.invocation import (
     BacklogChanged,
-    InvocationRequested,
     Outcome,
     Reply,
 )
 from glowplug_contracts.messages.link import (
-    LINK_PATH,
-    CallAnswered,
     CallCancelled,
     CallRefused,
     CallSent,
     SlotsTold,
-    ToGateway,
-    ToWorker,
     WorkerLinked,
 )
 from glowplug_contracts.subjects import BACKLOG, REPLY
 
 from tests.support.eventually import eventually
 from tests.support.gateway_world import Web, ok, open_gateway_service
-
-CONTAINER = ContainerId("ctr_1")
-
-
-class LinkedWorker:
-    """One linked worker with one container; the test is its head."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, deployment: str) -> None:
-        self.socket = socket
-        self.deployment = DeploymentId(deployment)
-        self.seen = 0
-
-    async def send(self, frame: ToGateway) -> None:
-        await self.socket.send_bytes(encode(frame, "msgpack"))
-
-    async def receive(self) -> Any:
-        message = await self.socket.receive(timeout=10)
-        assert message.type is aiohttp.WSMsgType.BINARY, message
-        frame = decode(message.data, ToWorker, "msgpack")
-        self.seen += isinstance(frame, CallSent)
-        return frame
-
-    def slots(self, free: int) -> SlotsTold:
-        return SlotsTold(
-            container_id=CONTAINER, deployment_id=self.deployment, free=free, seen=self.seen
-        )
-
-    async def answer(self, request: InvocationRequested, value: object, **reply: Any) -> None:
-        outcome = Outcome(
-            invocation_id=request.invocation_id,
-            attempt=reply.pop("attempt", request.attempt),
-            outcomes=(ok(value),),
-        )
-        await self.send(CallAnswered(reply=Reply(outcome=outcome, **reply), slots=self.slots(1)))
+from tests.support.linked_worker import CONTAINER, LinkedWorker, a_link
 
 
 @pytest.fixture
@@ -77,11 +39,6 @@ async def link(gateway):
         await worker.send(WorkerLinked(worker_id=WorkerId("w1")))
         await worker.send(worker.slots(1))
         yield worker
-
-
-def a_link(gateway: Web, token: str = "internal"):
-    headers = {"Authorization": f"Bearer {token}"}
-    return gateway.session.ws_connect(gateway.url + LINK_PATH, headers=headers)
 
 
 async def a_call_through(gateway: Web, link: LinkedWorker) -> tuple[Any, CallSent]:

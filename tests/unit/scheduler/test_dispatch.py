@@ -436,6 +436,51 @@ def test_a_record_running_in_a_live_container_runs_on(machine):
     assert machine.hands(arrived("inv_2", 1)) == []
 
 
+# -- Durable work that a gateway sent straight to its slot ---------------------------------------
+
+
+def test_a_record_that_a_gateway_claimed_takes_a_slot_until_it_ends(machine):
+    machine(ready(slots=1))
+    machine(a_record("inv_1", 5, State.RUNNING, container="c1", attempt=1))
+    assert machine.hands(arrived("inv_2", 1)) == []
+    assert machine.hands(a_record("inv_1", 6, State.SUCCEEDED, attempt=1)) == [("inv_2", "c1")]
+
+
+def test_its_end_may_be_heard_before_its_record(machine):
+    machine(ready(slots=1))
+    machine(ended("c1", "inv_1"))
+    machine(a_record("inv_1", 5, State.RUNNING, container="c1", attempt=1))
+    machine(a_record("inv_1", 6, State.SUCCEEDED, attempt=1))
+    assert machine.hands(arrived("inv_2", 1)) == [("inv_2", "c1")]
+
+
+def test_a_record_claimed_and_never_sent_is_taken_back(machine):
+    """Its gateway was killed in between: the container lives, and its beats do not list it."""
+    machine(ready(slots=1))
+    machine(a_record("inv_1", 5, State.RUNNING, container="c1", attempt=1))
+    machine(beats(1, a_container(slots=1)))
+    machine.wait(1.0)
+    (write,) = of_type(machine(beats(2, a_container(slots=1))), d.WriteRecord)
+    assert (write.state, write.sequence) == (State.RETRY_WAIT, 5)
+    assert machine.hands(a_record("inv_1", 6, State.RETRY_WAIT, attempt=1, lost_attempts=1)) == [
+        ("inv_1", "c1")
+    ]
+
+
+def test_a_record_that_its_worker_refused_is_handed_as_if_it_had_been_accepted(machine):
+    machine(ready(slots=1))
+    machine(a_record("inv_1", 5, State.RUNNING, container="c1", attempt=1))
+    (hand,) = of_type(machine(a_record("inv_1", 6, State.ACCEPTED, order=5)), d.Hand)
+    assert (hand.sequence, hand.attempt) == (6, 0)
+
+
+def test_a_record_that_its_worker_refused_may_still_expire(machine):
+    machine(a_record("inv_1", 5, State.RUNNING, container="c1", attempt=1, expires_at=110.0))
+    machine(a_record("inv_1", 6, State.ACCEPTED, order=5, expires_at=110.0))
+    (write,) = of_type(machine.wait(10.0), d.WriteRecord)
+    assert (write.state, write.sequence) == (State.EXPIRED, 6)
+
+
 # -- Durable work -------------------------------------------------------------------------------
 
 
