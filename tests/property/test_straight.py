@@ -18,8 +18,8 @@ from glowplug_contracts.messages.invocation import (
 )
 from glowplug_contracts.messages.link import SlotsTold
 from glowplug_gateway import line as line_module
+from glowplug_gateway.at_once import STRAIGHT_BYTES_MAX, claimed, may_go_straight, unclaimed
 from glowplug_gateway.line import Line
-from glowplug_gateway.straight import STRAIGHT_BYTES_MAX, claimed, may_go_straight, unclaimed
 from glowplug_gateway.warm import WarmSlots
 from hypothesis import given
 from hypothesis import strategies as st

@@ -17,15 +17,9 @@ from glowplug_contracts.messages.invocation import (
     ordered_by,
 )
 from glowplug_contracts.messages.link import CallCancelled, TaskEnded, TaskSent
+from glowplug_gateway.at_once import claimed, may_go_straight, unclaimed
 from glowplug_gateway.line import Line
-from glowplug_gateway.straight import (
-    PUT_BACK_PAUSE_S,
-    PUT_BACK_TRIES_MAX,
-    SEND_WITHIN_S,
-    claimed,
-    may_go_straight,
-    unclaimed,
-)
+from glowplug_gateway.straight import PUT_BACK_PAUSE_S, PUT_BACK_TRIES_MAX, SEND_WITHIN_S
 
 from tests.support.world import Node, Unanswered
 

@@ -30,12 +30,13 @@ from glowplug_contracts.subjects import PROGRESS, RECORD, Address, shard_of
 from glowplug_runtime.bus import Write
 
 from glowplug_gateway.addresses import Network, check_url
+from glowplug_gateway.at_once import claimed
 from glowplug_gateway.blobs import Blobs, not_stored
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.links import Lent, Links
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.recordfeed import RecordFeed
-from glowplug_gateway.straight import Straight, claimed
+from glowplug_gateway.straight import Straight
 from glowplug_gateway.submitting import Stored, Submitter
 from glowplug_gateway.work import arguments_needed_s
 

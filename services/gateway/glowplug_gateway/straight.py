@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-import msgspec
 import structlog
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
-from glowplug_contracts.ids import ContainerId, InvocationId, WorkerId, WorkspaceId
-from glowplug_contracts.messages.invocation import InvocationRecord, State, is_terminal
+from glowplug_contracts.ids import InvocationId, WorkspaceId
+from glowplug_contracts.messages.invocation import InvocationRecord, is_terminal
 from glowplug_contracts.messages.link import TaskEnded, TaskSent
 from glowplug_contracts.subjects import shard_of
 
+from glowplug_gateway.at_once import may_go_straight, unclaimed
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.links import Lent, Links
 from glowplug_gateway.ports import Platform
@@ -30,8 +30,6 @@ log = structlog.get_logger()
 # A dispatcher takes back what two beats do not list, 0.8 s after it was stored at the earliest: what took
 # longer than this to be stored is not sent any more.
 SEND_WITHIN_S: Final = 0.4
-# With what stands around it, a record must fit a link's frame.
-STRAIGHT_BYTES_MAX: Final = 512 * 1024
 PUT_BACK_TRIES_MAX: Final = 20
 PUT_BACK_PAUSE_S: Final = 0.1
 
@@ -129,50 +127,3 @@ class Straight:
                 await asyncio.sleep(PUT_BACK_PAUSE_S)
             else:
                 return
-
-
-def may_go_straight(record: InvocationRecord) -> bool:
-    """Return whether new work may begin at once if a slot is free: nothing else decides when it may. Pure."""
-    size = len(record.input.args.data or b"")
-    size += sum(
-        len(key) + len(value) for key, value in (*record.headers.items(), *record.tags.items())
-    )
-    return (
-        record.state is State.ACCEPTED
-        and record.attempt == 0
-        and record.priority == 0
-        and not record.due_at
-        and not record.key.key
-        and not record.rate.count
-        and not record.after
-        and not record.then
-        and not record.pass_as
-        and record.input.args.blob is None
-        and size <= STRAIGHT_BYTES_MAX
-    )
-
-
-def claimed(
-    record: InvocationRecord, worker_id: WorkerId, container_id: ContainerId, unix: float
-) -> InvocationRecord:
-    """Return new work as it is stored when it begins at once. Pure."""
-    return msgspec.structs.replace(
-        record,
-        state=State.RUNNING,
-        attempt=1,
-        started_at=unix,
-        worker_id=worker_id,
-        container_id=container_id,
-    )
-
-
-def unclaimed(record: InvocationRecord) -> InvocationRecord:
-    """Return it as it would have been accepted: its one attempt surely never began. Pure."""
-    return msgspec.structs.replace(
-        record,
-        state=State.ACCEPTED,
-        attempt=0,
-        started_at=0.0,
-        worker_id=WorkerId(""),
-        container_id=ContainerId(""),
-    )

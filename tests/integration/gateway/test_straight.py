@@ -27,6 +27,7 @@ from glowplug_contracts.messages.link import (
 )
 from glowplug_contracts.subjects import RECORD
 from glowplug_gateway import straight
+from glowplug_gateway.at_once import claimed
 from glowplug_gateway.recordfeed import RecordFeed
 
 from tests.support.eventually import eventually
@@ -181,9 +182,9 @@ async def test_what_was_stored_too_late_to_be_sent_is_put_back(gateway, link, bu
 
 def running(found) -> tuple[InvocationRecord, int]:
     """Return a record as claimed by a worker that it was handed to, and where it stood before."""
-    claimed = straight.claimed(found.message, WorkerId("w2"), "ctr_2", 5.0)
+    mine = claimed(found.message, WorkerId("w2"), "ctr_2", 5.0)
     return msgspec.structs.replace(
-        claimed, order=ordered_by(found.message, found.sequence)
+        mine, order=ordered_by(found.message, found.sequence)
     ), found.sequence
 
 
