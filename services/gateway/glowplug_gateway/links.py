@@ -229,7 +229,8 @@ class Links:
                 self._refused(link, frame)
             case TaskEnded(invocation_id=invocation_id) if self._keeper is not None:
                 # A word about what was not sent here is none.
-                if self._leave_task(link, invocation_id):
+                task = self._leave_task(link, invocation_id)
+                if task is not None and _is_about(frame, task[0]):
                     self._keeper.task_ended(frame)
 
     def _refused(self, link: Link, refused: CallRefused) -> None:
@@ -274,6 +275,13 @@ class Links:
             if self._caller is not None:
                 lost = AttemptLost(invocation_id=invocation_id, attempt=attempt, cause="worker")
                 self._caller.hear(Reply(lost=lost))
+
+
+def _is_about(ended: TaskEnded, workspace: WorkspaceId) -> bool:
+    """Return whether a record that is told is of the task that was sent."""
+    record = ended.record
+    told = None if record is None else (record.invocation_id, record.workspace)
+    return told is None or told == (ended.invocation_id, workspace)
 
 
 def _frame(message: WSMessage) -> ToGateway:

@@ -132,6 +132,18 @@ async def test_whoever_waits_is_answered_by_what_the_link_tells(gateway, link, m
     assert await waiting == "right"
 
 
+async def test_an_end_of_another_task_than_was_sent_answers_nobody(gateway, link, bus):
+    first = await spawn(gateway, link, 1)
+    frame = await link.receive()
+    await link.send(TaskEnded(invocation_id=first, slots=link.slots(1)))
+    await heard_by(gateway)
+    second = await spawn(gateway, link, 2)
+    await link.receive()
+    await link.send(TaskEnded(invocation_id=second, sequence=9, record=ended(frame, "wrong")))
+    await write(bus, ended(frame, "right"), frame.sequence)
+    assert await gateway.json("GET", f"/api/v1/tasks/{first}/result?wait_s=60") == "right"
+
+
 async def test_what_a_worker_refuses_is_put_back_as_it_was_accepted(gateway, link, bus):
     task = await spawn(gateway, link, 1)
     frame = await link.receive()
