@@ -436,6 +436,7 @@ async def sandboxes(bus):
 
     await bus.listen(SANDBOX_CREATE.at(), on_create, queue="sandbox")
     await bus.listen(SANDBOX_COMMAND.at(), on_command, queue="sandbox")
+    await bus.flush()  # the gateway asks through a connection of its own
 
 
 async def _lines(gateway, method, path, status=200, **kw):
