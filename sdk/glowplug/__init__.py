@@ -93,18 +93,32 @@ else:
         "verify_callback": "callbacks",
     }
 
-    def __getattr__(name: str) -> object:
-        import importlib  # noqa: PLC0415
+    _DECORATORS = ("decorators", "schedules", "triggers")
 
+    def __getattr__(name: str) -> object:
         if name in _HOMES:
-            module = importlib.import_module(f"glowplug.{_HOMES[name] or name}")
-            found = getattr(module, name) if _HOMES[name] else module
+            found = _find(name)
             globals()[name] = found
             return found
-        parameters = importlib.import_module("glowplug.parameters")
-        if name in parameters.NAMES_NOT_YET:
-            return parameters.NotYet(name)
+        from glowplug.parameters import NAMES_NOT_YET, NotYet  # noqa: PLC0415
+
+        if name in NAMES_NOT_YET:
+            return NotYet(name)
         raise AttributeError(f"module 'glowplug' has no attribute {name!r}")
+
+    def _find(name: str) -> object:
+        import sys  # noqa: PLC0415 - the names above are the package's
+
+        from glowplug.remote import is_remote  # noqa: PLC0415 - likewise
+
+        home = f"glowplug.{_HOMES[name] or name}"
+        if _HOMES[name] in _DECORATORS and is_remote():
+            home = "glowplug.inside.decorated"
+            __import__(home)
+            return sys.modules[home].decorator(name)
+        __import__(home)
+        module = sys.modules[home]
+        return getattr(module, name) if _HOMES[name] else module
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

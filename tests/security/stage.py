@@ -27,6 +27,7 @@ from glowplug_worker.networks import HostNetworks
 from glowplug_worker.ports import Backend, Bind, Limits, Networks
 from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.launcher.client import open_launcher
 from glowplug_worker.runtime.network.choose import open_networks
 from glowplug_worker.runtime.network.rules import make_plan
 from glowplug_worker.runtime.process import ProcessBackend
@@ -91,9 +92,14 @@ async def play(stage: Stage, directory: Path) -> Played:
 
     Raises: UnavailableError where the backend does not work.
     """
-    with contextlib.closing(open_cgroups(directory)) as cgroups:
+    with contextlib.closing(open_cgroups(directory)) as cgroups, contextlib.ExitStack() as stack:
         name, runtime = RUNTIMES.get(stage.backend, (stage.backend, ""))
-        backend = await choose_backend(name, directory / "data", cgroups, runtime)
+        launcher = open_launcher()
+        if launcher is not None:
+            stack.callback(launcher.close)
+        backend = await choose_backend(
+            name, directory / "data", cgroups, runtime, launcher=launcher
+        )
         async with _networks(backend, directory) as networks:
             return await _play(backend, directory, networks)
 

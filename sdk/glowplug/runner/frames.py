@@ -44,7 +44,7 @@ An `error` is a RemoteError as JSON: code, type, message, traceback, pickled (ba
 
 from __future__ import annotations
 
-import json
+from glowplug.runner import short_json
 
 HEADER_BYTES_MAX = 1 << 20
 BODY_BYTES_MAX = 1 << 20
@@ -67,7 +67,7 @@ class FrameError(Exception):
 
 def encode_prefix_and_header(header: Header, body_bytes: int) -> bytes:
     """Return everything of a frame but its body."""
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = short_json.dumps(header).encode()
     if len(text) > HEADER_BYTES_MAX or body_bytes > BODY_BYTES_MAX:
         raise FrameError(f"frame too large: header {len(text)} bytes, body {body_bytes} bytes")
     return len(text).to_bytes(4, "big") + body_bytes.to_bytes(4, "big") + text
@@ -124,7 +124,7 @@ class FrameParser:
 
 def _decode_header(text: bytes) -> Header:
     try:
-        header = json.loads(text)
+        header = short_json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FrameError("frame header is not JSON") from error
     if not isinstance(header, dict) or not isinstance(header.get("type"), str):

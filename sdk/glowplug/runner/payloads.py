@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from _pickle import Pickler, loads
-from io import BytesIO
+from glowplug.runner import short_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-PROTOCOL = 5
 SCALARS = (type(None), bool, int, float, str, bytes)
 FORMATS = ("pickle", "json")
 
@@ -23,29 +20,6 @@ class BadArgumentsError(Exception):
     """The arguments can't be read; with pickle usually a module that this side lacks."""
 
 
-class _NeedsCloudpickleError(Exception):
-    pass
-
-
-class _ByReferencePickler(Pickler):
-    """Pickles what importable names describe, and stops where cloudpickle would write code by value.
-
-    cloudpickle costs 40 ms to import, so the first call should not pay it for a dict of floats.
-    """
-
-    def reducer_override(self, obj: object) -> Any:
-        if isinstance(obj, type) or hasattr(obj, "__code__"):
-            module = getattr(obj, "__module__", None) or "__main__"
-            found: Any = sys.modules.get(module) if module != "__main__" else None
-            for name in getattr(obj, "__qualname__", "<").split("."):
-                found = getattr(found, name, None)
-            if found is not obj:
-                raise _NeedsCloudpickleError
-        elif isinstance(obj, type(sys)):
-            raise _NeedsCloudpickleError
-        return NotImplemented
-
-
 def read_arguments(form: str, body: bytes) -> tuple[tuple[object, ...], dict[str, object], str]:
     """Return (args, kwargs, what the function takes instead of arguments: "" for nothing else).
 
@@ -54,9 +28,9 @@ def read_arguments(form: str, body: bytes) -> tuple[tuple[object, ...], dict[str
     takes = ""
     try:
         if form == "pickle":
-            args, kwargs = loads(body)
+            args, kwargs = _loads(body)
         else:
-            given = _json().loads(body)
+            given = short_json.loads(body)
             args, kwargs = given.get("args", []), given.get("kwargs", {})
             takes = str(given.get("takes", ""))
         return tuple(args), dict(kwargs), takes
@@ -70,7 +44,9 @@ def read_passed(way: str, passed: list[tuple[str, bytes]]) -> object:
     Raises: BadArgumentsError from the reason.
     """
     try:
-        values = [loads(body) if form == "pickle" else _json().loads(body) for form, body in passed]
+        values = [
+            _loads(body) if form == "pickle" else short_json.loads(body) for form, body in passed
+        ]
     except Exception as error:
         raise BadArgumentsError(f"a result of another can't be read: {_text(error)}") from error
     return values if way == "list" else values[0]
@@ -91,25 +67,21 @@ def write_result(form: str, value: object) -> bytes:
 
 def write_pickle(value: object) -> bytes:
     """Return a pickle that needs cloudpickle's help on neither side unless the value asks for it."""
-    if "glowplug._vendor.cloudpickle" not in sys.modules:
-        try:
-            buffer = BytesIO()
-            _ByReferencePickler(buffer, PROTOCOL).dump(value)
-            return buffer.getvalue()
-        except _NeedsCloudpickleError:
-            pass
-    from glowplug._vendor import cloudpickle  # noqa: PLC0415 - 40 ms
+    from glowplug.runner import pickling  # noqa: PLC0415 - 3 ms, only between Python programs
 
-    data: bytes = cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-untyped-call]
-    return data
+    return pickling.write_pickle(value)
 
 
 def write_json(value: object) -> bytes:
     """Return strict JSON (no NaN). numpy values, dataclasses and pydantic models are written plainly."""
-    text: str = _json().dumps(
-        value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
-    )
+    text = short_json.dumps(value, ascii_only=False, allow_nan=False, default=_plain)
     return text.encode("utf-8", "surrogatepass")
+
+
+def _loads(body: bytes) -> Any:
+    from _pickle import loads  # noqa: PLC0415 - as above
+
+    return loads(body)
 
 
 def _plain(value: Any) -> object:
@@ -121,12 +93,6 @@ def _plain(value: Any) -> object:
     if fields is not None and not isinstance(value, type):
         return {name: getattr(value, name) for name in fields}
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _json() -> Any:
-    import json  # noqa: PLC0415 - only where somebody speaks JSON
-
-    return json
 
 
 def _text(error: BaseException) -> str:

@@ -52,6 +52,8 @@ def serve_template(fd: int, control_fd: int) -> int:
             report = failures.remote_error(error, "function.start_failed", source=source)
             channel.send({"type": "start_failed", "error": report})
             return 1
+    import glowplug.runner.pickling  # noqa: F401, PLC0415 - what a template imports costs its children nothing
+
     control = _open_control(control_fd)
     fork = _clone()
     found = reseed.find()

@@ -31,8 +31,10 @@ from glowplug_worker.links import Links
 from glowplug_worker.notices import Notices
 from glowplug_worker.opening_templates import open_templates
 from glowplug_worker.outbox import Outbox
+from glowplug_worker.runtime.bytecode import Bytecode
 from glowplug_worker.runtime.cgroups import open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.launcher.client import open_launcher
 from glowplug_worker.runtime.network.choose import open_networks
 from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.runtime.seccomp_files import describe, load_profile
@@ -64,8 +66,11 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         profile = _profile(settings)
         cgroups = open_cgroups(directory)
         stack.callback(cgroups.close)
+        launcher = open_launcher()
+        if launcher is not None:
+            stack.callback(launcher.close)
         backend = await choose_backend(
-            settings.backend, directory, cgroups, settings.runtime, profile
+            settings.backend, directory, cgroups, settings.runtime, profile, launcher
         )
         images = await stack.enter_async_context(
             open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
@@ -86,6 +91,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             )
         )
         sdk = ensure_sdk(directory)
+        bytecode = Bytecode((sdk / "glowplug").resolve(), spawn)
         templates, about_templates = await stack.enter_async_context(
             open_templates(
                 settings,
@@ -115,6 +121,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             directory=directory,
             gpus=gpus,
             sdk=sdk,
+            compile_for=bytecode.want,
             templates=templates,
             changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),
@@ -125,6 +132,9 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             pids=settings.pids if "pids" in backend.enforces else 0,
             refuses_unenforced=settings.unenforced == "refuse",
         )
+        own = workshop.pythons.find("")
+        if own is not None:
+            bytecode.want(own)
         service = WorkerService(
             workshop, offers.renew, pool=settings.pool, started_at=shell.clock.unix()
         )

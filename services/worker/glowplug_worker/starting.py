@@ -51,6 +51,7 @@ async def start(
     secret_env: Mapping[str, str] | None = None,
 ) -> Started:
     """Start it. Raises: UnavailableError if the backend can't; cancelling leaves nothing behind."""
+    workshop.compile_for(brought.interpreter)
     scratch = directory / "scratch"
     places = lay_out(brought, sdk=workshop.sdk, scratch=scratch, mounts=workshop.backend.mounts)
     pairs = [socket.socketpair() for _ in range(binding.spec.processes)]

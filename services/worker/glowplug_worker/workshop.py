@@ -18,7 +18,15 @@ from glowplug_worker.gpus.watch import Gpus
 from glowplug_worker.networks import HostNetworks
 from glowplug_worker.notices import Notices
 from glowplug_worker.outbox import Outbox
-from glowplug_worker.ports import Answers, Backend, Blobs, ImageStore, Networks, Pythons
+from glowplug_worker.ports import (
+    Answers,
+    Backend,
+    Blobs,
+    ImageStore,
+    Interpreter,
+    Networks,
+    Pythons,
+)
 from glowplug_worker.settings import CANCEL_GRACE_S
 from glowplug_worker.templates import Templates
 
@@ -58,6 +66,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         spawn: runs a coroutine in the service's task group; what it raises is logged.
         directory: the worker's own, locked.
         sdk: directory that holds the package `glowplug` and nothing else.
+        compile_for: has that package compiled for a Python, some time.
         facts: history lines that wait for their batch.
         gateways: where requests of code inside containers go.
         networks: what containers may be attached to.
@@ -87,6 +96,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     answers: Answers
     notices: Notices
     outbox: Outbox
+    compile_for: Callable[[Interpreter], None] = lambda _: None
     gateways: Gateways = NoGateways()
     networks: Networks = HostNetworks()
     gpus: Gpus = msgspec.field(default_factory=Gpus)

@@ -11,16 +11,28 @@ from glowplug_contracts.errors import UnavailableError
 from glowplug_worker.ports import Backend
 from glowplug_worker.runtime.cgroups import Cgroups, open_cgroups
 from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.launcher.client import Launcher, open_launcher
 
 
 @pytest.fixture(params=["process", "bwrap", "oci-crun", "oci-runc"])
 async def backend(request, tmp_path) -> AsyncIterator[Backend]:
     name, _, runtime = request.param.partition("-")
-    with groups_of(tmp_path / "data") as cgroups:
+    with groups_of(tmp_path / "data") as cgroups, a_launcher() as launcher:
         try:
-            yield await choose_backend(name, tmp_path / "data", cgroups, runtime)
+            yield await choose_backend(name, tmp_path / "data", cgroups, runtime, launcher=launcher)
         except UnavailableError as error:
             pytest.skip(f"{request.param}: {error.message}")
+
+
+@contextlib.contextmanager
+def a_launcher() -> Iterator[Launcher | None]:
+    """What starts a worker's containers, gone at the end."""
+    launcher = open_launcher()
+    try:
+        yield launcher
+    finally:
+        if launcher is not None:
+            launcher.close()
 
 
 @contextlib.contextmanager

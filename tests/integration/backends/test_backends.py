@@ -164,9 +164,12 @@ async def test_the_tree_dies_with_its_worker(backend, tmp_path):
 import asyncio, sys
 from pathlib import Path
 from glowplug_worker.runtime.choose import choose_backend
+from glowplug_worker.runtime.launcher.client import open_launcher
 from tests.support.containers import open_container
 async def main():
-    backend = await choose_backend({backend.name!r}, Path({str(tmp_path / "other")!r}))
+    backend = await choose_backend(
+        {backend.name!r}, Path({str(tmp_path / "other")!r}), launcher=open_launcher()
+    )
     code = "say(1)\\nwhile True: pass"
     async with open_container(backend, Path({str(tmp_path / "c")!r}), code, env={{"MARK": {mark!r}}}) as inside:
         print(await inside.said(), flush=True)

@@ -34,6 +34,7 @@ from glowplug_worker.runtime.hostbase import (
     prefix_bind,
     tmpfs_bytes,
 )
+from glowplug_worker.runtime.launcher.client import Launcher
 from glowplug_worker.runtime.process import make_group
 from glowplug_worker.runtime.seccomp_files import own_profile, program
 from glowplug_worker.runtime.seccomp_rules import Profile
@@ -58,8 +59,10 @@ class BwrapBackend:
         *,
         disks: bool = False,
         profile: Profile | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         self._profile = profile or own_profile()
+        self._launcher = launcher
         self.reason = reason
         self._disks = disks and uids is not None
         self._cgroups = cgroups or Cgroups()
@@ -100,7 +103,9 @@ class BwrapBackend:
             # bubblewrap itself gets no environment: LD_PRELOAD of the user's would load into it, out
             # here. And what it gets by `--args` no other user of the host can read, unlike argv.
             argv = (command, "--args", str(given[2]), "--", *plan.command(plan.fds))
-            process, stderr = await fork(argv, {}, birth, (*plan.fds, *given))
+            process, stderr = await fork(
+                argv, {}, birth, (*plan.fds, *given), launcher=self._launcher
+            )
         except BaseException:
             os.close(info)
             self._give_back(uid, group, disk)

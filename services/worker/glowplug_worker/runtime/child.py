@@ -1,9 +1,9 @@
 """What happens in a container's first process between fork and exec.
 
-Runs in the forked child, so: no locks, no logging, nothing that may block; system calls only. An error
-raised here is reported by `subprocess` in the worker. For a worker run by root it makes a private mount
-namespace in which everything that the container needs is reachable for its unprivileged user id
-(a virtual environment or data directory under /root is not), and becomes that id.
+Runs in the forked child, so: no locks, no logging, nothing that may block; system calls only, and only the
+standard library, for the launcher forks them, too. An error raised here is reported to the worker. For a worker
+run by root it makes a private mount namespace in which everything that the container needs is reachable for its
+unprivileged user id (a virtual environment or data directory under /root is not), and becomes that id.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import ctypes
 import os
 import resource
 import signal
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1
@@ -38,14 +38,14 @@ OPEN_FILES_MAX: Final = 65_536
 FILE_BYTES_MAX: Final = 256 << 30
 
 
-class Staged(msgspec.Struct, frozen=True, kw_only=True):
+class Staged(NamedTuple):
     """A path of the host, and its name below the staging area."""
 
-    source: Path
+    source: Path | str
     name: str
 
 
-class Birth(msgspec.Struct, frozen=True, kw_only=True):
+class Birth(NamedTuple):
     """How the child is prepared. `uid` None: it keeps the worker's id and sees the worker's paths.
 
     `disk`: descriptor of a detached file system that it mounts in the staging area, as DISK.
@@ -62,16 +62,17 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     netns: int | None = None
     covers: tuple[tuple[str, str], ...] = ()
 
-    def __call__(self) -> None:
-        """Prepare this process (the forked child) for exec."""
+    def born(self) -> None:
+        """Prepare this process, forked by `subprocess`, for exec."""
         try:
-            self._prepare()
+            self.prepare()
         except OSError as error:
             # subprocess tells the worker only that something went wrong here.
             os.write(2, f"{error}\n".encode())
             raise
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Prepare this process, however it was forked. Raises: OSError."""
         for path in self.joins:
             join(path)
         limit_resources()
@@ -112,7 +113,7 @@ def join(path: str) -> None:
 
 def stage_root() -> str:
     """Return the directory over which the staging area is mounted."""
-    return next(path for path in _STAGE_CANDIDATES if Path(path).is_dir())
+    return next(path for path in _STAGE_CANDIDATES if os.path.isdir(path))  # noqa: PTH112 - no pathlib here
 
 
 def mount_disk(fd: int) -> None:

@@ -27,6 +27,7 @@ from glowplug_worker.runtime import seccomp
 from glowplug_worker.runtime.bwrap import BwrapBackend, find_binary
 from glowplug_worker.runtime.cgroups import Cgroups, open_cgroups
 from glowplug_worker.runtime.disks import why_none
+from glowplug_worker.runtime.launcher.client import Launcher
 from glowplug_worker.runtime.oci import OciBackend
 from glowplug_worker.runtime.process import ProcessBackend
 from glowplug_worker.runtime.python import find_pythons, own_python
@@ -82,11 +83,13 @@ async def choose_backend(
     cgroups: Cgroups | None = None,
     runtime: str = "",
     profile: Profile | None = None,
+    launcher: Launcher | None = None,
 ) -> Backend:
     """Return the best backend that works here, or the wanted one.
 
     `runtime` names the one that "oci" and "gvisor" use, or gives its path; "" = the best installed.
     `profile`: of the system calls that are refused; None = the platform's own.
+    `launcher` starts the processes of "bwrap" and "process".
 
     Raises: UnavailableError when the wanted one does not work, saying why.
     """
@@ -97,9 +100,9 @@ async def choose_backend(
     if wanted in ("oci", "gvisor"):
         return await _try_runtimes(wanted, data_dir, cgroups, runtime, profile)
     if wanted == "process":
-        return _process("it was asked for", data_dir, cgroups)
+        return _process("it was asked for", data_dir, cgroups, launcher)
     try:
-        backend = await _try_bwrap(data_dir, cgroups, profile)
+        backend = await _try_bwrap(data_dir, cgroups, profile, launcher)
     except (PlatformError, OSError) as error:
         if wanted == "bwrap":
             if isinstance(error, PlatformError):
@@ -107,11 +110,16 @@ async def choose_backend(
             raise UnavailableError(
                 "platform.unavailable", f"bwrap can't be tried: {error}"
             ) from error
-        return _process(f"bwrap can't be used here ({error})", data_dir, cgroups)
+        return _process(f"bwrap can't be used here ({error})", data_dir, cgroups, launcher)
     return backend
 
 
-async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None, profile: Profile | None) -> Backend:
+async def _try_bwrap(
+    data_dir: Path,
+    cgroups: Cgroups | None,
+    profile: Profile | None,
+    launcher: Launcher | None,
+) -> Backend:
     binary = find_binary() if sys.platform == "linux" else None
     if binary is None:
         raise UnavailableError("platform.unavailable", "bubblewrap is not installed")
@@ -123,7 +131,13 @@ async def _try_bwrap(data_dir: Path, cgroups: Cgroups | None, profile: Profile |
     words = "every container has its own unprivileged user" if uids else "run as an ordinary user"
     disks = not await asyncio.to_thread(why_none)
     backend = BwrapBackend(
-        binary, f"tried at start-up, it holds; {words}", uids, cgroups, disks=disks, profile=profile
+        binary,
+        f"tried at start-up, it holds; {words}",
+        uids,
+        cgroups,
+        disks=disks,
+        profile=profile,
+        launcher=launcher,
     )
     holes = (await probe(backend, data_dir)).holes()
     if holes:
@@ -225,9 +239,12 @@ def _bait(data_dir: Path) -> tuple[Path, Path]:
     return scratch, secret
 
 
-def _process(reason: str, data_dir: Path, cgroups: Cgroups | None) -> Backend:
+def _process(
+    reason: str, data_dir: Path, cgroups: Cgroups | None, launcher: Launcher | None
+) -> Backend:
     data_dir.mkdir(parents=True, exist_ok=True)
-    return ProcessBackend(reason, _uids(), (own_python().executable, data_dir), cgroups)
+    needed = (own_python().executable, data_dir)
+    return ProcessBackend(reason, _uids(), needed, cgroups, launcher)
 
 
 def _uids() -> Uids | None:

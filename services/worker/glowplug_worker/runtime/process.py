@@ -18,6 +18,7 @@ from glowplug_runtime.trees import hand_over
 from glowplug_worker.ports import Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
 from glowplug_worker.runtime.child import Birth
+from glowplug_worker.runtime.launcher.client import Launcher
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
 
@@ -38,8 +39,10 @@ class ProcessBackend:
         uids: Uids | None = None,
         needed: tuple[Path, ...] = (),
         cgroups: Cgroups | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         """Keep the reason; `needed` are places that every container must reach."""
+        self._launcher = launcher
         self._cgroups = cgroups or Cgroups()
         self.enforces: frozenset[Enforced] = self._cgroups.holds
         words = (reason, user_of_containers(uids, needed), WARNING)
@@ -65,7 +68,9 @@ class ProcessBackend:
                 netns=plan.netns,
                 covers=_names_of_network(plan),
             )
-            process, stderr = await fork(plan.command(plan.fds), env, birth, plan.fds, plan.cwd)
+            process, stderr = await fork(
+                plan.command(plan.fds), env, birth, plan.fds, plan.cwd, launcher=self._launcher
+            )
         except BaseException:
             self._give_back(uid, group)
             raise

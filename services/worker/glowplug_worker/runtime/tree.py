@@ -13,14 +13,16 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.ports import Evidence, Exit
 from glowplug_worker.runtime.cgroups import Cgroup
+from glowplug_worker.runtime.child import Birth
 from glowplug_worker.runtime.disks import Disk
+from glowplug_worker.runtime.launcher.client import Launcher, LauncherGoneError
 
 STDERR_TAIL_BYTES: Final = 4096
 # A wrapper reports a child's death by signal n as exit code 128 + n.
@@ -34,6 +36,16 @@ _CLONE_NEWPID: Final = 0x2000_0000
 _FORKING: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fork")
 
 
+class Process(Protocol):
+    """A child of the worker's, as `subprocess` and the launcher make it."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self) -> int:
+        """Reap it. Blocks."""
+
+
 class Tree:
     """A container's processes (`ports.RunningContainer`).
 
@@ -44,7 +56,7 @@ class Tree:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        process: Process,
         stderr: int,
         kill_rest: Callable[[], bool],
         release: Callable[[], None],
@@ -106,7 +118,7 @@ class Tree:
         tail = bytes(self._tail).decode(errors="replace")
         if self._unmade is None:
             self._unmade = not self._was_made()
-        end = _exit(self._process.returncode, tail, self._evidence)
+        end = _exit(self._process.wait(), tail, self._evidence)
         return msgspec.structs.replace(end, unmade=self._unmade)
 
     async def close(self) -> None:
@@ -149,24 +161,38 @@ def _exit(code: int, tail: str, evidence: Evidence) -> Exit:
 async def fork(
     argv: tuple[str, ...],
     env: dict[str, str],
-    birth: Callable[[], None],
+    birth: Callable[[], None] | Birth,
     fds: tuple[int, ...],
     cwd: str | None = None,
     *,
     new_pids: bool = False,
-) -> tuple[subprocess.Popen[bytes], int]:
+    launcher: Launcher | None = None,
+) -> tuple[Process, int]:
     """Start `argv` as a session of its own; return it and the reading end of its stderr.
 
     Args:
         birth: prepares the forked child.
         fds: what it keeps open; the numbers after `birth`.
         new_pids: it is the first process of a pid namespace, with which everything below it ends.
+        launcher: starts it, where it can, for a worker is slow to fork.
 
     Cancelling waits for the fork and then kills what it made, so that nothing is left behind.
     Raises: UnavailableError if it can't be started.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(writing, True)
+    if launcher is not None and isinstance(birth, Birth) and not new_pids and launcher.takes(fds):
+        try:
+            child = await launcher.start(argv, env, birth, fds, writing, cwd)
+        except LauncherGoneError:
+            pass
+        except BaseException:
+            os.close(reading)
+            os.close(writing)
+            raise
+        else:
+            os.close(writing)
+            return child, reading
 
     def start() -> subprocess.Popen[bytes]:
         with _new_pids() if new_pids else contextlib.nullcontext():
@@ -182,7 +208,7 @@ async def fork(
             env=env,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=birth,  # noqa: PLW1509 - system calls only; see child.py
+            preexec_fn=birth.born if isinstance(birth, Birth) else birth,  # noqa: PLW1509 - system calls only; see child.py
         )
 
     started = asyncio.wrap_future(_FORKING.submit(start))
