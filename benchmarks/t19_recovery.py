@@ -22,8 +22,9 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.harness import a_directory, verdict
-from faults.campaign import await_healthy, open_recorder
+from faults.campaign import await_healthy
 from faults.fleet import TOKEN, Fleet
+from faults.links import open_recorder
 from faults.load import Load
 from faults.nats import Broker
 from faults.processes import descendants, is_runner

@@ -16,8 +16,10 @@ from typing import Any
 
 from faults.campaign import Slice, run_slice
 from faults.hosts import why_not
-from faults.plan import KINDS, make_plan, read_plan
+from faults.plan import CLUSTER, INSIDE, KINDS, MOMENTS, PARTS, SPREAD, make_plan, read_plan
+from faults.storage import can_drag
 
+NOT_YET_SHOWN = 20
 DEFAULTS = {"brokers": 1, "shards": 1, "kinds": "kill,pause,poison", "link_ms": 0.0}
 
 
@@ -88,7 +90,9 @@ def _totals(results: Path) -> int:
         ("accepted", "lost", "two outcomes", "calls answered", "kills_total", "faults",
          "violations_total", "left behind", "run more than once", "dead by losses",
          "composed", "events", "due times", "map writes",
-         "predecessors not seen", "writes seen", "seconds"), 0)  # fmt: skip
+         "predecessors not seen", "writes seen", "accepted at once", "seconds"), 0)  # fmt: skip
+    kinds: dict[str, int] = {}
+    points: set[str] = set()
     for line in lines:
         for key in sums:
             sums[key] += line.get(key, 0)
@@ -96,7 +100,17 @@ def _totals(results: Path) -> int:
             kills[part] = kills.get(part, 0) + count
         for state, count in line.get("ends", {}).items():
             ends[state] = ends.get(state, 0) + count
-    print(json.dumps({"slices": len(lines), **sums, "kills": kills, "ends": ends}))
+        for kind, count in line.get("kinds", {}).items():
+            kinds[kind] = kinds.get(kind, 0) + count
+        points |= set(line.get("points", ()))
+    possible = {f"{part} @ {moment}" for part in (*PARTS, "broker", *INSIDE) for moment in MOMENTS}
+    crash_points = {
+        "struck": len(points & possible),
+        "of": len(possible),
+        "not yet": sorted(possible - points)[:NOT_YET_SHOWN],
+    }
+    shown = {"slices": len(lines), **sums, "kills": kills, "kinds": kinds, "ends": ends}
+    print(json.dumps({**shown, "crash points": crash_points}))
     return 1 if sums["violations_total"] or not all(line["rested"] for line in lines) else 0
 
 
@@ -131,7 +145,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("faults-results.jsonl"))
     parser.add_argument("--totals", action="store_true", help="only add up the results file")
     parser.add_argument("--keep", action="store_true", help="keep the evidence of good slices")
-    return parser.parse_args()
+    options = parser.parse_args()
+    kinds = set(options.kinds.split(","))
+    if unknown := kinds - set(KINDS):
+        parser.error(f"--kinds: {', '.join(sorted(unknown))} is none of {', '.join(KINDS)}")
+    if kinds & set(CLUSTER) and options.brokers == 1:
+        parser.error(f"--kinds {','.join(CLUSTER)} strike one of three brokers: --brokers 3")
+    if kinds & set(SPREAD) and not options.spread:
+        parser.error(f"--kinds {','.join(SPREAD)} strike one of three hosts: --brokers 3 --spread")
+    if "drag" in kinds and not can_drag():
+        parser.error("--kinds drag: this kernel lets us slow no disk down (blkio, as root)")
+    return options
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import msgspec
 from faults.fleet import Fleet
 from faults.load import Load
 from faults.nats import Broker
+from faults.nodes import cut_off, lose_disk, lose_host
 from faults.plan import Fault
 from faults.processes import descendants, name_of
+from faults.storage import dragged, fill, start_brokers_again
 from faults.watch import Watcher
 
 MOMENT_S = 6.0
@@ -89,7 +91,10 @@ class Actor:
         self.back_s: list[tuple[float, str]] = []
         self.links: list[IO[bytes]] = []
         self.link_s = 0.0
+        self.islands: dict[int, list[IO[bytes]]] = {}
         self.disk: Path | None = None
+        # Which parts were killed at which moments: "gateway @ accepted".
+        self.points: set[str] = set()
         self._say("campaign", **header)
 
     async def do(self, fault: Fault) -> None:
@@ -98,23 +103,7 @@ class Actor:
         met = await self._watcher.moment(fault.moment, MOMENT_S)
         self._say("fault", fault=msgspec.to_builtins(fault), moment_met=met)
         before = len(self._watcher.ended)
-        match fault.kind:
-            case "kill":
-                await self._kill(fault)
-            case "pause":
-                await self._pause(fault)
-            case "poison":
-                self._poison()
-            case "cut" | "hold" | "swallow" | "delay":
-                await self._link(fault)
-            case "slow":
-                await self._slow(fault)
-            case "clock":
-                await self._clock(fault)
-            case "stepdown":
-                await self._broker.api("STREAM.LEADER.STEPDOWN.RECORDS_0", {})
-            case "full":
-                await self._full(fault)
+        await self._strike(fault, met=met)
         self.done[fault.kind] += 1
         struck = time.monotonic()
         # It works again: tasks end. (When nothing is left to end, nothing can be seen.)
@@ -127,21 +116,67 @@ class Actor:
         self.back_s.append((back, "+".join(fault.targets) or fault.kind))
         self._say("back", number=fault.number, seconds=round(back, 3))
 
-    async def _kill(self, fault: Fault) -> None:
-        restart = []
+    async def _strike(self, fault: Fault, *, met: bool) -> None:
+        match fault.kind:
+            case "kill":
+                killed = await self._kill(fault)
+                if met and fault.moment:
+                    self.points |= {f"{part} @ {fault.moment}" for part in killed}
+            case "pause" | "freeze":
+                await self._pause(fault)
+            case "poison":
+                self._poison()
+            case "cut" | "hold" | "swallow" | "delay":
+                await self._link(fault)
+            case "slow":
+                await self._slow(fault)
+            case "clock":
+                await self._clock(fault)
+            case _:
+                await self._strike_node(fault)
+
+    async def _strike_node(self, fault: Fault) -> None:
+        """Strike a disk, a broker of several, or a host."""
+        match fault.kind:
+            case "stepdown":
+                await self._broker.api("STREAM.LEADER.STEPDOWN.RECORDS_0", {})
+            case "full" if self.disk is not None:
+                await fill(self.disk, fault.down_s)
+                start_brokers_again(self._fleet)
+                self.kills["broker"] += len(self._fleet.of("broker"))
+            case "drag" if self.disk is not None:
+                with dragged(self.disk):
+                    await asyncio.sleep(fault.down_s)
+            case "lose":
+                self.kills["broker"] += 1
+                whole = await lose_disk(self._fleet, self._broker, fault.targets[0], fault.down_s)
+                self._say("caught up", broker=fault.targets[0], whole=whole)
+            case "host":
+                number = int(fault.targets[0].rpartition("-")[2])
+                for part in await lose_host(self._fleet, number, fault.down_s):
+                    self.kills[part.name.rpartition("-")[0]] += 1
+            case "island":
+                await cut_off(self.islands[int(fault.targets[0].rpartition("-")[2])], fault.down_s)
+
+    async def _kill(self, fault: Fault) -> set[str]:
+        """Kill, and start again what is a process of ours; return what was there to be killed."""
+        restart, killed = [], set()
         for target in fault.targets:
             if "@" in target:
                 if self._kill_inside(target):
                     self.kills[target.partition("@")[0]] += 1
+                    killed.add(target.partition("@")[0])
                 continue
             part = self._fleet.parts[target]
             part.kill()
             restart.append(part)
             self.kills[target.rpartition("-")[0]] += 1
+            killed.add(target.rpartition("-")[0])
         if restart:
             await asyncio.sleep(fault.down_s)
         for part in restart:
             part.start()
+        return killed
 
     def _kill_inside(self, target: str) -> bool:
         """Kill a runner (Python in a container) or a container (its first process)."""
@@ -195,18 +230,6 @@ class Actor:
         await asyncio.sleep(fault.down_s)
         for name in fault.targets:
             self._fleet.set_clock(name, 0)
-
-    async def _full(self, fault: Fault) -> None:
-        """Fill the disk of the broker's store to the last byte; make room after a while."""
-        if self.disk is None:
-            return
-        ballast = self.disk / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb") as file:
-            while True:
-                file.write(b"\0" * (1 << 16))
-                file.flush()
-        await asyncio.sleep(fault.down_s)
-        ballast.unlink()
 
     def _poison(self) -> None:
         letters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import json
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +18,14 @@ from faults.act import Actor
 from faults.checker import Evidence, Verdict, check
 from faults.disk import a_disk
 from faults.fleet import TOKEN, Fleet
-from faults.hosts import CLIENT_PORT, ROUTE_PORT, Spread, three_hosts
 from faults.leftovers import Census
+from faults.links import Links, a_link, open_recorder, spread_out
 from faults.load import Load
 from faults.nats import Broker
+from faults.nodes import behind, caught_up
 from faults.others import Others
-from faults.plan import CUTS, Fault
+from faults.plan import CUTS, DISK, Fault
+from faults.storage import SIZE_MIB
 from faults.watch import Watcher, read_records
 
 READY_S = 90.0
@@ -35,7 +34,6 @@ CENSUS_S = 0.5
 CALLERS = 3
 SUBMITTERS = 24
 OUTSTANDING_MAX = 1500
-FULL_MIB = 96
 # Of two shards the workspace "default" is in one, and this one is in the other.
 OTHER_WORKSPACE = "other"
 OTHER_TOKEN = "gp_campaign_other"
@@ -63,12 +61,13 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
     kinds = {fault.kind for fault in asked.plan}
     async with contextlib.AsyncExitStack() as stack:
         store = None
-        if "full" in kinds:
-            store = stack.enter_context(a_disk(directory, FULL_MIB)).mount
-        links: list[tuple[int, IO[bytes]]] = []
+        if kinds & set(DISK):
+            store = stack.enter_context(a_disk(directory, SIZE_MIB)).mount
+        links: Links = []
         spread, address = None, "127.0.0.1"
+        islands: dict[int, list[IO[bytes]]] = {}
         if asked.spread:
-            spread, address, links = _spread(stack)
+            spread, address, links, islands = spread_out(stack)
         recorder = await stack.enter_async_context(
             open_recorder(directory / "effects.jsonl", address)
         )
@@ -76,6 +75,7 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
             directory,
             brokers=asked.brokers,
             store=store,
+            data=store / "data" if store else None,
             clocks="clock" in kinds,
             spread=spread,
             shards=asked.shards,
@@ -95,7 +95,7 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
         actor = Actor(fleet, broker, watcher, load, directory / "log.jsonl", asked.seed, header)
         actor.links = [orders for _, orders in links]
         actor.link_s = asked.link_ms / 2000  # each way
-        actor.disk = store
+        actor.disk, actor.islands = store, islands
         for _, orders in links:
             orders.write(f"delay {actor.link_s}\n".encode())
             orders.flush()
@@ -129,13 +129,14 @@ async def run_slice(asked: Slice, directory: Path) -> dict[str, Any]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        lacking = [] if await caught_up(broker) else await behind(broker)
         records = await read_records(broker, asked.shards, note=actor.note)
         census.mark = fleet.mark
         census.count([part.pid for part in fleet.parts.values() if part.pid])
         await asyncio.to_thread(fleet.stop)
         actor.close()
     seconds = time.monotonic() - started
-    verdict = check(evidence_of(directory, records, census.left()))
+    verdict = check(evidence_of(directory, records, census.left(), lacking))
     return _result(asked, verdict, actor, load, watcher, faults, seconds, rest_s, rested)
 
 
@@ -225,7 +226,9 @@ def _another_workspace(broker: Broker, token: str) -> None:
     broker.publish(f"$KV.tokens.{digest}", json.dumps(value).encode())
 
 
-def evidence_of(directory: Path, records: dict[str, dict[str, Any]], left: list[str]) -> Evidence:
+def evidence_of(
+    directory: Path, records: dict[str, dict[str, Any]], left: list[str], behind: list[str]
+) -> Evidence:
     """Return what a slice wrote down, with what was read of its records and what it left."""
 
     def lines(name: str) -> list[Any]:
@@ -241,6 +244,7 @@ def evidence_of(directory: Path, records: dict[str, dict[str, Any]], left: list[
         beats=lines("beats.jsonl"),
         others=lines("others.jsonl"),
         left=left,
+        behind=behind,
     )
 
 
@@ -266,6 +270,7 @@ def _result(
         "kills_total": sum(actor.kills.values()),
         "kinds": dict(actor.done),
         "moments": watcher.moments_hit,
+        "points": sorted(actor.points),
         "asked_again": dict(load.again),
         "rest_s": round(rest_s, 1),
         "rested": rested,
@@ -276,54 +281,6 @@ def _result(
         "violations": verdict.violations[:50],
         "violations_total": len(verdict.violations),
     }
-
-
-@contextlib.asynccontextmanager
-async def open_recorder(file: Path, address: str = "127.0.0.1") -> AsyncIterator[str]:
-    """Run the recorder; yield its host and port."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "faults.recorder", str(file), address],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert process.stdout is not None
-    try:
-        yield f"{address}:{int(process.stdout.readline())}"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _spread(stack: contextlib.AsyncExitStack) -> tuple[Spread, str, list[tuple[int, IO[bytes]]]]:
-    """Make three hosts, and a proxy for each way from one to another."""
-    middle, hosts = stack.enter_context(three_hosts())
-    links: list[tuple[int, IO[bytes]]] = []
-    ways: dict[int, dict[tuple[int, int], str]] = {CLIENT_PORT: {}, ROUTE_PORT: {}}
-    for port, found in ways.items():
-        for here, there in itertools.permutations(range(len(hosts)), 2):
-            link = stack.enter_context(a_link(f"nats://{hosts[there].address}:{port}", middle))
-            links.append(link)
-            found[here, there] = f"{middle}:{link[0]}"
-    return Spread(hosts, ways[ROUTE_PORT], ways[CLIENT_PORT]), middle, links
-
-
-@contextlib.contextmanager
-def a_link(url: str, address: str = "127.0.0.1") -> Iterator[tuple[int, IO[bytes]]]:
-    """Run a proxy before a broker; yield its port and where it takes orders."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "faults.proxy", url.rpartition("/")[2], address],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline()), process.stdin
-    finally:
-        process.kill()
-        process.communicate()
 
 
 async def await_healthy(fleet: Fleet) -> None:

@@ -13,6 +13,8 @@ Invariants:
         the broker lives (outcomes of calls are kept in its memory: architecture, "interactive")
     F7  at no beat a GPU belongs to two containers, or more memory or CPU is promised than is there
     F8  nothing is left: processes, cgroups, mounts, namespaces, sockets
+    F13 nothing runs that nobody asked for
+    F14 at the end every replica of a stream has all of it
     F9 to F12 are those of `checks.py`: compositions, events, schedules, maps
 """
 
@@ -52,6 +54,7 @@ class Evidence(msgspec.Struct, kw_only=True):
     beats: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     left: list[str] = []
+    behind: list[str] = []
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -68,12 +71,14 @@ def check(evidence: Evidence) -> Verdict:
     _durable(evidence, runs, verdict)
     _history(evidence, verdict)
     _answers(evidence, runs, verdict)
+    _strangers(evidence, runs, verdict)
     _capacity(evidence.beats, verdict)
     violations, figures = check_others(evidence.others, evidence.effects, evidence.records)
     verdict.violations += violations
     verdict.figures |= figures
     verdict.violations += [f"F8 left behind: {what}" for what in evidence.left]
     verdict.figures["left behind"] = len(evidence.left)
+    verdict.violations += [f"F14 {replica}" for replica in evidence.behind]
     return verdict
 
 
@@ -197,6 +202,7 @@ def _history(evidence: Evidence, verdict: Verdict) -> None:
     verdict.figures |= {
         "two outcomes": twice,
         "writes seen": len(evidence.history),
+        "accepted at once": sum(one[3] == "running" and one[6] == 0 for one in evidence.history),
         "predecessors not seen": unseen,
     }
 
@@ -216,6 +222,13 @@ def _answers(evidence: Evidence, runs: Mapping[str, Any], verdict: Verdict) -> N
         if known != said and since == after:
             verdict.violations.append(f"F6 call {name} had two answers: {known}, {said}")
     verdict.figures["calls answered"] = len(first)
+
+
+def _strangers(evidence: Evidence, runs: Mapping[str, Any], verdict: Verdict) -> None:
+    asked = {one["id"] for one in (*evidence.accepted, *evidence.answers)}
+    for name, mine in runs.items():
+        if "start" in mine and name not in asked:
+            verdict.violations.append(f"F13 {name} ran, and nobody was told that it was accepted")
 
 
 def _capacity(beats: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:

@@ -108,6 +108,7 @@ class Fleet:
         replicas: int = 2,
         env: Mapping[str, str] | None = None,
         store: Path | None = None,
+        data: Path | None = None,
         sync: str = "always",
         clocks: bool = False,
         spread: Spread | None = None,
@@ -123,13 +124,15 @@ class Fleet:
         self._shards = shards
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "logs").mkdir(exist_ok=True)
+        self._store, self._data = store or directory / "nats", data or directory
+        self._data.mkdir(parents=True, exist_ok=True)
         self._secrets = {service: os.urandom(12).hex() for service in SERVICES}
         self.tap = ("tap", os.urandom(12).hex())
         for service, secret in self._secrets.items():
             self._secret_file(f"broker-{service}", f"{service}:{secret}")
         self._secret_file("token", TOKEN)
         self._secret_file("internal", os.urandom(12).hex())
-        self._brokers(brokers, store or directory / "nats")
+        self._brokers(brokers, self._store)
         self.broker = self.direct
         self._ports = [free_port() for _ in range(replicas)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in self._ports]
@@ -178,6 +181,10 @@ class Fleet:
     def of(self, service: str) -> list[Part]:
         """Return the replicas of a service, or the brokers."""
         return [part for name, part in self.parts.items() if name.startswith(service + "-")]
+
+    def store_of(self, broker: str) -> Path:
+        """Return where a broker keeps its streams."""
+        return self._store / f"n{broker.rpartition('-')[2]}"
 
     def set_clock(self, name: str, by_s: float) -> None:
         """Let a part's wall clock be off by so many seconds from now on; its monotonic clock stays."""
@@ -263,7 +270,7 @@ class Fleet:
     def _service(self, service: str, replica: int) -> None:
         name = f"{service}-{replica}"
         # Replicas of imagecache on one host share their directory.
-        data = self.directory / (service if service == "imagecache" else name)
+        data = self._data / (service if service == "imagecache" else name)
         data.mkdir(exist_ok=True)
         values = {
             "NATS_URL": self.broker,

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+# A record whose first word is that it runs: stored by its gateway for a warm slot, and sent there.
+FIRST_RUNNING = "first running"
 # The journey's steps, by what is said on the bus when they are taken: (subject, state in the headers or body).
 MOMENTS: dict[str, tuple[str, str]] = {
     "accepted": ("v1.record.>", "accepted"),
+    "accepted at once": ("v1.record.>", FIRST_RUNNING),
     "claimed": ("v1.record.>", "running"),
     "retry written": ("v1.record.>", "retry_wait"),
     "succeeded": ("v1.record.>", "succeeded"),
@@ -48,7 +51,10 @@ POISONS = 0.04
 OTHERS = 0.35
 CUTS = ("cut", "hold", "swallow", "delay")
 CLOCKS_S = (-3600.0, -300.0, -5.0, 5.0, 300.0, 3600.0)
-KINDS = ("kill", "pause", "poison", *CUTS, "slow", "clock", "full", "stepdown")
+DISK = ("full", "drag")
+CLUSTER = ("lose", "stepdown")  # with three brokers
+SPREAD = ("host", "island")  # with three hosts
+KINDS = ("kill", "pause", "freeze", "poison", *CUTS, "slow", "clock", *DISK, *CLUSTER, *SPREAD)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +64,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         number: from 1.
         kind: one of KINDS. "cut", "hold", "swallow" and "delay" are the link's to the broker (proxy.py); "slow"
             gives the broker a fifth of the time; "clock" sets the wall clock of the targets off by
-            `value` seconds; "full" fills the disk of the broker's store; "stepdown" has another broker of a cluster
-            lead the records.
+            `value` seconds; "freeze" is a pause of LONG_PAUSE_S; "full" fills the disk of the broker's store and of
+            all data directories, "drag" makes it slow (storage.py); "stepdown" has another broker of a cluster
+            lead the records; "lose" lets a broker come back without its disk, "host" kills a host with
+            everything on it, "island" cuts one off (nodes.py).
         targets: parts ("worker-1"), or "runner@worker-0", "container@worker-0" for what runs inside.
         moment: a key of MOMENTS, or "": at once.
         gap_s: pause before it, once the platform works again.
@@ -103,6 +111,13 @@ def make_plan(
             if kind == "clock":
                 service = chance.choice([part for part in PARTS if part != "worker"])
                 targets, value = [_one(chance, service, replicas, brokers)], chance.choice(CLOCKS_S)
+            elif kind == "freeze":
+                named = part if part not in INSIDE else "worker"
+                targets, down = [_one(chance, named, replicas, brokers)], LONG_PAUSE_S
+            elif kind == "lose":
+                targets = [f"broker-{chance.randrange(brokers)}"]
+            elif kind in SPREAD:
+                targets = [f"host-{chance.randrange(brokers)}"]
             else:
                 targets = ["broker-0"]
                 value = round(chance.uniform(0.01, 0.3), 3)

@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from faults.campaign import await_healthy, open_recorder
+from faults.campaign import await_healthy
 from faults.disk import a_disk, why_not
 from faults.fleet import TOKEN, Fleet
+from faults.links import open_recorder
 from faults.load import Load
 from faults.nats import Broker
 from faults.watch import TERMINAL, read_records

@@ -40,7 +40,7 @@ async def recheck(directory: Path) -> Verdict:
         for one in brokers:
             one.terminate()
             one.wait()
-    return check(evidence_of(directory, records, []))
+    return check(evidence_of(directory, records, [], []))
 
 
 if __name__ == "__main__":

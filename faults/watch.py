@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from faults.nats import Broker
-from faults.plan import MOMENTS
+from faults.plan import FIRST_RUNNING, MOMENTS
 
 TERMINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "expired", "dead"})
 QUIET_S = 5.0
@@ -129,7 +129,11 @@ class Watcher:
 
         def heard(_s: str, _r: str, headers: dict[str, str], data: bytes) -> None:
             said = headers.get("Glowplug-State")
-            if not state or said == state or (said is None and _state_in(data) == state):
+            if state == FIRST_RUNNING:
+                first = headers.get("Nats-Expected-Last-Subject-Sequence") == "0"
+                if said == "running" and first:
+                    seen.set()
+            elif not state or said == state or (said is None and _state_in(data) == state):
                 seen.set()
 
         number = self._broker.subscribe(subject, heard)

@@ -175,7 +175,17 @@ def an_orphan(evidence):
     evidence.left.append("process 17: bwrap")
 
 
+def a_run_of_a_stranger(evidence):
+    evidence.effects.append(an_effect("start", "run-x", "inv_stranger"))
+
+
+def a_replica_that_lacks_something(evidence):
+    evidence.behind.append("RECORDS_0 on n2: 7 behind")
+
+
 PLANTED = {
+    a_run_of_a_stranger: "F13",
+    a_replica_that_lacks_something: "F14",
     lost: "F1",
     never_ended: "F1",
     accepted_by_default: "F1",
@@ -237,6 +247,13 @@ def test_a_plan_follows_from_its_seed_and_its_log_is_a_plan():
 
     log = [json.dumps({"event": "fault", "fault": msgspec.to_builtins(one)}) for one in plan]
     assert read_plan([json.dumps({"event": "back"}), *log]) == plan
+
+
+def test_a_plan_has_every_kind_that_is_asked_for_and_no_other():
+    for kinds in (("kill", "freeze", "full", "drag"), ("kill", "lose", "host", "island")):
+        plan = make_plan(3, 60, brokers=3, kinds=kinds)
+        assert {one.kind for one in plan} == set(kinds)
+        assert all(one.targets for one in plan)
 
 
 def test_a_long_plan_strikes_every_part_at_many_moments():

@@ -108,6 +108,12 @@ def test_a_promise_without_proof_is_noticed() -> None:
     assert [line[:2] for line in unheld(text)] == ["S3", "S4"]
 
 
+def test_what_the_list_of_faults_names_exists() -> None:
+    named = PROOF.findall(read("docs/faults.md"))
+    assert len(named) > 20
+    assert_none([f"{path}::{test}" for path, test in named if not exists(path, test)])
+
+
 # -- docs/journey.md ----------------------------------------------------------------------------
 
 SHORT_WAY = "services/gateway/glowplug_gateway/links.py"
