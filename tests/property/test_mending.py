@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glowplug_local.mending import PAUSE_FIRST_S, PAUSE_MAX_S, ROOM_BYTES, STEADY_S, Mending
+from glowplug_local.mending import DOUBT_S, PAUSE_FIRST_S, PAUSE_MAX_S, ROOM_BYTES, Mending
 from glowplug_runtime.silence import FORGOTTEN_S, SILENT_S, Silences
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,21 +57,22 @@ def test_two_unanswered_tries_in_a_row_are_noticed():
 def test_a_broker_is_restarted_with_room_only_and_ever_more_rarely(looks):
     mending, now = Mending(), 1000.0
     restarts: list[float] = []
-    silent_since: float | None = None
+    silent_since, was_full = 0.0, False
     for silent, room, passed in looks:
         now += passed
         decision = mending.step(["RECORDS_0"] * silent, ROOM_BYTES if room else ROOM_BYTES - 1, now)
-        silent_since = (silent_since or now) if silent else None
-        assert silent or not decision
+        if not silent:
+            assert not decision
+            silent_since, was_full = 0.0, False
+            continue
+        silent_since, was_full = silent_since or now, was_full or not room
         if decision == "restart":
             assert room
-            assert (
-                not restarts
-                or now - restarts[-1] >= PAUSE_FIRST_S
-                or now - restarts[-1] >= STEADY_S
-            )
+            assert was_full or now - silent_since >= DOUBT_S
+            assert not restarts or now - restarts[-1] >= PAUSE_FIRST_S
             restarts.append(now)
-        elif silent and room:  # it waits for the last one to show, and no longer than this
+        elif room and (was_full or now - silent_since >= DOUBT_S):
+            # It waits for the last one to show, and no longer than this.
             assert now - restarts[-1] < PAUSE_MAX_S
 
 
@@ -86,3 +87,12 @@ def test_a_full_disk_is_said_once_and_the_restart_comes_with_the_room():
     assert mending.step([], ROOM_BYTES, 100.0) == ""
     assert mending.step(["A"], 0, 200.0) == "say_full"
     assert mending.step(["A"], ROOM_BYTES, 201.0) == "restart"
+
+
+def test_a_disk_that_is_only_slow_costs_no_restart_before_long():
+    mending = Mending()
+    assert mending.step(["A"], ROOM_BYTES, 1.0) == ""
+    assert mending.step(["A"], ROOM_BYTES, DOUBT_S) == ""
+    assert mending.step([], ROOM_BYTES, DOUBT_S + 0.5) == ""
+    assert mending.step(["A"], ROOM_BYTES, DOUBT_S + 2.0) == ""
+    assert mending.step(["A"], ROOM_BYTES, 2 * DOUBT_S + 2.0) == "restart"

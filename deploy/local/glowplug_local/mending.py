@@ -12,6 +12,8 @@ from typing import Literal
 ROOM_BYTES = 16 * 1024 * 1024
 PAUSE_FIRST_S = 10.0
 PAUSE_MAX_S = 300.0
+# The disk was never seen full: it may only be slow, and a restart would not help it.
+DOUBT_S = 20.0
 # So long without a silent stream, and the next one begins anew.
 STEADY_S = 60.0
 
@@ -23,6 +25,8 @@ class Mending:
 
     def __init__(self) -> None:
         self._said_full = False
+        self._was_full = False
+        self._silent_since = -1.0
         self._pause_s = 0.0
         self._restarted_at = 0.0
 
@@ -30,13 +34,19 @@ class Mending:
         """Decide. A restart is not repeated at once: it takes a while to show."""
         since_s = now - self._restarted_at
         if not silent:
-            self._said_full = False
+            self._said_full = self._was_full = False
+            self._silent_since = -1.0
             if since_s >= STEADY_S:
                 self._pause_s = 0.0
             return ""
+        if self._silent_since < 0:
+            self._silent_since = now
         if free_bytes < ROOM_BYTES:
             said, self._said_full = self._said_full, True
+            self._was_full = True
             return "" if said else "say_full"
+        if not self._was_full and now - self._silent_since < DOUBT_S:
+            return ""
         if self._pause_s and since_s < self._pause_s:
             return ""
         self._said_full = False

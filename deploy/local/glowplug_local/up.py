@@ -57,7 +57,7 @@ WORDS: dict[str, str] = {
         "  the disk is full ({free_mib} MiB free at {path}): the broker takes no writes for {streams};\n"
         "  make room: then it is restarted by itself, and nothing that was acknowledged is lost"
     ),
-    "mending": "  the broker takes no writes for {streams} since its disk was full; restarting it",
+    "mending": "  the broker leaves writes to {streams} unanswered, as after a full disk; restarting it",
     "ready": (
         "  containers: {backend}\n"
         "Ready in {seconds:.1f} s: {url}   (token: {token_file})\n"
