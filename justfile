@@ -40,10 +40,10 @@ types:
 quick *args: lint types
     pytest {{ quick_layers }} -m "not slow" {{ args }}
 
-# Everything: what the README and .ci/run call (< 15 min on two cores).
+# Everything: what the README and .ci/run call (< 20 min on two cores).
 [group('check')]
 test *args: lint types
-    pytest {{ args }}
+    pytest -n 2 --dist loadgroup {{ args }}
 
 # The seeded simulation, with as many fresh seeds as asked for.
 [group('check')]

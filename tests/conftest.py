@@ -1,4 +1,4 @@
-"""Fixtures only: the broker, the bus, and what must not be left behind."""
+"""The broker, the bus, and who runs beside whom."""
 
 from __future__ import annotations
 
@@ -15,6 +15,27 @@ from tests.support.nats import Server, open_nats_server
 
 # Tests speak gRPC and fork containers in one process; gRPC's own handlers at a fork may abort it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+# What starts platforms and containers runs one after the other, in one of the processes of `pytest -n`: it
+# looks at the host for leftovers, and sets the environment. The rest goes file by file to the other ones.
+ONE_BY_ONE = (
+    "e2e",
+    "faults",
+    "security",
+    "integration/backends",
+    "integration/network",
+    "integration/worker",
+)
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what may not run beside each other."""
+    for item in items:
+        file = item.path.relative_to(TESTS).as_posix()
+        group = "host" if file.startswith(ONE_BY_ONE) else file
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -74,8 +74,8 @@ def test_a_workspaces_key_is_unwrapped_by_its_master_for_it_alone():
         "00" * 32,
         "ab" * 32,
         bytes(range(32)).hex(),
-        os.urandom(16).hex(),
-        base64.b64encode(os.urandom(31)).decode(),
+        "5f" * 16,
+        base64.b64encode(bytes(range(100, 131))).decode(),
         "not hexadecimal and not base64, but long enough to be a key!!!!!",
     ],
 )
