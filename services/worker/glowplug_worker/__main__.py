@@ -40,7 +40,7 @@ from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.runtime.seccomp_files import describe, load_profile
 from glowplug_worker.runtime.seccomp_rules import Profile, ProfileError
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
-from glowplug_worker.settings import WorkerSettings
+from glowplug_worker.settings import WorkerSettings, io_limits
 from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 
@@ -64,7 +64,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         offers = stack.enter_context(open_offers(settings, worker_id, claims, gpus.offered))
         offer = offers.renew()
         profile = _profile(settings)
-        cgroups = open_cgroups(directory)
+        cgroups = open_cgroups(directory, _volumes(settings))
         stack.callback(cgroups.close)
         launcher = open_launcher()
         if launcher is not None:
@@ -109,7 +109,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         workshop = Workshop(
             gateways=gateways,
             networks=networks,
-            volumes_dir=Path(settings.volumes_dir) if settings.volumes_dir else None,
+            volumes_dir=next(iter(_volumes(settings)), None),
             worker_id=worker_id,
             bus=shell.bus,
             clock=shell.clock,
@@ -130,6 +130,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             outbox=Outbox(spawn),
             cancel_grace_s=settings.cancel_grace_s,
             pids=settings.pids if "pids" in backend.enforces else 0,
+            io=io_limits(settings),
             refuses_unenforced=settings.unenforced == "refuse",
         )
         own = workshop.pythons.find("")
@@ -179,6 +180,11 @@ def _profile(settings: WorkerSettings) -> Profile:
         return load_profile(settings.seccomp)
     except ProfileError as error:
         raise SettingsError(f"GLOWPLUG_WORKER_SECCOMP: {error}") from error
+
+
+def _volumes(settings: WorkerSettings) -> tuple[Path, ...]:
+    """Return where volumes lie, if this worker has any."""
+    return (Path(settings.volumes_dir),) if settings.volumes_dir else ()
 
 
 def _filter_words(profile: Profile) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 from glowplug_contracts.messages.invocation import RemoteError
 
-from glowplug_worker.ports import Enforced, Evidence, Limits
+from glowplug_worker.ports import Enforced, Evidence, IoLimits, Limits
 
 
 def explain(error: RemoteError, evidence: Evidence, told: Evidence) -> RemoteError:
@@ -44,6 +44,11 @@ def explain(error: RemoteError, evidence: Evidence, told: Evidence) -> RemoteErr
     withheld_s = evidence.cpu_throttled_s - told.cpu_throttled_s
     if withheld_s > 0 and error.code == "function.timeout":
         found["cpu"] = {"limit_millis": limits.cpu_millis, "withheld_s": round(withheld_s, 3)}
+    if limits.io != IoLimits() and error.code == "function.timeout":
+        found["io"] = {
+            "limits": msgspec.structs.asdict(limits.io),
+            "done": msgspec.structs.asdict(evidence.io),
+        }
     if not found:
         return error
     return msgspec.structs.replace(error, details={**error.details, "limits": found})

@@ -14,9 +14,19 @@ import msgspec
 from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
 
 from glowplug_worker.frames import Init
-from glowplug_worker.ports import FDS, Bind, BuildNeeds, Interpreter, Limits, LocalImage, StartPlan
+from glowplug_worker.ports import (
+    FDS,
+    Bind,
+    BuildNeeds,
+    Interpreter,
+    IoLimits,
+    Limits,
+    LocalImage,
+    StartPlan,
+)
 
 SDK_AT: Final = "/glowplug/sdk"
+NO_IO_LIMITS: Final = IoLimits()
 BYTES_PER_INODE: Final = 16_384  # what file systems of a disk take as usual
 SIMULATED: Final = "simulated-"  # how the ids of GPUs that exist only in accounting begin
 LAYER_AT: Final = "/layer"
@@ -90,6 +100,7 @@ def plan_start(
     scratch: Path,
     fds: tuple[int, ...],
     pids: int = 0,
+    io: IoLimits = NO_IO_LIMITS,
 ) -> StartPlan:
     """Return what the backend starts."""
     spec = binding.spec
@@ -105,12 +116,12 @@ def plan_start(
         scratch=scratch,
         binds=places.binds,
         hostname=hostname(spec),
-        limits=limits_of(spec, pids),
+        limits=limits_of(spec, pids, io),
     )
 
 
-def limits_of(spec: ContainerSpec, pids: int = 0) -> Limits:
-    """Return what a container is held to; `pids` is this worker's limit for each."""
+def limits_of(spec: ContainerSpec, pids: int = 0, io: IoLimits = NO_IO_LIMITS) -> Limits:
+    """Return what a container is held to; `pids` and `io` are this worker's limits for each."""
     resources = spec.resources
     return Limits(
         memory_bytes=resources.memory_limit_bytes,
@@ -119,6 +130,7 @@ def limits_of(spec: ContainerSpec, pids: int = 0) -> Limits:
         pids=pids,
         disk_bytes=resources.disk_bytes,
         disk_inodes=resources.disk_bytes // BYTES_PER_INODE,
+        io=io,
     )
 
 

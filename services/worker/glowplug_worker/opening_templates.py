@@ -54,7 +54,7 @@ async def open_templates(  # noqa: PLR0913 - a bill of materials
     except UnavailableError as error:
         yield None, f"none: {error.message}; every start is a plain one"
         return
-    budget = parse_bytes(settings.template_memory) or offered_bytes // SHARE
+    budget = parse_bytes(settings.template_memory, "template_memory") or offered_bytes // SHARE
     templates = Templates(
         backend=backend,
         networks=networks,

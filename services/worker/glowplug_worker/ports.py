@@ -38,10 +38,19 @@ from glowplug_worker.slots import Slots
 Network = Literal["shared", "none", "own"]
 
 # What a backend may be able to enforce.
-Enforced = Literal["memory", "cpu", "pids", "disk", "filesystem", "network", "users"]
+Enforced = Literal["memory", "cpu", "pids", "io", "disk", "filesystem", "network", "users"]
 
 # Stands in a command line for the numbers of inherited descriptors, joined by commas.
 FDS: Final = "{fds}"
+
+
+class IoLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container may ask of each disk in a second; 0 = nothing said. Beyond it, it waits."""
+
+    read_bytes: int = 0
+    write_bytes: int = 0
+    reads: int = 0
+    writes: int = 0
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +63,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         pids: processes and threads.
         disk_bytes: what it may write outside of volumes: temporary files, a build's layer.
         disk_inodes: how many files and directories.
+        io: of what is read and written where it lies on a disk; the kernel holds what it does in time.
     """
 
     memory_bytes: int = 0
@@ -62,6 +72,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pids: int = 0
     disk_bytes: int = 0
     disk_inodes: int = 0
+    io: IoLimits = IoLimits()
 
     @property
     def named(self) -> tuple[Enforced, ...]:
@@ -70,9 +81,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             "memory": self.memory_bytes,
             "cpu": self.cpu_millis,
             "pids": self.pids,
+            "io": self.io != IoLimits(),
             "disk": self.disk_bytes or self.disk_inodes,
         }
         return tuple(name for name, limit in found.items() if limit > 0)
+
+
+class IoDone(msgspec.Struct, frozen=True, kw_only=True):
+    """What disks have done for a container, all of them together.
+
+    What its own disk did and the host's disk did for that again counts twice.
+    """
+
+    read_bytes: int = 0
+    write_bytes: int = 0
+    reads: int = 0
+    writes: int = 0
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +108,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         pids_refused: forks refused because of the limit.
         cpu_throttled_s: how long threads waited because of the limit.
         disk_bytes, disk_inodes: what its own disk holds; `disk_full`: it has no room for more.
+        io: what disks have done for it.
     """
 
     limits: Limits = Limits()
@@ -95,6 +120,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int = 0
     disk_inodes: int = 0
     disk_full: bool = False
+    io: IoDone = IoDone()
 
 
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):

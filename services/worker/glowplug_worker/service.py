@@ -506,7 +506,10 @@ class WorkerService:
 
     def _warn_about_limits(self, message: BindContainer) -> None:
         backend = self.workshop.backend
-        new = set(unheld(limits_of(message.spec), backend.enforces)) - self._warned
+        new = (
+            set(unheld(limits_of(message.spec, io=self.workshop.io), backend.enforces))
+            - self._warned
+        )
         if not new or self.workshop.refuses_unenforced:
             return
         self._warned |= new

@@ -8,6 +8,8 @@ from typing import Literal
 from glowplug_contracts.messages.worker import GpuDevice
 from glowplug_runtime.settings import Settings, SettingsError
 
+from glowplug_worker.ports import IoLimits
+
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(ki|mi|gi|ti|kb|mb|gb|tb|b)?\Z", re.IGNORECASE)
 _UNITS = {
     "b": 1,
@@ -21,6 +23,7 @@ _UNITS = {
     "ti": 1024**4,
 }
 GPUS_MAX = 64
+OPERATIONS_MAX = 2**32 - 1  # the kernel counts in 32 bits
 CANCEL_GRACE_S = 2.0
 SIMULATED_GPU_BYTES = 24 * 1024**3
 
@@ -39,7 +42,11 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         seccomp: a JSON file of system calls that are refused in containers beside those that the platform
             refuses (docs/guide/containers.md); "" = none.
         pids: how many processes and threads a container may have.
-        unenforced: what becomes of a container with a limit (memory, cpu, disk) that the backend can't
+        io_read, io_write: bytes that a container may read from each disk in a second, and write to it, "50Mi";
+            "" = not limited. With v1 control groups the kernel writes back in its own name what nobody waits
+            for, so only reads, synced and direct writes are held; with v2 all of it.
+        io_reads, io_writes: the same, as a number of operations; 0 = not limited.
+        unenforced: what becomes of a container with a limit (memory, cpu, disk, io) that the backend can't
             hold it to: "warn" runs it with one warning in the log, "refuse" ends it with an error that
             says so. Production wants "refuse".
         network: "own": each container has its own, with a filter, which takes root; "shared": this host's;
@@ -68,6 +75,10 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     runtime: str = ""
     seccomp: str = ""
     pids: int = 4096
+    io_read: str = ""
+    io_write: str = ""
+    io_reads: int = 0
+    io_writes: int = 0
     unenforced: Literal["warn", "refuse"] = "warn"
     network: Literal["auto", "own", "shared", "none"] = "auto"
     network_open: str = ""
@@ -83,14 +94,32 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     cdi_dirs: str = "/etc/cdi:/var/run/cdi"
 
 
-def parse_bytes(text: str) -> int:
-    """Return the bytes in "8Gi", "512mb" or "1024"; 0 for "". Raises: SettingsError."""
+def parse_bytes(text: str, name: str = "memory") -> int:
+    """Return the bytes in "8Gi", "512mb" or "1024"; 0 for "". Raises: SettingsError naming the setting."""
     if not text:
         return 0
     match = _SIZE.match(text.strip())
     if not match:
-        raise SettingsError(f"GLOWPLUG_WORKER_MEMORY={text!r}: write it like 8Gi, 512Mi or 1024")
+        raise SettingsError(
+            f"GLOWPLUG_WORKER_{name.upper()}={text!r}: write it like 8Gi, 512Mi or 1024"
+        )
     return int(float(match.group(1)) * _UNITS[(match.group(2) or "b").lower()])
+
+
+def io_limits(settings: WorkerSettings) -> IoLimits:
+    """Return what each container may ask of a disk in a second. Raises: SettingsError."""
+    for name in ("io_reads", "io_writes"):
+        count = getattr(settings, name)
+        if not 0 <= count <= OPERATIONS_MAX:
+            raise SettingsError(
+                f"GLOWPLUG_WORKER_{name.upper()}={count}: 0 (not limited) to {OPERATIONS_MAX}"
+            )
+    return IoLimits(
+        read_bytes=parse_bytes(settings.io_read, "io_read"),
+        write_bytes=parse_bytes(settings.io_write, "io_write"),
+        reads=settings.io_reads,
+        writes=settings.io_writes,
+    )
 
 
 def parse_gpus(text: str) -> tuple[GpuDevice, ...]:

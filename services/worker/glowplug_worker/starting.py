@@ -67,7 +67,13 @@ async def start(
         with contextlib.ExitStack() as theirs:
             fds = tuple(theirs.enter_context(their).fileno() for _, their in pairs)
             plan = plan_start(
-                binding, brought, places, scratch=scratch, fds=fds, pids=workshop.pids
+                binding,
+                brought,
+                places,
+                scratch=scratch,
+                fds=fds,
+                pids=workshop.pids,
+                io=workshop.io,
             )
             plan = await with_gpus(workshop, binding, plan)
             if workshop.templates is not None:

@@ -396,7 +396,7 @@ class Supervisor:
     def _check_limits(self) -> None:
         """Raise RejectedError for a limit that can't be held, where that matters."""
         backend = self.workshop.backend
-        names = unheld(limits_of(self.binding.spec), backend.enforces)
+        names = unheld(limits_of(self.binding.spec, io=self.workshop.io), backend.enforces)
         if names and self.workshop.refuses_unenforced:
             raise RejectedError("worker.limit_not_held", refusal(names, backend.name))
 

@@ -24,6 +24,7 @@ from glowplug_worker.ports import (
     Blobs,
     ImageStore,
     Interpreter,
+    IoLimits,
     Networks,
     Pythons,
 )
@@ -76,6 +77,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         notices: what dispatchers must hear of calls that came that way.
         templates: what containers are forked from; None where they can't be.
         pids: how many processes and threads each container may have; 0 = not limited.
+        io: what each container may ask of each disk in a second.
         refuses_unenforced: a container whose limits the backend can't hold it to is not started.
         outbox: outcomes that are being stored after they were told.
         cancel_grace_s: after which one that is deaf to its cancel is killed.
@@ -104,4 +106,5 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     cancel_grace_s: float = CANCEL_GRACE_S
     templates: Templates | None = None
     pids: int = 0
+    io: IoLimits = IoLimits()
     refuses_unenforced: bool = False

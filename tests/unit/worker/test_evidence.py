@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_worker.evidence import explain, refusal, unheld
-from glowplug_worker.ports import Evidence, Limits
+from glowplug_worker.ports import Evidence, IoDone, IoLimits, Limits
 
 LIMITS = Limits(memory_bytes=1000, cpu_millis=500, pids=64, disk_bytes=4096, disk_inodes=10)
 NOTHING = Evidence(limits=LIMITS)
@@ -48,6 +48,19 @@ def test_withheld_processor_time_belongs_to_what_took_too_long():
         "cpu": {"limit_millis": 500, "withheld_s": 1.5}
     }
     assert explain(FAILED, slow, NOTHING) is FAILED
+
+
+def test_what_disks_did_is_told_where_it_was_limited_and_took_too_long():
+    io = IoLimits(writes=10)
+    slow = Evidence(limits=Limits(io=io), io=IoDone(write_bytes=4096, writes=9))
+    assert explain(LATE, slow, NOTHING).details["limits"] == {
+        "io": {
+            "limits": {"read_bytes": 0, "write_bytes": 0, "reads": 0, "writes": 10},
+            "done": {"read_bytes": 0, "write_bytes": 4096, "reads": 0, "writes": 9},
+        }
+    }
+    assert explain(FAILED, slow, NOTHING) is FAILED
+    assert unheld(slow.limits, frozenset({"memory"})) == ("io",)
 
 
 def test_limits_that_a_backend_can_not_hold():

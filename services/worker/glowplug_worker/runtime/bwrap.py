@@ -35,7 +35,7 @@ from glowplug_worker.runtime.hostbase import (
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.launcher.client import Launcher
-from glowplug_worker.runtime.process import make_group
+from glowplug_worker.runtime.process import limit_disk, make_group
 from glowplug_worker.runtime.seccomp_files import own_profile, program
 from glowplug_worker.runtime.seccomp_rules import Profile
 from glowplug_worker.runtime.tree import Tree, fork
@@ -84,6 +84,7 @@ class BwrapBackend:
         disk: Disk | None = None
         try:
             disk = await own_disk(plan, able=self._disks)
+            limit_disk(group, disk)
             uid = None if self._uids is None else self._uids.take()
         except BaseException:
             self._give_back(None, group, disk)

@@ -6,16 +6,23 @@ controller is taken from where it really is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 import msgspec
 
-from glowplug_worker.ports import Enforced, Evidence, Limits
+from glowplug_worker.ports import Enforced, Evidence, IoDone, IoLimits, Limits
 
 # The controllers that hold a limit, and what they enforce.
-HOLDING: Final[Mapping[str, Enforced]] = {"memory": "memory", "cpu": "cpu", "pids": "pids"}
+HOLDING: Final[Mapping[str, Enforced]] = {
+    "memory": "memory",
+    "cpu": "cpu",
+    "pids": "pids",
+    "io": "io",
+    "blkio": "io",  # what v1 calls it
+}
 # Joined where they are hierarchies of their own: to freeze, and to count processor time.
 HELPING: Final = ("freezer", "cpuacct")
 PERIOD_US: Final = 100_000
@@ -23,6 +30,7 @@ QUOTA_US_MIN: Final = 1_000
 _SHARES_MIN: Final = 2
 _SHARES_MAX: Final = 262_144
 _WEIGHT_MAX: Final = 10_000
+_WORDS_OF_A_DEVICE: Final = 3
 
 
 class Hierarchy(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +113,22 @@ def writes(version: int, controller: str, limits: Limits) -> tuple[Write, ...]:
             return ()
 
 
+def device_writes(
+    version: int, controller: str, limits: IoLimits, device: str
+) -> tuple[Write, ...]:
+    """Return what holds a container to its limits on one disk, "major:minor"."""
+    if controller not in ("io", "blkio"):
+        return ()
+    names = _IO_FILES if version == 1 else _IO_KEYS
+    found = [(names[field], value) for field in names if (value := getattr(limits, field)) > 0]
+    if version == 1:
+        return tuple(Write(file=name, value=f"{device} {value}") for name, value in found)
+    if not found:
+        return ()
+    words = " ".join(f"{name}={value}" for name, value in found)
+    return (Write(file="io.max", value=f"{device} {words}"),)
+
+
 def _memory(version: int, limit: int) -> tuple[Write, ...]:
     """Swap counts too: a limit that swapping evades is none."""
     if version == 1:
@@ -130,6 +154,15 @@ def _quota(version: int, millis: int) -> tuple[Write, ...]:
     return (Write(file="cpu.max", value=f"{quota} {PERIOD_US}"),)
 
 
+_IO_FILES: Final = {
+    "read_bytes": "blkio.throttle.read_bps_device",
+    "write_bytes": "blkio.throttle.write_bps_device",
+    "reads": "blkio.throttle.read_iops_device",
+    "writes": "blkio.throttle.write_iops_device",
+}
+_IO_KEYS: Final = {"read_bytes": "rbps", "write_bytes": "wbps", "reads": "riops", "writes": "wiops"}
+
+
 def _weight(version: int, millis: int) -> tuple[Write, ...]:
     """What was requested is the share among those who want more than there is."""
     if millis <= 0:
@@ -150,9 +183,11 @@ EVIDENCE_FILES: Final = {
     (1, "cpu"): ("cpu.stat",),
     (1, "cpuacct"): ("cpuacct.usage",),
     (1, "pids"): ("pids.events",),
+    (1, "blkio"): ("blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"),
     (2, "memory"): ("memory.events", "memory.peak"),
     (2, "cpu"): ("cpu.stat",),
     (2, "pids"): ("pids.events",),
+    (2, "io"): ("io.stat",),
 }
 
 
@@ -170,7 +205,41 @@ def read_evidence(files: Mapping[str, str], limits: Limits) -> Evidence:
         pids_refused=_keyed(files.get("pids.events", "")).get("max", 0),
         cpu_s=used_us / 1e6,
         cpu_throttled_s=throttled_us / 1e6,
+        io=_io(files),
     )
+
+
+def _io(files: Mapping[str, str]) -> IoDone:
+    if "io.stat" in files:
+        found: Counter[str] = Counter()
+        for line in files["io.stat"].splitlines():
+            for word in line.split()[1:]:
+                name, _, value = word.partition("=")
+                found[name] += _number(value)
+        return IoDone(
+            read_bytes=found["rbytes"],
+            write_bytes=found["wbytes"],
+            reads=found["rios"],
+            writes=found["wios"],
+        )
+    size = _by_direction(files.get("blkio.throttle.io_service_bytes", ""))
+    count = _by_direction(files.get("blkio.throttle.io_serviced", ""))
+    return IoDone(
+        read_bytes=size["Read"],
+        write_bytes=size["Write"],
+        reads=count["Read"],
+        writes=count["Write"],
+    )
+
+
+def _by_direction(text: str) -> Counter[str]:
+    """Add up lines like "254:0 Read 4096"; the kernel's own "Total" is left out."""
+    found: Counter[str] = Counter()
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == _WORDS_OF_A_DEVICE:
+            found[words[1]] += _number(words[2])
+    return found
 
 
 def _keyed(text: str) -> dict[str, int]:

@@ -27,10 +27,12 @@ from glowplug_worker.runtime.cgroup_rules import (
     EVIDENCE_FILES,
     HOLDING,
     Hierarchy,
+    device_writes,
     find_hierarchies,
     read_evidence,
     writes,
 )
+from glowplug_worker.runtime.devices import disks_under
 
 log = structlog.get_logger()
 
@@ -87,6 +89,11 @@ class Cgroup:
                         found[name] = (place.path / name).read_text(encoding="ascii")
         return read_evidence(found, self.limits)
 
+    def limit_disk(self, device: str) -> None:
+        """Hold the container to its limits on a disk of its own, too. Raises: OSError."""
+        for place in self._places:
+            _limit_disk(place, self.limits, device)
+
     def memory_bytes(self) -> int:
         """Return what the container uses now; 0 where nobody counts."""
         for place in self._places:
@@ -142,8 +149,12 @@ class Cgroup:
 class Cgroups:
     """The worker's own directories, in which it makes one group per container."""
 
-    def __init__(self, places: tuple[Place, ...] = (), reason: str = "") -> None:
+    def __init__(
+        self, places: tuple[Place, ...] = (), reason: str = "", devices: tuple[str, ...] = ()
+    ) -> None:
+        """Keep the places; `devices` are the disks on which every container's files lie."""
         self._places = places
+        self._devices = devices
         self._dying: list[Cgroup] = []
         self.reason = reason
 
@@ -169,6 +180,8 @@ class Cgroups:
                 place.path.mkdir()
                 places.append(place)
                 _limit(place, limits)
+                for device in self._devices:
+                    _limit_disk(place, limits, device)
         except OSError:
             for place in places:
                 _remove(place.path)
@@ -195,8 +208,11 @@ def name_of(directory: Path) -> str:
     return PREFIX + hashlib.blake2s(os.fsencode(directory.resolve()), digest_size=8).hexdigest()
 
 
-def open_cgroups(directory: Path) -> Cgroups:
-    """Make the groups of the worker whose data directory this is; empty ones where that can't be done."""
+def open_cgroups(directory: Path, files: tuple[Path, ...] = ()) -> Cgroups:
+    """Make the groups of the worker whose data directory this is; empty ones where that can't be done.
+
+    `files`: where else containers' files lie, for limits on what disks do.
+    """
     name = name_of(directory)
     places: list[Place] = []
     problems: list[str] = []
@@ -215,7 +231,7 @@ def open_cgroups(directory: Path) -> Cgroups:
     directory.mkdir(parents=True, exist_ok=True)
     note = [str(place.path) for place in places]
     (directory / NOTE_FILE).write_bytes(msgspec.json.encode(note))
-    return Cgroups(tuple(places), reason)
+    return Cgroups(tuple(places), reason, disks_under((directory, *files)))
 
 
 def this_process() -> tuple[Hierarchy, ...]:
@@ -270,12 +286,26 @@ def _open_place(hierarchy: Hierarchy, name: str) -> Place:
     bases = [hierarchy.own]
     if os.geteuid() == 0 and hierarchy.root != hierarchy.own:
         bases.append(hierarchy.root)
-    for base in bases:
+    # A base with all of them first; else what is delegated, rather than nothing.
+    tries = [(base, hierarchy.controllers) for base in bases]
+    tries += [(base, _delegated(base, hierarchy.controllers)) for base in bases]
+    for base, controllers in tries:
+        if not controllers:
+            continue
         try:
-            return _open_unified(base, hierarchy.controllers, name)
+            return _open_unified(base, controllers, name)
         except OSError as error:
             problem = error
     raise problem or OSError(errno.ENOENT, "no control groups")
+
+
+def _delegated(base: Path, controllers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which of the controllers can be had below a group."""
+    try:
+        there = (base / "cgroup.controllers").read_text(encoding="ascii").split()
+    except OSError:
+        return ()
+    return tuple(each for each in controllers if each in there)
 
 
 def _open_unified(base: Path, controllers: tuple[str, ...], name: str) -> Place:
@@ -339,6 +369,12 @@ def _limit(place: Place, limits: Limits) -> None:
             except OSError:
                 if not each.optional:
                     raise
+
+
+def _limit_disk(place: Place, limits: Limits, device: str) -> None:
+    for controller in place.controllers:
+        for each in device_writes(place.version, controller, limits.io, device):
+            (place.path / each.file).write_text(each.value, encoding="ascii")
 
 
 def _folders(path: Path) -> Iterator[Path]:

@@ -59,8 +59,10 @@ _OPTIONS: Final = (
 class Disk:
     """A detached file system; `fd` leads to it as long as it is open."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, device: str = "") -> None:
+        """Keep the descriptor; `device` is "major:minor" of what the file system lies on."""
         self.fd = fd
+        self.device = device
 
     def used(self) -> tuple[int, int, bool]:
         """Return the bytes and files in it, and whether there is no room for more."""
@@ -106,7 +108,7 @@ def make_disk(directory: Path, limits: Limits) -> Disk:
         _format(image, limits)
         loop = _loop(image)
         try:
-            return _mounted(f"/dev/loop{loop[0]}")
+            return _mounted(f"/dev/loop{loop[0]}", _device(loop[1]))
         finally:
             os.close(loop[1])
     except (OSError, subprocess.SubprocessError) as error:
@@ -154,7 +156,12 @@ def _loop(image: Path) -> tuple[int, int]:
     raise OSError("no loop device is free")
 
 
-def _mounted(device: str) -> Disk:
+def _device(fd: int) -> str:
+    number = os.fstat(fd).st_rdev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def _mounted(device: str, number: str) -> Disk:
     libc = ctypes.CDLL(None, use_errno=True)
     context = _call(libc, _FSOPEN, b"ext4", _CLOEXEC)
     try:
@@ -169,7 +176,7 @@ def _mounted(device: str) -> Disk:
     os.chmod(top, 0o1777)  # noqa: PTH101, S103 - the container's /tmp, by its descriptor
     with contextlib.suppress(OSError):
         os.rmdir(f"{top}/lost+found")  # noqa: PTH106
-    return Disk(fd)
+    return Disk(fd, number)
 
 
 def _call(libc: ctypes.CDLL, number: int, *arguments: object) -> int:

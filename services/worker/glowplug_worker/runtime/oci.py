@@ -35,7 +35,7 @@ from glowplug_worker.runtime.hostbase import (
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.oci_birth import FIRST_FD, OciBirth
-from glowplug_worker.runtime.process import make_group
+from glowplug_worker.runtime.process import limit_disk, make_group
 from glowplug_worker.runtime.runtimes import Runtime
 from glowplug_worker.runtime.seccomp_files import numbers, own_profile, program
 from glowplug_worker.runtime.seccomp_profile import oci_profile
@@ -45,6 +45,9 @@ from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
 
 PID_FILE: Final = "pid"
+# The runtime's name for it is not that of our control group: runc would take that for one of its own making
+# in a v2 hierarchy.
+RUN_PREFIX: Final = "run-"
 _HIDING_BYTES: Final = 4096
 
 
@@ -88,6 +91,7 @@ class OciBackend:
         try:
             first_id = self._spans.take()
             disk = await own_disk(plan, able=self._disks)
+            limit_disk(group, disk)
             binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
             await asyncio.to_thread(hand_over, binds, first_id + USER)
             needs = needs_of(
@@ -96,7 +100,10 @@ class OciBackend:
             birth = self._birth(plan, binds, needs, group, worker, disk)
             stage = stage_root()
             argv = self._runtime.command(
-                stage, plan.container_id, len(plan.fds), f"{stage}/scratch/{PID_FILE}"
+                stage,
+                f"{RUN_PREFIX}{plan.container_id}",
+                len(plan.fds),
+                f"{stage}/scratch/{PID_FILE}",
             )
             passed = tuple(range(FIRST_FD, FIRST_FD + len(plan.fds)))
             process, stderr = await fork(argv, self._runtime.env, birth, passed, new_pids=True)

@@ -18,6 +18,7 @@ from glowplug_runtime.trees import hand_over
 from glowplug_worker.ports import Enforced, RunningContainer, StartPlan
 from glowplug_worker.runtime.cgroups import Cgroup, Cgroups
 from glowplug_worker.runtime.child import Birth
+from glowplug_worker.runtime.disks import Disk
 from glowplug_worker.runtime.launcher.client import Launcher
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
@@ -111,6 +112,18 @@ def make_group(cgroups: Cgroups, plan: StartPlan) -> Cgroup:
     except OSError as error:
         raise UnavailableError(
             "platform.unavailable", f"the container's control groups can't be made: {error}"
+        ) from error
+
+
+def limit_disk(group: Cgroup, disk: Disk | None) -> None:
+    """Hold a container to its limits on a disk of its own. Raises: UnavailableError."""
+    if disk is None:
+        return
+    try:
+        group.limit_disk(disk.device)
+    except OSError as error:
+        raise UnavailableError(
+            "platform.unavailable", f"the container's disk can't be limited: {error}"
         ) from error
 
 
