@@ -75,6 +75,11 @@ security *args:
 churn *args:
     {{ python }} -m faults.churn {{ args }}
 
+# Limits on a kernel of their own with v2 control groups (user-mode Linux), whatever this host has mounted.
+[group('check')]
+unified *args:
+    {{ python }} -m faults.unified {{ args }}
+
 # The largest files and functions, to look at; nobody is blocked by a number.
 [group('measure')]
 sizes:

@@ -7,6 +7,7 @@ per live container (`child.py`). What the container sees of the host is the allo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import select
@@ -222,7 +223,8 @@ class _Inside:
             return True
         if select.select([self._pidfd], [], [], 0)[0]:
             return True
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended, and bubblewrap has reaped it
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         return False
 
     def close(self) -> None:
