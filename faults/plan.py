@@ -43,6 +43,8 @@ GAP_S = (0.3, 1.5)
 DOWN_S = (0.0, 1.0)
 PAUSE_S = (1.0, 8.0)
 LONG_PAUSE_S = 30.0
+# A broker is believed gone after some 4 s, a host after 6.
+LASTING_S = {"island": (3.0, 12.0), "host": (1.0, 9.0), "drag": (3.0, 10.0), "full": (2.0, 8.0)}
 TOGETHER = 0.12  # share of kills that take two parts at once
 AT_RANDOM = 0.25  # share that waits for no moment
 PAUSES = 0.06
@@ -107,7 +109,8 @@ def make_plan(
         others = [one for one in kinds if one not in ("kill", "pause", "poison")]
         roll = chance.random()
         if others and chance.random() < OTHERS:
-            kind, down = chance.choice(others), chance.uniform(1.0, 5.0)
+            kind = chance.choice(others)
+            down = chance.uniform(*LASTING_S.get(kind, (1.0, 5.0)))
             if kind == "clock":
                 service = chance.choice([part for part in PARTS if part != "worker"])
                 targets, value = [_one(chance, service, replicas, brokers)], chance.choice(CLOCKS_S)
