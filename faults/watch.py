@@ -34,9 +34,11 @@ class Watcher:
         self._file = (directory / "history.jsonl").open("a")
         self._shards = shards
         self._last: dict[int, int] = {}
+        self._delivered: dict[int, int] = {}
         self._subs: dict[int, int] = {}
         self._heard_at: dict[int, float] = {}
-        self._doubted = asyncio.Event()
+        self._inboxes: dict[int, str] = {}
+        self._doubted: set[int] = set()
         self.writes = 0
         self.ended: set[str] = set()
         self.ended_at = 0.0
@@ -48,26 +50,25 @@ class Watcher:
     async def keep(self) -> None:
         """Follow until cancelled."""
         self._broker.subscribe("v1.beat.worker.>", self._on_beat)
-        self._broker.on_connected.append(self._doubted.set)
+        self._broker.on_connected.append(lambda: self._doubted.update(range(self._shards)))
         try:
             while True:
                 for shard in range(self._shards):
-                    if (
-                        self._doubted.is_set()
-                        or time.monotonic() - self._heard_at.get(shard, 0.0) > QUIET_S
-                    ):
+                    quiet_s = time.monotonic() - self._heard_at.get(shard, 0.0)
+                    if shard in self._doubted or quiet_s > QUIET_S:
+                        self._doubted.discard(shard)
                         await self._follow(shard)
-                self._doubted.clear()
                 await asyncio.sleep(0.2)
         finally:
-            self._file.close()
-            self._beat_file.close()
+            self.close()
 
     async def _follow(self, shard: int) -> None:
         if shard in self._subs:
             self._broker.unsubscribe(self._subs[shard])
-        inbox = f"_INBOX_campaign.follow.{time.monotonic_ns()}"
-        self._subs[shard] = self._broker.subscribe(inbox, lambda *m: self._on_record(shard, *m))
+        inbox = self._inboxes[shard] = f"_INBOX_campaign.follow.{time.monotonic_ns()}"
+        self._subs[shard] = self._broker.subscribe(
+            inbox, lambda *m: self._on_record(shard, inbox, *m)
+        )
         config: dict[str, object] = {
             "deliver_subject": inbox,
             "ack_policy": "none",
@@ -85,19 +86,32 @@ class Watcher:
             else {"deliver_policy": "all"}
         )
         self._heard_at[shard] = time.monotonic()
+        self._delivered[shard] = 0
         body = {"stream_name": f"RECORDS_{shard}", "config": config}
         await self._broker.api(f"CONSUMER.CREATE.RECORDS_{shard}", body)
 
     def _on_record(
-        self, shard: int, subject: str, reply: str, headers: dict[str, str], _data: bytes
+        self,
+        shard: int,
+        inbox: str,
+        subject: str,
+        reply: str,
+        headers: dict[str, str],
+        _data: bytes,
     ) -> None:
         self._heard_at[shard] = time.monotonic()
         if headers.get("Status"):
             return
         tokens = reply.split(".")
-        sequence = int(tokens[5 if len(tokens) == 9 else 7])
-        if sequence <= self._last.get(shard, 0):
+        first = 5 if len(tokens) == 9 else 7
+        sequence, delivered = int(tokens[first]), int(tokens[first + 1])
+        if sequence <= self._last.get(shard, 0) or inbox != self._inboxes[shard]:
             return
+        if delivered != self._delivered[shard] + 1:
+            # Some were lost with a connection: what follows them must not hide them.
+            self._doubted.add(shard)
+            return
+        self._delivered[shard] = delivered
         self._last[shard] = sequence
         name = subject.rpartition(".")[2]
         state = headers.get("Glowplug-State", "")
@@ -151,6 +165,11 @@ class Watcher:
         """Put on disk what was heard."""
         self._file.flush()
         self._beat_file.flush()
+
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+        self._beat_file.close()
 
 
 def _state_in(data: bytes) -> str:
