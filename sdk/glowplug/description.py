@@ -39,6 +39,7 @@ def describe_asked(
         "autoscaler": {
             "min_containers": asked.autoscaler.min_containers,
             "max_containers": asked.autoscaler.max_containers,
+            "buffer_containers": asked.autoscaler.buffer_containers,
             "tasks_per_container": asked.autoscaler.tasks_per_container,
             "keep_warm_s": asked.keep_warm_s,
         },

@@ -75,7 +75,9 @@ HONOURED: dict[str, frozenset[str]] = {
         }
     ),
     "Image": frozenset({"python_version", "python_packages", "commands", "env_vars"}),
-    "QueueDepthAutoscaler": frozenset({"max_containers", "tasks_per_container", "min_containers"}),
+    "QueueDepthAutoscaler": frozenset(
+        {"max_containers", "tasks_per_container", "min_containers", "buffer_containers"}
+    ),
     "TaskPolicy": frozenset(
         {
             "max_retries",
@@ -125,9 +127,7 @@ NOT_YET: dict[str, dict[str, str]] = {
         "base_image": "leave it out: images stand on the host's base; OCI bases come later",
         "secrets": "pass values with env_vars=, which the image keeps in plain text",
     },
-    "QueueDepthAutoscaler": {
-        "buffer_containers": "set min_containers",
-    },
+    "QueueDepthAutoscaler": {},
     "TaskPolicy": {},
 }
 

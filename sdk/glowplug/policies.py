@@ -23,26 +23,37 @@ class QueueDepthAutoscaler:
         max_containers: never more.
         tasks_per_container: inputs that justify one container.
         min_containers: kept even when idle (only of the latest version).
+        buffer_containers: ready for the next inputs beyond those that the present ones take, as long as
+            any wait or run; afterwards they go after keep_warm_seconds, like all.
     """
 
     max_containers: int
     tasks_per_container: int
     min_containers: int
+    buffer_containers: int
 
     def __init__(
         self,
         max_containers: int = 1,
         tasks_per_container: int = 1,
         min_containers: int = 0,
+        buffer_containers: int = 0,
         **others: Any,
     ) -> None:
         refuse_parameters("QueueDepthAutoscaler", others)
         check_whole("max_containers", max_containers, 1, 100_000)
         check_whole("tasks_per_container", tasks_per_container, 1, 1_000_000)
         check_whole("min_containers", min_containers, 0, max_containers)
+        check_whole("buffer_containers", buffer_containers, 0, max_containers)
+        if buffer_containers == max_containers:
+            raise ValueError(
+                f"buffer_containers={buffer_containers}: max_containers={max_containers} leaves no room "
+                "for it beside a container that works; give a larger max_containers"
+            )
         object.__setattr__(self, "max_containers", max_containers)
         object.__setattr__(self, "tasks_per_container", tasks_per_container)
         object.__setattr__(self, "min_containers", min_containers)
+        object.__setattr__(self, "buffer_containers", buffer_containers)
 
 
 @dataclass(frozen=True, init=False)

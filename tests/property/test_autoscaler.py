@@ -33,7 +33,8 @@ class Autoscaling(RuleBasedStateMachine):
             last = self.heard.get(decision.deployment_id)
             assert decision.previous == (last.target if last else 0), "a change was not said"
             again = decision.reason in {"takeover", "reaffirmed"}
-            assert again or decision.target != decision.previous
+            told = decision.failing != (last.failing if last else None)
+            assert again or told or decision.target != decision.previous
             self.heard[decision.deployment_id] = decision
         self.machine.check()
 
@@ -41,16 +42,18 @@ class Autoscaling(RuleBasedStateMachine):
         name=st.sampled_from(NAMES),
         minimum=st.integers(0, 2),
         maximum=st.integers(1, 4),
+        buffer=st.integers(0, 2),
         per=st.integers(1, 3),
         keep_warm_s=st.sampled_from([-1.0, 0.0, 1.0, 30.0]),
         latest=st.booleans(),
         deleted=st.booleans(),
     )
-    def deploy(self, name, minimum, maximum, per, keep_warm_s, latest, deleted):
+    def deploy(self, name, minimum, maximum, buffer, per, keep_warm_s, latest, deleted):
         deployment = a_deployment(
             name,
             minimum=minimum,
             maximum=maximum,
+            buffer=buffer,
             tasks_per_container=per,
             keep_warm_s=keep_warm_s,
             latest=latest,
@@ -68,16 +71,43 @@ class Autoscaling(RuleBasedStateMachine):
     def hear_backlog(self, name, queued, in_flight):
         self.step(a_backlog(name, queued, in_flight))
         entry = self.machine.entries.get(DeploymentId(f"dep_{name}"))
-        if entry and entry.deployment and not entry.history.failures and not entry.policy.deleted:
+        history = entry.history if entry else None
+        failing = history and (history.failures or history.crashes > 1)
+        if entry and entry.deployment and not failing and not entry.policy.deleted:
             per = entry.policy.tasks_per_container
-            need = min(-(-(queued + in_flight) // per), entry.policy.maximum)
-            assert entry.target >= need, "work waits for a tick"
+            need = -(-(queued + in_flight) // per)
+            buffer = entry.policy.buffer if need else 0
+            assert entry.target >= min(need + buffer, entry.policy.maximum), "work waits for a tick"
+            if entry.policy.keep_warm_s == 0:
+                kept = max(need + buffer, entry.policy.minimum)
+                assert entry.target <= kept, "more than inputs and buffer take"
 
     @rule(name=st.sampled_from(NAMES), state=st.sampled_from(list(ContainerState)))
     def hear_container(self, name, state):
         self.containers += 1
         reason = "start_failed" if state is ContainerState.FAILED else ""
         self.step(a_change(state, f"c{self.containers}", name, reason=reason))
+
+    @rule(name=st.sampled_from(NAMES), number=st.integers(0, 9))
+    def hear_crash(self, name, number):
+        """A container that was ready crashes at once."""
+        container = f"x{self.containers}.{number}"
+        self.containers += 1
+        self.step(a_change(ContainerState.STARTING, container, name))
+        self.step(a_change(ContainerState.READY, container, name))
+        self.step(a_change(ContainerState.FAILED, container, name, reason="crashed"))
+
+    @rule(name=st.sampled_from(NAMES))
+    def hear_one_that_lasts(self, name):
+        """A container gets ready and lives; whatever failed before is over, and that is said."""
+        self.containers += 1
+        container = f"l{self.containers}"
+        for state in (ContainerState.STARTING, ContainerState.READY):
+            self.step(a_change(state, container, name))
+        self.now += 10.0
+        self.step(a_change(ContainerState.STOPPED, container, name))
+        heard = self.heard.get(DeploymentId(f"dep_{name}"))
+        assert heard is None or heard.failing is None
 
     @rule(name=st.sampled_from(NAMES), running=st.integers(0, 3))
     def hear_beat(self, name, running):
@@ -120,6 +150,13 @@ class Autoscaling(RuleBasedStateMachine):
         for deployment_id, entry in self.machine.entries.items():
             last = self.heard.get(deployment_id)
             assert entry.target == (last.target if last else 0)
+            told = last.failing if last else None
+            history = entry.history
+            if not self.machine.caught_up or entry.policy is None:
+                continue
+            in_a_row = history.failures or (history.crashes if history.crashes > 1 else 0)
+            in_a_row = 0 if entry.policy.deleted else in_a_row
+            assert (told.in_a_row if told else 0) == in_a_row, "a failure was not told"
 
 
 Autoscaling.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

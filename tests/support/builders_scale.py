@@ -25,6 +25,7 @@ def a_deployment(
     *,
     minimum: int = 0,
     maximum: int = 1,
+    buffer: int = 0,
     tasks_per_container: int = 1,
     keep_warm_s: float = 10.0,
     resources: Resources | None = None,
@@ -49,6 +50,7 @@ def a_deployment(
             autoscaler=AutoscalerSpec(
                 min_containers=minimum,
                 max_containers=maximum,
+                buffer_containers=buffer,
                 tasks_per_container=tasks_per_container,
                 keep_warm_s=keep_warm_s,
             ),

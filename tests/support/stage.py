@@ -126,6 +126,7 @@ class Stage:
         *,
         min: str = "0",  # noqa: A002 - the script's words
         max: str = "1",  # noqa: A002
+        buffer: str = "0",
         tpc: str = "1",
         warm: str = "10",
         cpu: str = "1",
@@ -148,6 +149,7 @@ class Stage:
             name,
             minimum=int(min),
             maximum=int(max),
+            buffer=int(buffer),
             tasks_per_container=int(tpc),
             keep_warm_s=float(warm),
             resources=resources,
@@ -344,7 +346,8 @@ class Stage:
     def _autoscale(self, event: object) -> None:
         for decision in self.autoscaler.step(event, self.machine_now):  # type: ignore[arg-type]
             name = self.names[decision.deployment_id]
-            self.say(f"scale {name} {decision.previous} -> {decision.target} ({decision.reason})")
+            change = f"{decision.previous} -> {decision.target} ({decision.reason})"
+            self.say(f"scale {name} {change}{told_failing(decision)}")
             self.targets[decision.deployment_id] = decision
             if decision.target < decision.previous:
                 self._place(place.LoadsSeen(dict(self.dispatcher.loads())))
@@ -586,6 +589,12 @@ def _view(prop: Prop) -> ContainerView:
         gpu_ids=prop.bind.gpu_ids,
         in_flight=tuple(InvocationId(i) for i in prop.in_flight),
     )
+
+
+def told_failing(decision: ScaleDecided) -> str:
+    """What a decision says of containers that fail one after the other."""
+    said = decision.failing
+    return f", {said.why} {said.in_a_row} in a row, held {said.held_s:.0f} s" if said else ""
 
 
 def size(text: str) -> int:

@@ -97,6 +97,7 @@ def furnish(world: World) -> Nodes:
             f"f{number}",
             minimum=0 if gpus else rng.choice([0, 0, 1]),
             maximum=rng.randint(1, 4),
+            buffer=rng.choice([0, 0, 2]),
             tasks_per_container=rng.choice([1, 1, 3]),
             keep_warm_s=rng.choice([0.0, 0.5, 3.0]),
             concurrency=rng.choice([1, 1, 3]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from glowplug.cli.platform import ask
 from glowplug.cli.show import (
     age,
+    ahead,
     column,
     cores,
     json_option,
@@ -19,8 +21,14 @@ from glowplug.cli.show import (
 )
 from glowplug.cli.terminal import one_line
 
-# Why the autoscaler starts fewer containers than calls would need.
-HOLDING_BACK = frozenset({"crashed", "start_failed"})
+# What a container did that is not started again at once.
+FAILED_HOW = {
+    "start_failed": ("start failed", "starts in a row failed"),
+    "crashed": (
+        "container crashed soon after it was ready",
+        "containers in a row crashed soon after they were ready",
+    ),
+}
 
 
 @click.group()
@@ -47,7 +55,7 @@ def list_(ctx: click.Context, app: str, name: str, *, everything: bool, as_json:
         ("VERSION", lambda row: f"v{row.get('version')}" if row.get("version") else "-"),
         column("KIND", "kind"),
         column("APP", "app"),
-        column("STATE", "state"),
+        ("STATE", lambda row: "failing" if row.get("failing") else row.get("state")),
         ("CONTAINERS", lambda row: _count(row.get("containers"))),
         column("TARGET", "target"),
         column("QUEUED", "queued"),
@@ -105,14 +113,12 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("cpu", cores(resources.get("cpu_millis", 125))),
         ("memory", mib(resources.get("memory_bytes", 128 * 1024**2))),
         ("gpu", ", ".join(resources.get("gpus") or ())),
-        (
-            "scaling",
-            f"{scaling.get('min_containers', 0)} to {scaling.get('max_containers', 1)} containers",
-        ),
-        ("target", _target(found)),
+        ("scaling", _scaling(scaling)),
+        ("target", found.get("target", 0)),
         ("queued", found.get("queued")),
         ("in flight", found.get("in_flight")),
         ("containers", _count(found.get("containers"))),
+        ("failing", _failing(found.get("failing") or {})),
         ("last failure", _failure(found.get("last_failure") or {})),
         (
             "starts",
@@ -121,11 +127,26 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _target(found: Mapping[str, Any]) -> str:
-    """Return the target, and that starts are held back where its containers fail."""
-    why = str(found.get("scaled_because") or "")
-    held = f" (starts are held back for a while: {why})" if why in HOLDING_BACK else ""
-    return f"{found.get('target', 0)}{held}"
+def _scaling(scaling: Mapping[str, Any]) -> str:
+    buffer = scaling.get("buffer_containers", 0)
+    more = f", {buffer} more than busy ones while it is used" if buffer else ""
+    return (
+        f"{scaling.get('min_containers', 0)} to {scaling.get('max_containers', 1)} containers{more}"
+    )
+
+
+def _failing(failing: Mapping[str, Any]) -> str:
+    """Return how many failed in a row, and how long starts are held back."""
+    if not failing:
+        return ""
+    count, until = int(failing.get("in_a_row") or 0), float(failing.get("until") or 0)
+    one, many = FAILED_HOW.get(str(failing.get("why")), ("failure", "failures in a row"))
+    rest = (
+        f"starts are held back for {ahead(until)} unless somebody calls"
+        if until > time.time()
+        else "the next is tried when one is needed"
+    )
+    return f"{count} {one if count == 1 else many}; {rest}"
 
 
 def _failure(failure: Mapping[str, Any]) -> str:

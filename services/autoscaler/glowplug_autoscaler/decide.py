@@ -1,13 +1,12 @@
-"""Decide targets: a pure function for one deployment, and the machine that keeps all of them.
+"""Decide targets: the machine that keeps all deployments.
 
-`decide` is the policy: what a deployment needs now, what it needed lately, what its failed starts
-forbid. `Autoscaler.step(event, now)` feeds it: every event changes what is known of some deployments,
+`Autoscaler.step(event, now)` feeds `plan.decide`: every event changes what is known of some deployments,
 and each of those is decided anew at once, so scaling out waits for no tick. Ticks only let time pass:
 the keep-warm window, the pause after a failed start, silence.
 
 Invariants: A1 a target is never negative nor above the maximum; A2 a deleted deployment's is 0; A3 it
 is at least the minimum unless starts failed or containers crashed lately; A4 nothing is decided before all that the
-previous leader left was read. Source: vote counting over a window as in dask's adaptive scaling.
+previous leader left was read.
 """
 
 from __future__ import annotations
@@ -20,9 +19,19 @@ from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.container import ContainerChanged, ContainerState
 from glowplug_contracts.messages.deployment import Deployment
 from glowplug_contracts.messages.invocation import BacklogChanged
-from glowplug_contracts.messages.scale import ScaleDecided
+from glowplug_contracts.messages.scale import Failing, ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
 
+from glowplug_autoscaler.plan import (
+    START_PAUSE_S_MAX,
+    History,
+    Observed,
+    Plan,
+    allowed,
+    decide,
+    failing,
+    needed,
+)
 from glowplug_autoscaler.policy import Policy, Reason, policy_of
 from glowplug_autoscaler.signals import End, Fleet, Peak
 
@@ -31,13 +40,6 @@ from glowplug_autoscaler.signals import End, Fleet, Peak
 BACKLOG_KEPT_S = 5.0
 # What is heard of a deployment before the deployment itself; then it counts as deleted.
 UNKNOWN_KEPT_S = 10.0
-START_PAUSE_S_MAX = 60.0
-# From nothing, so many containers may start at once; then as many again as are ready. A queue that the
-# first few drain at once would otherwise start one for each of its inputs, and drown the host in starts.
-FIRST_STEP = 4
-STEP_FACTOR = 2
-# While inputs wait, a container that crashed soon after it was ready is replaced after this time at most.
-CRASH_PAUSE_S = 2.0
 # The stream drops its oldest decisions when it is full: targets above zero are written again.
 REAFFIRM_S = 600.0
 
@@ -68,107 +70,12 @@ Event = (
 )
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there now: inputs waiting and running; containers live or on their way, and ready ones.
-
-    `decided` is the target that stands: a step is taken from there.
-    """
-
-    queued: int = 0
-    in_flight: int = 0
-    live: int = 0
-    ready: int = 0
-    decided: int = 0
-
-
-class History(msgspec.Struct, kw_only=True):
-    """What was: recent needs, starts that failed, and containers that crashed soon after.
-
-    Attributes:
-        failures: failed starts since a container last got ready.
-        blocked_until: monotonic seconds; no new container before, but for a trial.
-        trial: a new invocation arrived during the pause and may try one container.
-        crashes: quick deaths since a container last lived for long. One alone makes no pause: such a
-            container is replaced at once.
-        crashed_at: when the last of them was heard.
-    """
-
-    peak: Peak
-    failures: int = 0
-    blocked_until: float = 0.0
-    trial: bool = False
-    crashes: int = 0
-    crashed_at: float = float("-inf")
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer for one deployment."""
-
-    target: int
-    reason: Reason
-
-
-def needed(policy: Policy, observed: Observed) -> int:
-    """Return how many containers the waiting and running inputs justify, 0 … maximum."""
-    inputs = observed.queued + observed.in_flight
-    return min(-(-inputs // policy.tasks_per_container), policy.maximum)
-
-
-def allowed(policy: Policy, observed: Observed, history: History, now: float) -> int:
-    """Return how many containers there may be: a step more than are ready, less after failures."""
-    if now < history.blocked_until:
-        return min(max(observed.live, int(history.trial)), policy.maximum)
-    if now < history.crashed_at + crash_pause_s(observed, history):
-        return min(observed.live, policy.maximum)
-    step = max(FIRST_STEP, observed.ready * STEP_FACTOR, observed.decided, policy.minimum)
-    return min(step, policy.maximum)
-
-
-def crash_pause_s(observed: Observed, history: History) -> float:
-    """Return how long after the last quick death no container is started: 0, 2, 4, 8 … seconds."""
-    if history.crashes <= 1:
-        return 0.0
-    pause_s = min(START_PAUSE_S_MAX, 2.0 ** min(history.crashes - 1, 10))
-    return min(pause_s, CRASH_PAUSE_S) if observed.queued > 0 else pause_s
-
-
-def decide(policy: Policy, observed: Observed, history: History, now: float) -> Plan:
-    """Return the target of one deployment.
-
-    Args:
-        policy: its bounds.
-        observed: what waits, runs and lives now.
-        history: what was needed within the keep-warm window, and which starts failed.
-        now: monotonic seconds.
-    """
-    if policy.deleted:
-        return Plan(target=0, reason=Reason.DELETED)
-    need = needed(policy, observed)
-    warm = min(max(need, history.peak.highest(now)), policy.maximum)
-    wanted = max(warm, policy.minimum)
-    target = min(wanted, allowed(policy, observed, history, now))
-    if now < history.blocked_until and history.trial and target > observed.live:
-        reason = Reason.TRIAL
-    elif target < wanted and now < history.blocked_until:
-        reason = Reason.START_FAILED
-    elif target < wanted and now < history.crashed_at + crash_pause_s(observed, history):
-        reason = Reason.CRASHED
-    elif target < wanted:
-        reason = Reason.BACKLOG  # a step on the way there
-    elif target == warm and need > 0:
-        reason = Reason.BACKLOG
-    elif target == policy.minimum > 0:
-        reason = Reason.MINIMUM
-    else:
-        reason = Reason.IDLE
-    return Plan(target=target, reason=reason)
-
-
 class Entry(msgspec.Struct, kw_only=True):
     """All that is known of one deployment.
 
-    `target` is what was last decided, by whomever; `say_again` means that it must be written once
-    more though it stays, because a previous leader's word may stand in the stream.
+    `target` is what was last decided, by whomever, and `failing` what was said with it; `say_again`
+    means that it must be written once more though it stays, because a previous leader's word may stand
+    in the stream.
     """
 
     deployment_id: DeploymentId
@@ -179,6 +86,7 @@ class Entry(msgspec.Struct, kw_only=True):
     backlog: BacklogChanged | None = None
     heard_at: float = 0.0
     target: int = 0
+    failing: Failing | None = None
     decided_at: float = 0.0
     say_again: bool = False
 
@@ -298,7 +206,7 @@ class Autoscaler:
             return set()
         entry = self._entry(decided.deployment_id, now)
         if not self.caught_up:
-            entry.target = decided.target
+            entry.target, entry.failing = decided.target, decided.failing
             entry.history.peak.restart(decided.target, now)
             entry.say_again = decided.target > 0
         elif decided.target != entry.target:
@@ -311,17 +219,24 @@ class Autoscaler:
         if policy is None:
             self._awake.add(entry.deployment_id)
             return None
+        if entry.history.crashes and self.fleet.lasting(
+            entry.deployment_id, entry.history.crashed_at, now
+        ):
+            entry.history.crashes = 0
         # What may not be started is never warm: it must not count as needed later either.
         served = min(needed(policy, observed), allowed(policy, observed, entry.history, now))
         entry.history.peak.observe(served, now)
         plan = decide(policy, observed, entry.history, now)
         self._keep_awake(entry, plan)
+        failed = failing(policy, observed, entry.history, now)
+        told = _count(failed) != _count(entry.failing)
         previous, entry.target = entry.target, plan.target
         again = entry.say_again or (plan.target > 0 and now - entry.decided_at >= REAFFIRM_S)
-        if plan.target == previous and not again:
+        if plan.target == previous and not again and not told:
             return None
-        reason = _why(plan, previous, takeover=entry.say_again)
-        entry.decided_at, entry.say_again = now, False
+        same = told and plan.target == previous
+        reason = plan.reason if same else _why(plan, previous, takeover=entry.say_again)
+        entry.decided_at, entry.say_again, entry.failing = now, False, failed
         return ScaleDecided(
             deployment_id=entry.deployment_id,
             target=plan.target,
@@ -331,6 +246,7 @@ class Autoscaler:
             queued=observed.queued,
             in_flight=observed.in_flight,
             trace=entry.backlog.trace if entry.backlog and observed.queued else "",
+            failing=failed,
         )
 
     def _observe(self, entry: Entry, now: float) -> Observed:
@@ -368,6 +284,11 @@ class Autoscaler:
 def _must(holds: bool, invariant: str, entry: Entry) -> None:  # noqa: FBT001 - reads as a sentence
     if not holds:
         raise InvariantError("platform.bug", f"autoscaler {invariant}: {entry}")
+
+
+def _count(failed: Failing | None) -> tuple[str, int]:
+    """Return what of it is news: not the time that passes."""
+    return (failed.why, failed.in_a_row) if failed is not None else ("", 0)
 
 
 def _why(plan: Plan, previous: int, *, takeover: bool) -> Reason:

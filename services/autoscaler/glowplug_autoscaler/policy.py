@@ -2,6 +2,7 @@
 
 Read once from a deployment's spec; pure. `minimum` holds only for the version that a name leads to:
 an old version drains, and a version of a program that did not deploy has nobody who could delete it.
+`buffer` goes with the inputs, so the latter has it, too.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         minimum, maximum: containers; the target is never outside, except below `minimum` while
             starts fail, and 0 when deleted.
+        buffer: containers beyond what inputs justify, while any wait or run.
         tasks_per_container: inputs waiting or running that justify one container, ≥ 1.
         keep_warm_s: seconds of lower need before scale-in; FOREVER = never below the peak.
         deleted: scales to zero at once.
@@ -43,6 +45,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     minimum: int = 0
     maximum: int = 1
+    buffer: int = 0
     tasks_per_container: int = 1
     keep_warm_s: float = 10.0
     deleted: bool = False
@@ -59,6 +62,7 @@ def policy_of(deployment: Deployment) -> Policy:
     return Policy(
         minimum=min(max(0, spec.min_containers), maximum) if lasting else 0,
         maximum=maximum,
+        buffer=max(0, spec.buffer_containers) if deployment.latest else 0,
         tasks_per_container=max(1, spec.tasks_per_container),
         keep_warm_s=keep_warm_s,
         deleted=deployment.state is DeploymentState.DELETED,

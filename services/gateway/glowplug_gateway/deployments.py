@@ -302,6 +302,7 @@ def check_spec(spec: DeploymentSpec) -> None:
         "priority": (spec.priority, -PRIORITY_MAX, PRIORITY_MAX),
         "autoscaler.max_containers": (scale.max_containers, 1, CONTAINERS_MAX),
         "autoscaler.min_containers": (scale.min_containers, 0, scale.max_containers),
+        "autoscaler.buffer_containers": (scale.buffer_containers, 0, scale.max_containers - 1),
         "autoscaler.tasks_per_container": (scale.tasks_per_container, 1, 1_000_000),
         "retry.max_retries": (spec.retry.max_retries, 0, 1_000),
         "retry.delay_s": (spec.retry.delay_s, 0, 86_400),

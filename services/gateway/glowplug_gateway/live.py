@@ -37,6 +37,14 @@ class ContainerShown(msgspec.Struct, frozen=True, kw_only=True):
     gpu_busy: float = 0.0
 
 
+class FailingShown(msgspec.Struct, frozen=True, kw_only=True):
+    """That a deployment's containers fail one after the other: `until` a Unix time no other is started."""
+
+    why: str
+    in_a_row: int
+    until: float
+
+
 class Live:
     """See the module."""
 
@@ -106,6 +114,14 @@ class Live:
         """Return why it wants so many; "crashed" and "start_failed" hold starts back for a while."""
         decided = self._targets.get(deployment_id)
         return decided.reason if decided else ""
+
+    def failing(self, deployment_id: DeploymentId) -> FailingShown | None:
+        """Return how its containers fail; None for one whose containers do well."""
+        decided = self._targets.get(deployment_id)
+        if decided is None or decided.failing is None:
+            return None
+        said = decided.failing
+        return FailingShown(why=said.why, in_a_row=said.in_a_row, until=decided.at + said.held_s)
 
 
 def _shown(worker_id: WorkerId, view: ContainerView) -> ContainerShown:

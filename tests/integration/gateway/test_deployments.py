@@ -157,6 +157,7 @@ async def test_a_function_by_value_needs_its_own_python(gateway, world):
         ({"workers": 0}, "workers"),
         ({"priority": 11}, "priority"),
         ({"autoscaler": AutoscalerSpec(min_containers=3)}, "autoscaler.min_containers"),
+        ({"autoscaler": AutoscalerSpec(buffer_containers=1)}, "autoscaler.buffer_containers"),
         ({"source": SourceRef()}, "source"),
         ({"image": ImageSpec(base="debian")}, "image.base"),
         ({"inputs": {"a": FieldSpec(type="complex")}}, "inputs.a"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from glowplug_autoscaler.decide import (
     BACKLOG_KEPT_S,
@@ -10,17 +11,14 @@ from glowplug_autoscaler.decide import (
     Autoscaler,
     CaughtUp,
     DeploymentGone,
-    History,
-    Observed,
     Ticked,
-    decide,
-    needed,
 )
+from glowplug_autoscaler.plan import History, Observed, decide, needed
 from glowplug_autoscaler.policy import Policy, policy_of
 from glowplug_autoscaler.signals import Peak
 from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.container import ContainerState
-from glowplug_contracts.messages.scale import ScaleDecided
+from glowplug_contracts.messages.scale import Failing, ScaleDecided
 
 from tests.support.builders_scale import a_backlog, a_beat, a_change, a_deployment, a_view
 
@@ -67,6 +65,34 @@ def decided(target: int, generation: int = GENERATION - 1) -> ScaleDecided:
 def test_need_is_the_work_divided_by_what_one_container_takes(queued, in_flight, per, expected):
     policy = Policy(maximum=10, tasks_per_container=per)
     assert needed(policy, Observed(queued=queued, in_flight=in_flight)) == expected
+
+
+@pytest.mark.parametrize(
+    ("queued", "in_flight", "expected"), [(0, 0, 0), (1, 0, 3), (0, 1, 3), (3, 2, 4), (99, 0, 5)]
+)
+def test_a_buffer_counts_while_inputs_wait_or_run(queued, in_flight, expected):
+    policy = Policy(maximum=5, buffer=2, tasks_per_container=3)
+    assert needed(policy, Observed(queued=queued, in_flight=in_flight)) == expected
+
+
+def test_a_buffer_goes_with_the_rest_and_a_minimum_stays():
+    reign = Reign(a_deployment(minimum=1, maximum=9, buffer=2, keep_warm_s=10))
+    assert reign.target == 1
+    assert reign.step(a_backlog(in_flight=1), 1) == [(3, "backlog")]
+    assert reign.step(a_backlog(in_flight=4), 2) == [(6, "backlog")]
+    assert reign.step(a_backlog(), 3) == []
+    assert reign.tick(13) == [(1, "idle")]
+
+
+def test_a_large_buffer_needs_no_steps():
+    assert Reign(a_deployment(maximum=50, buffer=30)).step(a_backlog(queued=1), 1) == [
+        (31, "backlog")
+    ]
+
+
+def test_a_superseded_version_has_no_buffer():
+    reign = Reign(a_deployment(maximum=9, buffer=2, latest=False))
+    assert reign.step(a_backlog(queued=1), 1) == [(1, "backlog")]
 
 
 def test_decide_is_a_function_of_its_arguments():
@@ -299,6 +325,56 @@ def test_another_container_that_lives_longer_ends_the_count_of_crashes_too():
     reign.step(a_change(ContainerState.READY, "good"), 5)
     assert live_and_crash(reign, 3, 15) == []
     assert reign.target == 2
+
+
+def last_failing(reign):
+    said = reign.said[-1].failing
+    return (said.why, said.in_a_row, said.held_s) if said else None
+
+
+def test_failures_are_told_with_their_count_and_pause_and_once_more_when_they_are_over():
+    reign = Reign(a_deployment(minimum=1))
+    reign.step(failed(), 1)
+    assert last_failing(reign) == ("start_failed", 1, 2.0)
+    reign.tick(3)
+    assert last_failing(reign) == ("start_failed", 1, 0.0)
+    reign.step(failed("c2"), 4)
+    assert last_failing(reign) == ("start_failed", 2, 4.0)
+    reign.tick(8)
+    assert reign.step(a_change(ContainerState.READY, "c3"), 9) == [(1, "minimum")]
+    assert last_failing(reign) is None
+    reign.step(a_change(ContainerState.STOPPED, "c3"), 9)
+    live_and_crash(reign, 4, 10)
+    assert last_failing(reign) is None
+    live_and_crash(reign, 5, 11)
+    assert last_failing(reign) == ("crashed", 2, 2.0)
+    reign.tick(14)
+    reign.step(a_change(ContainerState.STARTING, "c6"), 15)
+    reign.step(a_change(ContainerState.READY, "c6"), 15)
+    assert last_failing(reign) == ("crashed", 2, 0.0)
+    assert reign.step(a_beat(a_view("c6")), 25) == [(1, "minimum")]
+    assert last_failing(reign) is None
+
+
+def test_a_failure_that_changes_no_target_is_told_too():
+    reign = Reign(a_deployment(maximum=2))
+    assert reign.step(failed(), 1) == [(0, "idle")]
+    assert last_failing(reign) == ("start_failed", 1, 2.0)
+
+
+def test_a_new_leader_begins_to_count_anew_and_says_so():
+    restored = decided(0)
+    failing = Failing(why="start_failed", in_a_row=4, held_s=16.0)
+    restored = msgspec.structs.replace(restored, failing=failing)
+    reign = Reign(a_deployment(), restored=restored)
+    assert [(d.target, d.failing) for d in reign.said] == [(0, None)]
+
+
+def test_a_deleted_deployment_is_not_called_failing():
+    reign = Reign(a_deployment(minimum=1))
+    reign.step(failed(), 1)
+    reign.step(a_deployment(minimum=1, deleted=True), 2)
+    assert last_failing(reign) is None
 
 
 def test_nothing_is_started_again_when_nobody_waits():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from glowplug_autoscaler.decide import FIRST_STEP, History, Observed, decide
+from glowplug_autoscaler.plan import FIRST_STEP, History, Observed, decide
 from glowplug_autoscaler.policy import Policy, Reason
 from glowplug_autoscaler.signals import Peak
 

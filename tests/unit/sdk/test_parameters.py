@@ -215,3 +215,11 @@ def test_defaults_differ_by_kind():
     assert [ask[kind].keep_warm_s for kind in KINDS] == [180, 10, 10]
     assert [ask[kind].max_pending for kind in KINDS] == [100, 0, 0]
     assert [ask[kind].autoscaler.max_containers for kind in KINDS] == [1, 100, 1]
+
+
+def test_a_buffer_needs_room_beside_what_works():
+    scaling = glowplug.QueueDepthAutoscaler(max_containers=3, buffer_containers=2)
+    assert scaling.buffer_containers == 2
+    for wrong in ({}, {"max_containers": 2, "buffer_containers": 2}, {"buffer_containers": -1}):
+        with pytest.raises(ValueError, match="buffer_containers"):
+            glowplug.QueueDepthAutoscaler(**({"buffer_containers": 1} | wrong))

@@ -60,6 +60,7 @@ class AutoscalerSpec(Message, frozen=True, kw_only=True):
     Attributes:
         min_containers: kept even when idle (only of the latest version).
         max_containers: never more.
+        buffer_containers: kept ready beyond what the inputs justify, while any wait or run.
         tasks_per_container: inputs waiting or running that justify one container.
         keep_warm_s: idle seconds before scale-in; −1 = forever.
     """
@@ -68,6 +69,7 @@ class AutoscalerSpec(Message, frozen=True, kw_only=True):
     max_containers: int = 1
     tasks_per_container: int = 1
     keep_warm_s: float = 10.0
+    buffer_containers: int = 0
 
 
 class Resources(Message, frozen=True, kw_only=True):

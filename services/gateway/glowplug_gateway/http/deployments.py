@@ -149,6 +149,7 @@ class DeploymentRoutes:
             "url": deployment_url(exchange, deployment),
             "target": self._live.target(deployment.deployment_id),
             "scaled_because": self._live.why(deployment.deployment_id),
+            "failing": self._live.failing(deployment.deployment_id),
             "queued": backlog.queued if backlog else 0,
             "in_flight": backlog.in_flight if backlog else 0,
             "containers": containers,
