@@ -45,6 +45,19 @@ def test_cold_calls_are_forked_with_the_imports_done(platform):
     assert len({plain[2], first[2], second[2]}) == 3
     assert "forked from a template" in platform.cli("deployment", "show", "imported").stdout
 
+    def kept() -> list[str]:
+        (worker,) = platform.http("GET", "/api/v1/workers").json()["workers"]
+        assert "plain_starts" not in worker, "that is of every workspace"
+        return [each["name"] for each in worker["templates"] if each["memory_bytes"] > 0]
+
+    eventually_sync(lambda: sorted(kept())[:1] == [""] and "imported" in kept(), what="both sorts")
+    (worker,) = platform.http("GET", "/api/v1/workers").json()["workers"]
+    shown = platform.cli("worker", "show", worker["worker_id"]).stdout
+    assert "bare" in shown
+    platform.cli("deployment", "delete", "imported")
+    eventually_sync(lambda: "imported" not in kept(), what="the deployment's template to go")
+    assert "" in kept()
+
 
 def test_code_that_can_not_be_forked_starts_plainly_and_says_why(platform):
     platform.cli("deploy", "quick_threads.py:threads")

@@ -49,7 +49,9 @@ def test_any_order_of_events_keeps_the_invariants(data):
         world.now += data.draw(st.sampled_from([0.0, 1.0, 61.0]))
         key = data.draw(st.sampled_from(KEYS))
         kind = data.draw(
-            st.sampled_from(["served", "made", "unsafe", "fork", "end", "odd", "pass"])
+            st.sampled_from(
+                ["served", "made", "unsafe", "fork", "end", "odd", "pass", "forget", "empty"]
+            )
         )
         if kind == "served":
             world.step(keeping.Served(key=key, import_s=data.draw(st.sampled_from([0.0, 1.0]))))
@@ -64,6 +66,15 @@ def test_any_order_of_events_keeps_the_invariants(data):
         elif kind == "end" and world.children.get(key):
             world.children[key] -= 1
             world.step(keeping.ChildEnded(key=key))
+        elif kind == "forget" and key.owner:
+            world.step(keeping.Forgotten(owner=key.owner))
+            gone = [k for k in KEYS if k.owner == key.owner]
+            assert not any(world.machine.usable(k) or k in world.machine.unsafe for k in gone)
+            assert all(world.children.get(k) for k in gone if k in world.living)
+        elif kind == "empty":
+            world.step(keeping.Emptied())
+            assert all(world.children.get(k) for k in world.living)
+            assert not any(world.machine.usable(k) for k in KEYS)
         elif kind == "odd" and key in world.living:
             if data.draw(st.booleans()):
                 world.step(keeping.Retired(key=key))
@@ -142,3 +153,28 @@ def test_what_is_larger_than_the_budget_is_dropped_at_once_and_says_why():
     world.step(keeping.Served(key=A, import_s=1.0))
     assert world.made(A, 101) == [Drop(A)]
     assert "memory" in world.machine.unsafe[A]
+
+
+def test_what_belongs_to_a_deployment_that_is_over_goes_and_may_come_again():
+    world = World()
+    for key in (A, B):
+        world.step(keeping.Served(key=key, import_s=1.0))
+        world.made(key, 10)
+    world.step(keeping.Forked(key=A))
+    assert world.step(keeping.Forgotten(owner="dep_a")) == []
+    assert not world.machine.usable(A)
+    assert world.step(keeping.ChildEnded(key=A)) == [Drop(A)]
+    assert world.machine.usable(B)
+    # However often: it is no failure of the template.
+    for _ in range(keeping.FAILURES_MAX + 1):
+        assert world.step(keeping.Served(key=A, import_s=1.0)) == [Make(A)]
+        world.made(A, 10)
+        assert world.step(keeping.Forgotten(owner="dep_a")) == [Drop(A)]
+
+
+def test_one_that_was_being_made_as_the_worker_emptied_goes_when_that_is_said_again():
+    world = World()
+    world.step(keeping.Served(key=A, import_s=1.0))
+    assert world.step(keeping.Emptied()) == []
+    world.made(A, 10)
+    assert world.step(keeping.Emptied()) == [Drop(A)]

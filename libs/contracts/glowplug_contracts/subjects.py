@@ -317,6 +317,12 @@ STOP = Subject(
     publishers=("scheduler",),
     subscribers=("worker",),
 )
+FORGET = Subject(
+    template="v1.worker.{worker_id}.forget",
+    payload=worker.ForgetTemplates,
+    publishers=("scheduler",),
+    subscribers=("worker",),
+)
 CONTAINER = Subject(
     template="v1.container.{deployment_id}.{container_id}",
     payload=container.ContainerChanged,

@@ -63,6 +63,7 @@ def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
         ("memory", _share(found, "memory_bytes", mib)),
         ("pythons", ", ".join(found.get("pythons") or ())),
         ("containers", found.get("containers")),
+        ("templates", mib(found["templates_bytes"]) if found.get("templates_bytes") else ""),
         ("gpu driver", found.get("driver")),
     ]
     for label, value in lines:
@@ -74,6 +75,9 @@ def show(ctx: click.Context, name: str, *, as_json: bool) -> None:
     if found.get("yours"):
         click.echo()
         print_table(found["yours"], _CONTAINER_COLUMNS, "")
+    if found.get("templates"):
+        click.echo()
+        print_table(found["templates"], _TEMPLATE_COLUMNS, "")
 
 
 def _order(ctx: click.Context, name: str, order: str, **params: str) -> Any:
@@ -152,6 +156,13 @@ _GPU_COLUMNS = [
     ("MEMORY", lambda row: f"{mib(row.get('used_bytes'))}/{mib(row.get('memory_bytes'))}"),
     ("BUSY", lambda row: f"{100 * float(row.get('busy') or 0):.0f}%"),
     ("STATE", lambda row: row.get("broken") or "ok"),
+]
+_TEMPLATE_COLUMNS = [
+    ("TEMPLATE", lambda row: row.get("name") or "(bare: any function of its image)"),
+    ("MEMORY", lambda row: mib(row.get("memory_bytes"))),
+    column("CONTAINERS", "containers"),
+    ("IMAGE", lambda row: str(row.get("image_digest") or "host base")[:16]),
+    column("DEPLOYMENT", "deployment_id"),
 ]
 _CONTAINER_COLUMNS = [
     column("NAME", "name"),

@@ -56,7 +56,12 @@ def serve_template(fd: int, control_fd: int) -> int:
 
     control = _open_control(control_fd)
     fork = _clone()
-    found = reseed.find()
+    try:
+        found = reseed.find()
+    except reseed.UnseedableError as error:
+        report = failures.remote_error(error, "function.start_failed", source="")
+        channel.send({"type": "start_failed", "error": report})
+        return 1
     sys.stdout.flush()
     sys.stderr.flush()
     gc.collect()

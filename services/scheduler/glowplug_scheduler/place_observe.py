@@ -9,12 +9,12 @@ from glowplug_contracts.messages.container import (
     ContainerState,
     StopContainer,
 )
-from glowplug_contracts.messages.worker import ContainerView
+from glowplug_contracts.messages.worker import ContainerView, ForgetTemplates, WorkerBeat
 
 from glowplug_scheduler.events import BeatHeard, ContainerMoved
 from glowplug_scheduler.liveness import Heard
 from glowplug_scheduler.place_state import NO_DEPLOYMENT, Backoff, Crash, Held, PlaceState
-from glowplug_scheduler.place_types import Bury, Decision, Stop
+from glowplug_scheduler.place_types import Bury, Decision, Forget, Stop
 
 MISSED_BEATS = 2
 MISSED_AFTER_S = 0.8
@@ -47,6 +47,21 @@ def hear_beat(state: PlaceState, event: BeatHeard, now: float, out: list[Decisio
             _miss(state, held, restarted=heard is Heard.RESTARTED, now=now, out=out)
     if before is None or _offers_differ(before, beat):
         state.dirty.update(dict.fromkeys(state.parked))
+    _forget(state, beat, out)
+
+
+def _forget(state: PlaceState, beat: WorkerBeat, out: list[Decision]) -> None:
+    """Let the worker drop what it keeps of deployments that start no more containers there."""
+    if not state.settled:
+        return
+    here = {held.deployment_id for held in state.by_worker.get(beat.worker_id, {}).values()}
+    over = sorted(
+        deployment_id
+        for deployment_id in {*beat.templates, *beat.plain_starts} - here
+        if state.over(deployment_id)
+    )
+    if over:
+        out.append(Forget(beat.worker_id, ForgetTemplates(deployment_ids=tuple(over))))
 
 
 def _offers_differ(a: object, b: object) -> bool:

@@ -168,6 +168,15 @@ class PlaceState:
         decided = self.targets.get(deployment_id)
         return None if decided is None else decided.target
 
+    def over(self, deployment_id: DeploymentId) -> bool:
+        """Return whether no name leads to a deployment any more, and none of its containers is wanted."""
+        deployment = self.deployments.get(deployment_id)
+        return self.target(deployment_id) in {0, None} and not (
+            deployment is not None
+            and deployment.state is DeploymentState.ACTIVE
+            and (deployment.latest or deployment.ephemeral)
+        )
+
     def spec(self, deployment: Deployment) -> ContainerSpec:
         """Return what a worker needs to start a container of a deployment."""
         spec = deployment.spec

@@ -18,6 +18,7 @@ from glowplug_contracts.messages.container import (
 )
 from glowplug_contracts.messages.deployment import Deployment
 from glowplug_contracts.messages.scale import ScaleDecided
+from glowplug_contracts.messages.worker import ForgetTemplates
 
 from glowplug_scheduler.events import (
     AskWorker,
@@ -117,6 +118,13 @@ class Stop(msgspec.Struct, frozen=True):
     stop: StopContainer
 
 
+class Forget(msgspec.Struct, frozen=True):
+    """Tell a worker to drop templates; repeated with each beat that names them."""
+
+    worker_id: WorkerId
+    forget: ForgetTemplates
+
+
 class Publish(msgspec.Struct, frozen=True):
     """Make a placement, or why there is none, known."""
 
@@ -129,4 +137,4 @@ class Bury(msgspec.Struct, frozen=True):
     change: ContainerChanged
 
 
-Decision: TypeAlias = Bind | Stop | Publish | Bury | AskWorker
+Decision: TypeAlias = Bind | Stop | Forget | Publish | Bury | AskWorker

@@ -38,6 +38,7 @@ from glowplug_scheduler.place import (
     Decision,
     DeploymentSeen,
     Event,
+    Forget,
     LeaseLost,
     LeaseTaken,
     LoadsSeen,
@@ -175,6 +176,9 @@ class PlacementShell:
             case Stop(worker_id, stop):
                 log.info("container.stopping", container_id=stop.container_id, reason=stop.reason)
                 self._spawn(self._workers.stop(worker_id, stop), "stop container")
+            case Forget(worker_id, forget):
+                log.info("templates.forgotten", worker_id=worker_id, ids=forget.deployment_ids)
+                self._spawn(self._workers.forget(worker_id, forget), "forget templates")
             case Publish(decided):
                 self._spawn(self._publish(decided), "publish placement")
             case Bury(change):

@@ -12,6 +12,7 @@ from typing import Protocol
 from glowplug_contracts.ids import ContainerId, InvocationId, WorkerId
 from glowplug_contracts.messages.container import BindContainer, BindReply, StopContainer
 from glowplug_contracts.messages.invocation import RunInvocation
+from glowplug_contracts.messages.worker import ForgetTemplates
 
 from glowplug_scheduler.dispatch_types import WriteRecord
 
@@ -40,6 +41,9 @@ class Workers(Protocol):
 
     async def stop(self, worker_id: WorkerId, stop: StopContainer) -> None:
         """Ask for a container to be ended."""
+
+    async def forget(self, worker_id: WorkerId, forget: ForgetTemplates) -> None:
+        """Let it drop the templates of deployments that are over."""
 
     async def ask(self, worker_id: WorkerId) -> Presence:
         """Ask whether it is there."""

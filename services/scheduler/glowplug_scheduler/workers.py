@@ -12,7 +12,8 @@ from glowplug_contracts.messages.container import (
     StopContainer,
 )
 from glowplug_contracts.messages.invocation import CancelInvocation, RunInvocation
-from glowplug_contracts.subjects import BIND, CANCEL_ATTEMPT, RUN, STOP, Address
+from glowplug_contracts.messages.worker import ForgetTemplates
+from glowplug_contracts.subjects import BIND, CANCEL_ATTEMPT, FORGET, RUN, STOP, Address
 from glowplug_runtime.bus import Bus
 
 from glowplug_scheduler.ports import Presence
@@ -57,6 +58,10 @@ class BusWorkers:
     async def stop(self, worker_id: WorkerId, stop: StopContainer) -> None:
         """See the port."""
         await self._bus.send(STOP.at(worker_id=worker_id), stop)
+
+    async def forget(self, worker_id: WorkerId, forget: ForgetTemplates) -> None:
+        """See the port."""
+        await self._bus.send(FORGET.at(worker_id=worker_id), forget)
 
     async def ask(self, worker_id: WorkerId) -> Presence:
         """See the port. A worker whose connection is gone is known at once; a slow one is not."""

@@ -3,7 +3,8 @@
 A template is made when it will probably pay: at once where the code takes long to import, else when a deployment
 starts its second container here; the one of an image (a bare runner) after the first. They are kept as
 long as they are used, within a budget of memory, least recently used first. Containers that were forked
-from a template live in its pid namespace, so one that has any is never dropped, only used no more.
+from a template live in its pid namespace, so one that has any is never dropped, only used no more. What belongs
+to a deployment that is over, or to a worker that takes nothing, goes at once.
 
 Invariants: K1 what has children is not dropped; K2 what may be dropped stays within the budget; K3 what was
 found unsafe is not made again; K4 only one of each sort is being made at a time; K5 of one owner only the
@@ -13,7 +14,7 @@ newest is forked from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 import msgspec
 
@@ -74,6 +75,16 @@ class Retired(_Event, frozen=True, kw_only=True):
     """It does not do what a template should: it is forked from no more, and made again only when it has gone."""
 
 
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """The deployment is deleted or superseded: nothing of it is of any use."""
+
+    owner: str
+
+
+class Emptied(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker takes no containers: none of them is of any use."""
+
+
 class ChildEnded(_Event, frozen=True, kw_only=True):
     """One of its containers has ended."""
 
@@ -86,7 +97,7 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True):
     """Time passed."""
 
 
-Event = Served | Made | Unsafe | Forked | Retired | ChildEnded | Died | Passed
+Event = Served | Made | Unsafe | Forked | Retired | Forgotten | Emptied | ChildEnded | Died | Passed
 
 
 class Make(msgspec.Struct, frozen=True):
@@ -128,12 +139,17 @@ class Keeping:
         found = self._templates.get(key)
         return found is not None and found.made and not found.retired
 
+    def use(self, key: Key) -> tuple[int, int]:
+        """Return what one uses: bytes of memory, and containers that live."""
+        found = self._templates.get(key)
+        return (found.memory_bytes, found.children) if found is not None else (0, 0)
+
     @property
     def memory_bytes(self) -> int:
         """Return what all of them use."""
         return sum(each.memory_bytes for each in self._templates.values())
 
-    def step(self, event: Event, now: float) -> Sequence[Decision]:  # noqa: PLR0911 - a table
+    def step(self, event: Event, now: float) -> Sequence[Decision]:  # noqa: C901, PLR0911 - a table
         """Take one event; return what to do, in order."""
         match event:
             case Served():
@@ -150,6 +166,10 @@ class Keeping:
                 return ()
             case Retired():
                 return self._on_retired(event.key, now)
+            case Forgotten():
+                return self._on_forgotten(event.owner, now)
+            case Emptied():
+                return self._retire(list(self._templates), now)
             case ChildEnded():
                 found = self._templates.get(event.key)
                 if found is not None and found.children:
@@ -210,6 +230,20 @@ class Keeping:
             return ()
         found.retired = True
         self._count_failure(key)
+        return self._tidy(now)
+
+    def _on_forgotten(self, owner: str, now: float) -> Sequence[Decision]:
+        known: tuple[dict[Key, Any], ...] = (self.unsafe, self._starts, self._failures)
+        for each in known:
+            for key in [key for key in each if key.owner == owner]:
+                del each[key]
+        return self._retire([key for key in self._templates if key.owner == owner], now)
+
+    def _retire(self, keys: Sequence[Key], now: float) -> Sequence[Decision]:
+        """Use them no more, through no fault of theirs; one that is being made is told of again."""
+        for key in keys:
+            if self._templates[key].made:
+                self._templates[key].retired = True
         return self._tidy(now)
 
     def _on_died(self, key: Key) -> Sequence[Decision]:

@@ -37,7 +37,12 @@ from glowplug_contracts.messages.invocation import (
     StreamCredit,
 )
 from glowplug_contracts.messages.link import CallCancelled, CallSent, TaskSent
-from glowplug_contracts.messages.worker import ContainerView, WorkerBeat, WorkerOrder
+from glowplug_contracts.messages.worker import (
+    ContainerView,
+    ForgetTemplates,
+    WorkerBeat,
+    WorkerOrder,
+)
 from glowplug_contracts.subjects import (
     BEGAN,
     BIND,
@@ -46,6 +51,7 @@ from glowplug_contracts.subjects import (
     ENDED,
     EXEC,
     FACTS,
+    FORGET,
     REFUSED,
     RUN,
     SHARD_OWNED,
@@ -133,6 +139,7 @@ class WorkerService:
         await bus.listen(COMMIT.pattern(worker_id=worker_id), self.on_commit)
         await bus.listen(SHARD_OWNED.pattern(), self.on_shard_owned)
         await bus.listen(WORKER_ORDER.pattern(worker_id=worker_id), self.on_order)
+        await bus.listen(FORGET.pattern(worker_id=worker_id), self.on_forget)
         await bus.listen(BIND.pattern(worker_id=worker_id), self.on_bind)
 
     async def drain(self, grace_s: float) -> None:
@@ -294,6 +301,11 @@ class WorkerService:
         if supervisor is not None:
             supervisor.stop(max(0.0, message.grace_s), message.reason or "scaled_in")
 
+    async def on_forget(self, delivery: Delivery[ForgetTemplates]) -> None:
+        """Deployments are over."""
+        if delivery.message is not None and self.workshop.templates is not None:
+            self.workshop.templates.forget(delivery.message.deployment_ids)
+
     async def on_order(self, delivery: Delivery[WorkerOrder]) -> None:
         """An operator takes this worker out of service, or back into it."""
         if delivery.message is None or delivery.answer is None:
@@ -340,8 +352,11 @@ class WorkerService:
         for supervisor in list(self.supervisors.values()):
             supervisor.tick(now)
         self.duty.tick(list(self.supervisors.values()), now)
-        if self.workshop.templates is not None:
-            self.workshop.templates.tick()
+        templates = self.workshop.templates
+        if templates is not None:
+            if self.duty.cordoned and not self.supervisors:
+                templates.empty()
+            templates.tick()
 
     async def send_beat(self) -> None:
         """Tell the whole truth about this worker."""
@@ -357,6 +372,7 @@ class WorkerService:
         beat = WorkerBeat(
             templates=templates.deployments() if templates is not None else (),
             plain_starts=templates.unsafe() if templates is not None else {},
+            kept=templates.views() if templates is not None else (),
             worker_id=workshop.worker_id,
             beat=self._beat,
             started_at=self._started_at,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,6 +20,7 @@ from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import ContainerId, DeploymentId
 from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
 from glowplug_contracts.messages.deployment import Resources
+from glowplug_contracts.messages.worker import TemplateView
 
 from glowplug_worker import keeping, template
 from glowplug_worker.frames import Init
@@ -103,6 +104,14 @@ class Fork(msgspec.Struct, frozen=True, kw_only=True):
     loaded: bool
 
 
+class _Kept(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """A template, where it stands, and what is told about it."""
+
+    template: template.Template
+    folder: Path
+    view: TemplateView
+
+
 class Templates:
     """See the module."""
 
@@ -128,8 +137,7 @@ class Templates:
         self._clock = clock
         self._spawn = spawn
         self._keeping = keeping
-        self._templates: dict[Key, template.Template] = {}
-        self._names: dict[Key, str] = {}
+        self._templates: dict[Key, _Kept] = {}
         self._making: set[asyncio.Task[None]] = set()
         self._count = 0
         self._closed = False
@@ -158,6 +166,16 @@ class Templates:
         ]
         return dict(found[-TOLD_MAX:])
 
+    def views(self) -> tuple[TemplateView, ...]:
+        """Return all that live, those with containers that are used no more, too."""
+        found = []
+        for key, each in self._templates.items():
+            memory_bytes, containers = self._keeping.use(key)
+            found.append(
+                msgspec.structs.replace(each.view, memory_bytes=memory_bytes, containers=containers)
+            )
+        return tuple(found[:TOLD_MAX])
+
     # -- containers -----------------------------------------------------------------------------
 
     async def fork(self, start: Start, plan: StartPlan) -> Fork | None:
@@ -179,7 +197,7 @@ class Templates:
     async def _fork(
         self, key: Key, plan: StartPlan, binds: tuple[Bind, ...]
     ) -> RunningContainer | None:
-        found = self._templates[key]
+        found = self._templates[key].template
         self._step(keeping.Forked(key=key))
         try:
             return await found.fork(
@@ -196,7 +214,8 @@ class Templates:
         return None
 
     def _child_ended(self, key: Key, parent: template.Template) -> None:
-        if self._templates.get(key) is parent:
+        kept = self._templates.get(key)
+        if kept is not None and kept.template is parent:
             self._step(keeping.ChildEnded(key=key))
 
     def served(self, start: Start, import_s: float, *, forked: bool) -> None:
@@ -212,10 +231,20 @@ class Templates:
     def tick(self) -> None:
         """Look at the clock, and whether those that should sleep do."""
         for key, each in list(self._templates.items()):
-            if each.busy():
+            if each.template.busy():
                 log.warning("template.busy", owner=key.owner)
                 self._step(keeping.Retired(key=key))
         self._step(keeping.Passed())
+
+    def forget(self, deployment_ids: Sequence[DeploymentId]) -> None:
+        """Drop what is kept of deployments that are over, as soon as it has no containers."""
+        for deployment_id in deployment_ids:
+            self._step(keeping.Forgotten(owner=deployment_id))
+
+    def empty(self) -> None:
+        """Drop all: no container starts here now."""
+        if self._templates:
+            self._step(keeping.Emptied())
 
     def _step(self, event: keeping.Event, start: Start | None = None) -> None:
         for decision in self._keeping.step(event, self._clock.now()):
@@ -230,19 +259,16 @@ class Templates:
     def _drop(self, key: Key) -> None:
         found = self._templates.pop(key, None)
         if found is not None:
-            self._spawn(self._end(key, found), "end template")
+            self._spawn(self._end(found), "end template")
 
-    async def _end(self, key: Key, found: template.Template) -> None:
-        await found.close()
-        await asyncio.to_thread(_remove, self._folder(self._names.pop(key, "")))
-
-    def _folder(self, name: str) -> Path:
-        return self._directory / "containers" / (name or "template-none")
+    async def _end(self, found: _Kept) -> None:
+        await found.template.close()
+        await asyncio.to_thread(_remove, found.folder)
 
     async def _make(self, key: Key, start: Start) -> None:
         self._count += 1
         name = f"template-{self._count}"
-        folder = self._folder(name)
+        folder = self._directory / "containers" / name
         try:
             made = await self._start(key, start, name, folder)
         except template.UnsafeError as error:
@@ -256,11 +282,12 @@ class Templates:
             _remove(folder)
             raise
         else:
-            self._templates[key], self._names[key] = made, name
+            kept = _Kept(template=made, folder=folder, view=view_of(key, start.binding.spec))
+            self._templates[key] = kept
             memory = await asyncio.to_thread(made.memory_bytes)
             log.info("template.made", owner=key.owner, memory_bytes=memory)
             self._step(keeping.Made(key=key, memory_bytes=memory))
-            self._spawn(self._watch(key, made), "watch template")
+            self._spawn(self._watch(key, kept), "watch template")
             return
         await asyncio.to_thread(_remove, folder)
 
@@ -296,12 +323,12 @@ class Templates:
     async def _run(self, plan: StartPlan, attachment: Attachment) -> RunningContainer:
         return Networked(await self.backend.start(join(plan, attachment)), attachment)
 
-    async def _watch(self, key: Key, made: template.Template) -> None:
-        await made.running.wait()
-        if self._templates.get(key) is made and not self._closed:
+    async def _watch(self, key: Key, kept: _Kept) -> None:
+        await kept.template.running.wait()
+        if self._templates.get(key) is kept and not self._closed:
             del self._templates[key]
             self._step(keeping.Died(key=key))
-            await self._end(key, made)
+            await self._end(kept)
 
     async def close(self) -> None:
         """End them all. Nothing that was forked may live any more."""
@@ -312,7 +339,17 @@ class Templates:
         await asyncio.gather(*making, return_exceptions=True)
         for key, each in list(self._templates.items()):
             del self._templates[key]
-            await self._end(key, each)
+            await self._end(each)
+
+
+def view_of(key: Key, spec: ContainerSpec) -> TemplateView:
+    """Return what is told about a template."""
+    return TemplateView(
+        workspace=spec.workspace,
+        deployment_id=DeploymentId(key.owner),
+        name="" if key.bare else spec.name,
+        image_digest=spec.image_digest,
+    )
 
 
 def template_binding(binding: BindContainer, name: str, *, bare: bool) -> BindContainer:

@@ -19,6 +19,7 @@ from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.deployment import SourceRef
 from glowplug_contracts.messages.invocation import State
 from glowplug_contracts.messages.network import NetworkSpec
+from glowplug_contracts.messages.worker import WorkerOrder
 from glowplug_runtime.clock import Clock
 from glowplug_worker.keeping import Keeping
 from glowplug_worker.networks import HostNetworks
@@ -39,12 +40,15 @@ from tests.support.eventually import eventually
 from tests.support.internet import lacks
 
 QUIET = """
-import os, random, sys, time, uuid
+import os, random, sys, threading, time, uuid
 time.sleep(0.3)  # an import that pays
 random.seed(42)
 OWN = random.Random(7)
 IMPORTED = (time.time(), os.getpid())
 DRAWN = [random.random() for _ in range(3)]
+LOCAL, HOOKS = threading.local(), []
+LOCAL.value = "of the thread that imported"
+os.register_at_fork(after_in_child=lambda: HOOKS.append(os.getpid()))
 
 def look():
     print("looking")
@@ -54,6 +58,7 @@ def look():
     except KeyError:
         numpy = None
     return {
+        "local": getattr(LOCAL, "value", None), "hooks": HOOKS,
         "imported": IMPORTED, "drawn": DRAWN, "pid": os.getpid(),
         "random": [random.random(), OWN.random(), uuid.uuid4().hex, os.urandom(4).hex()],
         "processes": sorted(int(p) for p in os.listdir("/proc") if p.isdigit()),
@@ -230,6 +235,10 @@ def ways(worker: Any, *containers: str) -> list[str]:
     return [worker.supervisors[each].way for each in containers]
 
 
+def key_of(templates: Templates, owner: str) -> Any:
+    return next(each for each in templates.names() if each.owner == owner)
+
+
 @pytest.mark.parametrize("worker", ["own"], indirect=True)
 async def test_forked_containers_have_networks_of_their_own_too(worker, rest):
     app = Containers(worker, rest, "quiet")
@@ -271,7 +280,11 @@ async def test_containers_are_forked_with_their_imports_done_and_share_nothing_e
     drawn = [set(each["random"]) for each in (plain, one, two)]
     assert not drawn[0] & drawn[1]
     assert not drawn[1] & drawn[2]
+    assert plain["hooks"] == []
     for each in (one, two):
+        # Both forks are told: of process 1, and of the runner, which is its child.
+        assert each["hooks"] == [1, each["pid"]]
+        assert each["local"] == plain["local"]
         assert each["status"] == plain["status"]
         assert each["env"] == [second if each is one else third, "mine"]
         assert (each["uid"], each["cwd"], each["host"]) == (
@@ -317,6 +330,43 @@ async def test_their_ends_are_told_and_a_worker_that_ends_leaves_no_process(work
     assert worker.workshop.templates.memory_bytes > 0
     # The template is still there and good.
     assert ways(worker, await app.start("die")) == ["template"]
+
+
+async def test_what_belongs_to_a_deployment_that_is_over_goes_at_once(worker, rest):
+    app, templates = Containers(worker, rest, "quiet"), worker.workshop.templates
+    await app.start("look")
+    await app.made(2)
+    forked = await app.start("look")
+    views = {each.deployment_id: each for each in templates.views()}
+    own = views["dep_quiet_look"]
+    assert views.keys() == {"", "dep_quiet_look"}
+    assert (own.workspace, own.containers, views[""].containers) == ("default", 1, 0)
+    assert own.memory_bytes + views[""].memory_bytes == templates.memory_bytes > 0
+    sleeping = templates._templates[key_of(templates, "dep_quiet_look")].template.pid
+
+    templates.forget(["dep_quiet_look"])
+    # Its container goes on; nothing new is forked from it, and it goes with the last of them.
+    assert "dep_quiet_look" not in templates.deployments()
+    assert (await app.call(forked))["tmp"] == []
+    await app.stop(forked)
+    await eventually(lambda: not Path(f"/proc/{sleeping}/cwd").exists())
+    assert [each.deployment_id for each in templates.views()] == [""]
+    again = await app.start("look")
+    assert ways(worker, again) == ["warm"]
+
+
+async def test_a_worker_that_was_drained_keeps_no_template(worker, rest):
+    app, templates = Containers(worker, rest, "quiet"), worker.workshop.templates
+    await app.start("look")
+    await app.made(2)
+    folders = [each.folder for each in templates._templates.values()]
+    worker.duty.take(WorkerOrder(order="drain", grace_s=1.0), list(worker.supervisors.values()), 0)
+    await eventually(lambda: not worker.supervisors)
+    assert templates.names()
+    await worker.tick()
+    assert templates.views() == ()
+    await eventually(lambda: not any(each.exists() for each in folders))
+    assert templates.memory_bytes == 0
 
 
 async def test_on_start_runs_in_each_container_unless_it_may_be_shared(worker, rest):

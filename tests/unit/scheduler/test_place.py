@@ -449,6 +449,47 @@ def test_a_worker_that_has_the_template_is_preferred(machine):
     assert bind.worker_id == "w2"
 
 
+def forgotten(decisions):
+    return [
+        (one.worker_id, one.forget.deployment_ids) for one in decisions if isinstance(one, p.Forget)
+    ]
+
+
+def test_templates_of_a_deployment_that_is_over_are_forgotten_until_no_beat_names_them(machine):
+    kept = {"templates": ("dep_f",), "plain_starts": {"dep_g": "it started a thread"}}
+    machine.deploy("g")
+    assert forgotten(machine.hear(**kept)) == []
+    machine.deploy("g", deleted=True)
+    machine.deploy("f", latest=False)
+    for _ in range(2):
+        assert forgotten(machine.hear(**kept)) == [("w1", ("dep_f", "dep_g"))]
+    assert forgotten(machine.hear()) == []
+    machine.deploy("f", ephemeral=True)
+    assert forgotten(machine.hear(templates=("dep_f",))) == []
+    machine(p.DeploymentSeen("dep_f", None))
+    assert forgotten(machine.hear(templates=("dep_f",))) == [("w1", ("dep_f",))]
+
+
+def test_templates_of_a_superseded_version_that_still_works_are_kept(machine):
+    (bind,) = machine.bind()
+    machine.deploy("f", latest=False)
+    view = a_container(bind.bind.container_id)
+    assert forgotten(machine.hear(view, templates=("dep_f",))) == []
+    machine(a_target("dep_f", 0, 1))
+    assert forgotten(machine.hear(view, templates=("dep_f",))) == []
+    assert forgotten(machine.hear(templates=("dep_f",))) == []  # a beat may not list it yet
+    machine(moved(ContainerState.STOPPED, bind.bind.container_id))
+    assert forgotten(machine.hear(templates=("dep_f",))) == [("w1", ("dep_f",))]
+
+
+def test_a_follower_and_a_leader_that_has_not_heard_all_forget_nothing():
+    follower = Machine(leads=False)
+    assert forgotten(follower.hear(templates=("dep_x",))) == []
+    fresh = Machine(leads=False)
+    fresh(p.LeaseTaken(3, b"s" * 16))
+    assert forgotten(fresh.hear(templates=("dep_x",))) == []
+
+
 def test_replicas_spread_over_workers_that_are_equal(machine):
     machine.hear(worker="w2")
     binds = machine.bind(target=4)

@@ -59,6 +59,30 @@ class ContainerView(Message, frozen=True, kw_only=True):
     gpu_busy: float = 0.0
 
 
+class TemplateView(Message, frozen=True, kw_only=True):
+    """A sleeping process that a worker forks containers from.
+
+    `deployment_id` is "" for a bare runner, which serves all of an image's functions in its workspace;
+    `containers` were forked from it and live.
+    """
+
+    workspace: WorkspaceId
+    deployment_id: DeploymentId = DeploymentId("")
+    name: str = ""
+    image_digest: ImageDigest = ImageDigest("")
+    memory_bytes: int = 0
+    containers: int = 0
+
+
+class ForgetTemplates(Message, frozen=True, kw_only=True):
+    """Scheduler → worker: these deployments are deleted or superseded; nothing of them is kept.
+
+    Said again as long as the worker's beats name one of them.
+    """
+
+    deployment_ids: tuple[DeploymentId, ...]
+
+
 class WorkerBeat(Message, frozen=True, kw_only=True):
     """A worker's heartbeat, once a second and at once after a ShardOwned: its whole truth.
 
@@ -66,6 +90,7 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     the machine's name; `image_host` what its images are built for (see ImageManifest.host). `gpus` are
     on offer, `gpu_states` all there are. `cordoned`: somebody told it to take nothing new.
     `templates` are the deployments whose containers it forks; `plain_starts` says why others' it can't.
+    `kept` are all templates that live, with what they use.
     """
 
     worker_id: WorkerId
@@ -87,6 +112,7 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     cordoned: bool = False
     gpu_states: tuple[GpuState, ...] = ()
     driver: str = ""
+    kept: tuple[TemplateView, ...] = ()
 
 
 class WorkerOrder(Message, frozen=True, kw_only=True):

@@ -60,15 +60,16 @@ class WorkerRoutes:
             ),
         )
 
-    async def on_workers(self, _exchange: Exchange) -> web.StreamResponse:
+    async def on_workers(self, exchange: Exchange) -> web.StreamResponse:
         """List workers."""
-        return answers.json({"workers": [_value(one) for one in self._live.workers()]})
+        shown = [_value(one, exchange.workspace) for one in self._live.workers()]
+        return answers.json({"workers": shown})
 
     async def on_worker(self, exchange: Exchange) -> web.StreamResponse:
         """Show one."""
         beat = self._worker(exchange.path["worker_id"])
         yours = [one for one in beat.containers if one.workspace == exchange.workspace]
-        return answers.json(_value(beat) | {"yours": yours})
+        return answers.json(_value(beat, exchange.workspace) | {"yours": yours})
 
     async def on_order(self, exchange: Exchange) -> web.StreamResponse:
         """Pass an order on to its worker."""
@@ -113,10 +114,14 @@ class WorkerRoutes:
         )
 
 
-def _value(beat: WorkerBeat) -> dict[str, object]:
+def _value(beat: WorkerBeat, workspace: str) -> dict[str, object]:
+    """Return what anybody may know of a worker, and the workspace's own templates on it."""
     held = [one.resources for one in beat.containers]
-    fields = {name: getattr(beat, name) for name in beat.__struct_fields__}
+    names = set(beat.__struct_fields__) - {"templates", "plain_starts", "kept"}
+    fields = {name: getattr(beat, name) for name in beat.__struct_fields__ if name in names}
     return fields | {
+        "templates": [one for one in beat.kept if one.workspace == workspace],
+        "templates_bytes": sum(one.memory_bytes for one in beat.kept),
         "containers": len(beat.containers),
         "cpu_millis_held": sum(one.cpu_millis for one in held),
         "memory_bytes_held": sum(one.memory_bytes for one in held),
