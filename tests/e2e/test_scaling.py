@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.support.eventually import eventually_sync
@@ -15,7 +16,7 @@ def test_a_buffer_is_ready_while_a_call_runs_and_goes_with_it(platform):
     states = lambda: sorted(one["state"] for one in platform.containers("waits"))  # noqa: E731
     assert states() == []
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(platform.http, "POST", "/function/waits", {})
+        call = pool.submit(platform.http, "POST", "/endpoint/waits", {})
         try:
             eventually_sync(lambda: states() == ["ready"] * 3, what="one that works and two more")
             busy = [one["in_flight"] for one in platform.containers("waits")]
@@ -40,7 +41,7 @@ def test_a_deployment_whose_starts_fail_says_so_until_one_succeeds(platform, tmp
     first = shown("needs_a_file")["deployment_id"]
     assert shown(first)["failing"] is None
     for times in (1, 2):
-        assert platform.http("POST", "/function/needs_a_file", {}).status >= 500
+        assert platform.http("POST", "/endpoint/needs_a_file", {}).status >= 500
         failing = eventually_sync(lambda n=times: failed(n), what=f"{times} failed starts")
     assert (failing["why"], failing["in_a_row"]) == ("start_failed", 2)
     assert failing["until"] > shown(first)["last_failure"]["at"]
@@ -52,14 +53,16 @@ def test_a_deployment_whose_starts_fail_says_so_until_one_succeeds(platform, tmp
 
     # A new version begins anew, whatever became of the old one.
     platform.cli("deploy", "scaled_next.py")
-    assert platform.http("POST", "/function/needs_a_file", {}).json() == "the next version"
+    assert platform.http("POST", "/endpoint/needs_a_file", {}).json() == "the next version"
     assert shown("needs_a_file")["failing"] is None
     assert shown(first)["failing"]["in_a_row"] == 2
 
     # The old one, called by its id, does well once its file is there.
     (tmp_path / "ok").touch()
     platform.cli("volume", "cp", str(tmp_path / "ok"), "scaled:ok")
-    answer = platform.http("POST", f"/api/v1/deployments/{first}/call", {})
-    assert (answer.status, answer.json()) == (200, "started")
+    nothing = pickle.dumps(((), {}))
+    answer = platform.http("POST", f"/api/v1/deployments/{first}/call", nothing)
+    assert answer.status == 200
+    assert b"started" in answer.body
     eventually_sync(lambda: shown(first)["failing"] is None, what="it to do well again")
     assert "in a row" not in platform.cli("deployment", "show", first).stdout

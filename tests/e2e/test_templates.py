@@ -48,7 +48,7 @@ def test_cold_calls_are_forked_with_the_imports_done(platform):
     def kept() -> list[str]:
         (worker,) = platform.http("GET", "/api/v1/workers").json()["workers"]
         assert "plain_starts" not in worker, "that is of every workspace"
-        return [each["name"] for each in worker["templates"] if each["memory_bytes"] > 0]
+        return [each.get("name", "") for each in worker["templates"] if each["memory_bytes"] > 0]
 
     eventually_sync(lambda: sorted(kept())[:1] == [""] and "imported" in kept(), what="both sorts")
     (worker,) = platform.http("GET", "/api/v1/workers").json()["workers"]

@@ -1,16 +1,16 @@
-"""A function with a buffer, and one whose start fails until a file is there."""
+"""An endpoint with a buffer, and one whose start fails until a file is there."""
 
 from __future__ import annotations
 
 import time
 
-from glowplug import Map, QueueDepthAutoscaler, Volume, function, is_remote
+from glowplug import Map, QueueDepthAutoscaler, Volume, endpoint, is_remote
 
 READY = Volume("scaled", "/data/scaled")
 GATE = "scaled-gate"
 
 
-@function(
+@endpoint(
     cpu=0.01,
     memory=64,
     keep_warm_seconds=0,
@@ -28,6 +28,6 @@ def must_be_there(_context: object = None) -> None:
         raise RuntimeError("there is no file named ok yet")
 
 
-@function(cpu=0.01, memory=64, keep_warm_seconds=0, volumes=[READY], on_start=must_be_there)
+@endpoint(cpu=0.01, memory=64, keep_warm_seconds=0, volumes=[READY], on_start=must_be_there)
 def needs_a_file() -> str:
     return "started"

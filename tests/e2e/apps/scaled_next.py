@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from glowplug import function
+from glowplug import endpoint
 
 
-@function(cpu=0.01, memory=64, keep_warm_seconds=0)
+@endpoint(cpu=0.01, memory=64, keep_warm_seconds=0)
 def needs_a_file() -> str:
     return "the next version"
