@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from glowplug_contracts.messages.container import (
 )
 from glowplug_contracts.messages.deployment import Principal, Resources
 from glowplug_contracts.messages.invocation import RemoteError
-from glowplug_contracts.messages.worker import ContainerView, WorkerBeat, WorkerOrder, WorkerOrdered
+from glowplug_contracts.messages.worker import (
+    ContainerView,
+    TemplateView,
+    WorkerBeat,
+    WorkerOrder,
+    WorkerOrdered,
+)
 from glowplug_contracts.streams import TOKENS
 from glowplug_contracts.subjects import CONTAINER, WORKER_BEAT, WORKER_ORDER
 from glowplug_gateway.auth import token_digest
@@ -35,6 +42,14 @@ def a_view(container_id: str, workspace: str) -> ContainerView:
     )
 
 
+def a_template(workspace: str, deployment_id: str, memory_bytes: int) -> TemplateView:
+    return TemplateView(
+        workspace=WorkspaceId(workspace),
+        deployment_id=DeploymentId(deployment_id),
+        memory_bytes=memory_bytes,
+    )
+
+
 @pytest.fixture
 async def orders(bus, gateway) -> list[WorkerOrder]:
     """The orders that a live worker got."""
@@ -53,6 +68,9 @@ async def orders(bus, gateway) -> list[WorkerOrder]:
         cpu_millis=4000,
         memory_bytes=1 << 30,
         containers=(a_view("ctr_mine", "default"), a_view("ctr_other", "other")),
+        templates=(DeploymentId("dep_mine"), DeploymentId("dep_other")),
+        plain_starts={DeploymentId("dep_else"): "importing it alone failed: a secret of others"},
+        kept=(a_template("default", "dep_mine", 7), a_template("other", "dep_other", 5)),
     )
 
     async def heard() -> bool:
@@ -92,6 +110,12 @@ async def test_a_worker_is_shown_with_the_callers_containers_only(gateway, order
     shown = await gateway.json("GET", "/api/v1/workers/worker-1")
     assert shown["containers"] == 2
     assert [one["container_id"] for one in shown["yours"]] == ["ctr_mine"]
+    assert [one["deployment_id"] for one in shown["templates"]] == ["dep_mine"]
+    assert shown["templates_bytes"] == 12
+    (listed,) = (await gateway.json("GET", "/api/v1/workers"))["workers"]
+    for told in (shown, listed):
+        assert "dep_other" not in json.dumps(told)
+        assert "secret of others" not in json.dumps(told)
 
 
 async def test_ended_containers_are_listed_with_why_page_by_page(gateway, bus):
