@@ -9,7 +9,7 @@ import pytest
 from tests.support.eventually import eventually_sync
 
 pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only a worker of root's forks containers"
+    os.geteuid() != 0, reason="an ordinary user's worker can not fork containers everywhere"
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +15,8 @@ from glowplug_contracts.errors import UnavailableError
 
 from tests.security.ledger import Ledger, Row
 from tests.security.stage import Played, Stage, play, play_free
+from tests.support.ordinary import ROOT, UID, find_ordinary
 
-ROOT = Path(__file__).parents[2]
-ORDINARY_UID = 54_321
 # All backends and the whole table, or what a change is judged by.
 FULL = os.environ.get("GLOWPLUG_SECURITY", "") == "all"
 ORDINARY = Stage("bwrap", "an ordinary user")
@@ -115,24 +113,15 @@ def _played(stage: Stage | None, directory: Path) -> Played | str:
 
 
 def _by_an_ordinary_user(directory: Path) -> Played | str:
-    if os.geteuid() != 0:
-        return "this user is an ordinary one already"
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    python = Path(f"/usr/bin/python{version}")
-    if not python.exists():
-        return f"no {python} that an ordinary user could run"
-    readable = [path for path in sys.path if path and not path.startswith(str(Path.home()))]
-    for path in (ROOT, *map(Path, readable)):
-        ways = [way for way in (path, *path.parents) if way.exists()]
-        if any(not way.stat().st_mode & 1 for way in ways):
-            return f"{path} is out of an ordinary user's reach"
-    os.chown(directory, ORDINARY_UID, ORDINARY_UID)
+    found = find_ordinary(directory)
+    if isinstance(found, str):
+        return found
     done = subprocess.run(
-        [python, "-m", "tests.security.stage", ORDINARY.backend, str(directory)],
+        [found.python, "-m", "tests.security.stage", ORDINARY.backend, str(directory)],
         cwd=ROOT,
-        env={"PYTHONPATH": ":".join(readable), "HOME": str(directory), "PATH": "/usr/bin:/bin"},
-        user=ORDINARY_UID,
-        group=ORDINARY_UID,
+        env=found.env,
+        user=UID,
+        group=UID,
         extra_groups=[],
         stdout=subprocess.PIPE,
         check=True,

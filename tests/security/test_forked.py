@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.integration.worker import conftest, test_templates
 from tests.integration.worker.test_templates import Containers, digest_of, ways
 from tests.security.attempts.inside import ATTEMPTS
 from tests.security.ledger import Row
 from tests.security.stage import scenery
+from tests.support.ordinary import ROOT, UID, find_ordinary
 
 HERE = Path(__file__).parent
 rest = conftest.rest
@@ -80,3 +85,42 @@ async def test_a_forked_container_is_held_like_a_plain_one(
     assert wrong == {}
     assert changes == []
     assert len(seen) == len(NUMBERS) > 300
+
+
+def test_what_is_forked_for_an_ordinary_user_is_held_too():
+    """The test above and that of what siblings share, by a worker that has no power over the host."""
+    # Not pytest's tmp_path: nobody else may enter that.
+    directory = Path(tempfile.mkdtemp(prefix="glowplug-ordinary-"))
+    directory.chmod(0o755)
+    try:
+        found = find_ordinary(directory)
+        if isinstance(found, str):
+            pytest.skip(found)
+        tests = (
+            "tests/security/test_forked.py::test_a_forked_container_is_held_like_a_plain_one",
+            (
+                "tests/integration/worker/test_templates.py::"
+                "test_containers_are_forked_with_their_imports_done_and_share_nothing_else"
+            ),
+            (
+                "tests/integration/worker/test_templates.py::"
+                "test_code_in_a_template_gets_no_namespaces_uninvited"
+            ),
+        )
+        flags = ("-q", "-rs", "-p", "no:cacheprovider", f"--basetemp={directory}/t")
+        done = subprocess.run(
+            [found.python, "-m", "pytest", *flags, *tests],
+            cwd=ROOT,
+            env=found.env,
+            user=UID,
+            group=UID,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "3 skipped" in done.stdout:  # the nursery says why
+            pytest.skip(done.stdout)
+        assert "3 passed" in done.stdout, done.stdout + done.stderr
+    finally:
+        subprocess.run(["rm", "-rf", str(directory)], check=True)

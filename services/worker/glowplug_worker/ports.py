@@ -196,6 +196,8 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
         network: "shared" is the host's own; "none" takes it away; "own" is the one that `netns` leads to.
         netns: open descriptor of the network namespace that the container joins before it becomes
             anybody else; None = with "shared" the host's, with "none" an empty one that the backend makes.
+        home: open descriptors of the user and mount namespaces that it is made in, if that is to be forked
+            from which an ordinary user's worker has made.
     """
 
     container_id: ContainerId
@@ -214,6 +216,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceNode, ...] = ()
     network: Network = "shared"
     netns: int | None = None
+    home: tuple[int, int] | None = None
 
     def command(self, numbers: Sequence[int]) -> tuple[str, ...]:
         """Return `argv` with the numbers of the inherited descriptors."""

@@ -306,6 +306,7 @@ class Templates:
                 plan,
                 argv=(*plan.argv, "--template", str(fds[1])),
                 fds=fds,
+                home=self._nursery.home,
                 directories=(SOURCE_AT,) if key.bare else (),
             )
 

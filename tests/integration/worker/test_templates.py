@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pickle
-import platform
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -29,7 +29,6 @@ from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.network.own import open_own
 from glowplug_worker.runtime.network.rules import make_plan
 from glowplug_worker.runtime.nursery.client import open_nursery
-from glowplug_worker.runtime.nursery.tracer import MACHINE
 from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.templates import Templates
 
@@ -154,9 +153,10 @@ async def worker(request: Any, bus: Any, rest: Any, tmp_path: Path) -> AsyncIter
             backend = await choose_backend("bwrap", tmp_path / "probe", cgroups)
         except UnavailableError as error:
             pytest.skip(f"bwrap does not work here: {error.message}")
-        if os.geteuid() != 0 or platform.machine() != MACHINE:
-            pytest.skip("containers are forked by a worker of root's on x86-64 only")
-        nursery = await open_nursery()
+        try:
+            nursery = await open_nursery()
+        except UnavailableError as error:
+            pytest.skip(error.message)
         data.mkdir(exist_ok=True)
 
         def templates_of(spawn: Any) -> Templates:
@@ -362,9 +362,7 @@ async def test_a_worker_that_was_drained_keeps_no_template(worker, rest):
     folders = [each.folder for each in templates._templates.values()]
     worker.duty.take(WorkerOrder(order="drain", grace_s=1.0), list(worker.supervisors.values()), 0)
     await eventually(lambda: not worker.supervisors)
-    assert templates.names()
-    await worker.tick()
-    assert templates.views() == ()
+    await eventually(lambda: templates.views() == ())
     await eventually(lambda: not any(each.exists() for each in folders))
     assert templates.memory_bytes == 0
 
@@ -433,4 +431,6 @@ async def test_code_in_a_template_gets_no_namespaces_uninvited(worker, rest):
         "template"
     ]  # the control: while it is traced the same call works
     at_import, with_all, with_users, plain = await app.call(forked)
-    assert (at_import, with_all, with_users, plain) == (1, 1, 1, 0)
+    # Refused; or no such call, where it would be for a tracer to decide.
+    assert at_import == with_all == (errno.EPERM if os.geteuid() == 0 else errno.ENOSYS)
+    assert (with_users, plain) == (errno.EPERM, 0)

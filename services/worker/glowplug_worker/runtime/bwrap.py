@@ -36,6 +36,7 @@ from glowplug_worker.runtime.hostbase import (
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.launcher.client import Launcher
+from glowplug_worker.runtime.nursery.tracer import FORKS
 from glowplug_worker.runtime.process import limit_disk, make_group
 from glowplug_worker.runtime.seccomp_files import own_profile, program
 from glowplug_worker.runtime.seccomp_rules import Profile
@@ -93,8 +94,9 @@ class BwrapBackend:
         info, info_writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         given = [info_writing]
         try:
-            given.append(_memfd("seccomp", program(self._profile, platform.machine())))
-            birth, command, sources = self._stage(binds, uid, group, plan.netns, disk)
+            forks = FORKS if plan.home is not None else ()
+            given.append(_memfd("seccomp", program(self._profile, platform.machine(), forks)))
+            birth, command, sources = self._stage(binds, uid, group, plan, disk)
             flags = sandbox_flags(
                 plan, binds, sources, masked_of(plan), f"{stage_root()}/{DISK}" if disk else ""
             )
@@ -106,7 +108,11 @@ class BwrapBackend:
             # here. And what it gets by `--args` no other user of the host can read, unlike argv.
             argv = (command, "--args", str(given[2]), "--", *plan.command(plan.fds))
             process, stderr = await fork(
-                argv, {}, birth, (*plan.fds, *given), launcher=self._launcher
+                argv,
+                {},
+                birth,
+                (*plan.fds, *given),
+                launcher=self._launcher if plan.home is None else None,
             )
         except BaseException:
             os.close(info)
@@ -138,13 +144,13 @@ class BwrapBackend:
         binds: tuple[Bind, ...],
         uid: int | None,
         group: Cgroup,
-        netns: int | None,
+        plan: StartPlan,
         disk: Disk | None,
     ) -> tuple[Birth, str, tuple[str, ...]]:
         """Return how the child is born, the command, and each bind's source as the child sees it."""
         if uid is None:
             sources = tuple(str(bind.source) for bind in binds)
-            birth = Birth(parent=os.getpid(), joins=group.entries, netns=netns)
+            birth = Birth(parent=os.getpid(), joins=group.entries, netns=plan.netns, home=plan.home)
             return birth, str(self._binary), sources
         root = stage_root()
         staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
@@ -165,7 +171,7 @@ class BwrapBackend:
             uid=uid,
             staged=tuple(staged),
             disk=disk.fd if disk is not None else -1,
-            netns=netns,
+            netns=plan.netns,
         )
         return birth, command, sources
 

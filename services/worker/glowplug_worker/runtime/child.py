@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1
 _CLONE_NEWNS: Final = 0x20000
+_CLONE_NEWUSER: Final = 0x1000_0000
 _CLONE_NEWNET: Final = 0x4000_0000
 _MS_NOSUID_NODEV: Final = 0x2 | 0x4
 _MS_BIND: Final = 0x1000
@@ -51,7 +52,8 @@ class Birth(NamedTuple):
     `disk`: descriptor of a detached file system that it mounts in the staging area, as DISK.
     `joins`: files of control groups that it enters, before anything hides them and while it still may.
     `netns`: open descriptor of the network namespace that it joins, which takes root. `covers`: files
-    that it alone sees over those of the host (source, target), where it keeps the host's root.
+    that it alone sees over those of the host (source, target), where it keeps the host's root. `home`:
+    open descriptors of the user and mount namespaces that it is made in.
     """
 
     parent: int
@@ -61,6 +63,7 @@ class Birth(NamedTuple):
     disk: int = -1
     netns: int | None = None
     covers: tuple[tuple[str, str], ...] = ()
+    home: tuple[int, int] | None = None
 
     def born(self) -> None:
         """Prepare this process, forked by `subprocess`, for exec."""
@@ -76,6 +79,9 @@ class Birth(NamedTuple):
         for path in self.joins:
             join(path)
         limit_resources()
+        if self.home is not None:
+            check(_LIBC.setns(self.home[0], _CLONE_NEWUSER), "setns")
+            check(_LIBC.setns(self.home[1], _CLONE_NEWNS), "setns")
         if self.netns is not None:
             check(_LIBC.setns(self.netns, _CLONE_NEWNET), "setns")
         if self.covers:

@@ -25,6 +25,7 @@ _JGE: Final = 0x35
 _JSET: Final = 0x45
 _RET: Final = 0x06
 _ALLOW: Final = 0x7FFF0000
+_TRACE: Final = 0x7FF00000  # a tracer decides; without one the call is unknown
 _ERRNO: Final = 0x00050000
 _KILL_PROCESS: Final = 0x80000000
 _NR_AT: Final = 0
@@ -36,11 +37,14 @@ def _argument_at(at: int) -> int:
     return 16 + 8 * at  # the low half; both architectures are little-endian
 
 
-def program(profile: Profile, machine: str, known: Mapping[str, int]) -> bytes:
+def program(
+    profile: Profile, machine: str, known: Mapping[str, int], forks: tuple[int, ...] = ()
+) -> bytes:
     """Return the filter for `bwrap --seccomp`, as an array of `struct sock_filter`.
 
     `machine` is what `platform.machine()` says, a key of `ARCHITECTURES`; `known` are the numbers of its
-    calls. What this machine does not know is left out.
+    calls. What this machine does not know is left out. A `clone` with exactly one of the flags `forks` is for
+    a tracer to decide.
     """
     code = [
         _op(_LOAD, _ARCH_AT),
@@ -50,6 +54,11 @@ def program(profile: Profile, machine: str, known: Mapping[str, int]) -> bytes:
     ]
     if machine == "x86_64":
         code += [_jump(_JGE, _X32_BIT, 0, 1), _ret(_ERRNO | errno.ENOSYS)]
+    if forks:
+        body = [_op(_LOAD, _argument_at(0))]
+        body += [_jump(_JEQ, flags, len(forks) - at, 0) for at, flags in enumerate(forks)]
+        body += [_jump(_JEQ, 0, 1, 1), _ret(_TRACE), _op(_LOAD, _NR_AT)]
+        code += [_jump(_JEQ, known["clone"], 0, len(body)), *body]
     for name, error in sorted(profile.refused().items()):
         if name in known:
             code += [_jump(_JEQ, known[name], 0, 1), _ret(_ERRNO | error)]

@@ -62,9 +62,9 @@ def numbers(machine: str) -> dict[str, int]:
 
 
 @functools.cache
-def program(profile: Profile, machine: str) -> bytes:
-    """Return the profile as a program for bubblewrap and crun."""
-    return seccomp.program(profile, machine, numbers(machine))
+def program(profile: Profile, machine: str, forks: tuple[int, ...] = ()) -> bytes:
+    """Return the profile as a program for bubblewrap and crun; `forks` as in `seccomp.program`."""
+    return seccomp.program(profile, machine, numbers(machine), forks)
 
 
 def describe(profile: Profile, machine: str) -> str:

@@ -1,5 +1,8 @@
 """The nursery's process: `python -I -S …/runtime/nursery --fd N`. One request at a time, until the worker ends.
 
+An ordinary user's first makes a user namespace in which it may do what it must, and hands it to the worker with
+its word that it is ready: templates are started in there.
+
 A request is one packet, JSON with four descriptors: the template's control socket, and what the newborn
 gets: its runner's socket, its stderr, and a pipe for its exit code. The answer is one packet: the newborn's
 pid and a pidfd, or an error. Whatever goes wrong, the newborn is killed and the template let go.
@@ -21,7 +24,7 @@ _package = type(sys)("glowplug_worker")
 _package.__path__ = [os.path.abspath(f"{__file__}/../../..")]  # noqa: PTH100 - no pathlib
 sys.modules["glowplug_worker"] = _package
 
-from glowplug_worker.runtime.nursery import dress, puppet, tracer  # noqa: E402 - found only now
+from glowplug_worker.runtime.nursery import dress, home, puppet, tracer  # noqa: E402 - found only now
 
 REQUEST_BYTES_MAX: Final = 1 << 18
 FDS_MAX: Final = 8
@@ -44,7 +47,13 @@ def main() -> int:
     if os.getppid() != parent:
         return 0
     signal.signal(signal.SIGALRM, _on_alarm)
-    channel.send(b'{"ready": true}')
+    try:
+        mine = home.open_home() if os.geteuid() != 0 else []
+    except OSError as error:
+        channel.send(json.dumps({"error": f"{error}"}).encode())
+        return 1
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", mine))] if mine else []
+    channel.sendmsg([b'{"ready": true}'], rights)
     gc.freeze()  # a fork then copies less
     while True:
         data, fds = _receive(channel)
@@ -55,7 +64,7 @@ def main() -> int:
         try:
             signal.setitimer(signal.ITIMER_REAL, FORK_S_MAX)
             try:
-                pid = fork(json.loads(data), fds)
+                pid = fork(json.loads(data), fds, asked=bool(mine))
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             answer = {"pid": pid}
@@ -71,10 +80,10 @@ def main() -> int:
             os.close(fd)
 
 
-def fork(order: dict[str, object], fds: list[int]) -> int:
+def fork(order: dict[str, object], fds: list[int], *, asked: bool) -> int:
     """Fork a container from a template; return its first process, which runs by then.
 
-    Raises: OSError, tracer.TraceError.
+    `asked`: the template's filter leaves the call to us. Raises: OSError, tracer.TraceError.
     """
     template = int(str(order["template"]))
     if _started(template) != order["started"]:
@@ -86,7 +95,8 @@ def fork(order: dict[str, object], fds: list[int]) -> int:
         with gift, theirs, tracer.traced(template):
             _say(control, [*given, theirs.fileno()])
             tracer.run_to_clone(template)
-            child = tracer.newborn(template, own_network=bool(order.get("own_network")))
+            own_network = bool(order.get("own_network"))
+            child = tracer.newborn(template, own_network=own_network, asked=asked)
             # The template stands still meanwhile: what the newborn is handed now is not for its ears.
             with puppet.opened(child) as stringed:
                 puppet.join(stringed, gift, theirs, order.get("cgroups", ()))  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from glowplug_worker.runtime.nursery import tracer
 ANSWER_S: Final = 10.0
 READY_S: Final = 20.0
 ANSWER_BYTES_MAX: Final = 1 << 16
+FDS_MAX: Final = 2
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +59,17 @@ class _Answer(msgspec.Struct):
 
 
 class Nursery:
-    """See the module. Opened by `open_nursery`; forks one at a time."""
+    """See the module. Opened by `open_nursery`; forks one at a time.
+
+    Attributes:
+        home: the namespaces that templates are started in, where the worker is an ordinary user's.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
         self._process = process
         self._channel = channel
         self._turn = asyncio.Lock()
+        self.home: tuple[int, int] | None = None
 
     async def fork(self, order: Order, fds: Sequence[int]) -> Newborn:
         """Fork a container; `fds`: control socket, runner's socket, stderr, exit pipe.
@@ -101,11 +107,14 @@ class Nursery:
         """Wait until the helper serves. Raises: UnavailableError."""
         try:
             async with asyncio.timeout(READY_S):
-                answer, _ = await self._receive()
+                answer, given = await self._receive()
         except (OSError, TimeoutError, msgspec.MsgspecError) as error:
             raise UnavailableError("platform.unavailable", f"the nursery: {error!r}") from error
         if not answer.ready:
             raise UnavailableError("platform.unavailable", f"the nursery: {answer.error}")
+        if given:
+            user, mount = given
+            self.home = user, mount
 
     async def _receive(self) -> tuple[_Answer, list[int]]:
         loop = asyncio.get_running_loop()
@@ -115,7 +124,7 @@ class Nursery:
             await readable.wait()
         finally:
             loop.remove_reader(self._channel.fileno())
-        data, fds, _, _ = socket.recv_fds(self._channel, ANSWER_BYTES_MAX, 1)
+        data, fds, _, _ = socket.recv_fds(self._channel, ANSWER_BYTES_MAX, FDS_MAX)
         for fd in fds:
             os.set_inheritable(fd, False)  # noqa: FBT003 - positional only
         if not data:
@@ -124,6 +133,9 @@ class Nursery:
 
     def close(self) -> None:
         """End the helper."""
+        for fd in self.home or ():
+            os.close(fd)
+        self.home = None
         self._channel.close()
         self._process.kill()
         self._process.wait()
@@ -131,8 +143,6 @@ class Nursery:
 
 async def open_nursery() -> Nursery:
     """Start the helper. Raises: UnavailableError where containers can't be forked, saying why."""
-    if os.geteuid() != 0:
-        raise UnavailableError("platform.unavailable", "the worker does not run as root")
     if platform.machine() != tracer.MACHINE:
         raise UnavailableError(
             "platform.unavailable", f"nobody has taught it {platform.machine()} yet"

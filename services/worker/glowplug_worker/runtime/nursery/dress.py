@@ -50,7 +50,7 @@ TMPFS_OPTIONS: Final = (("mode", "1777"), ("size", str(1 << 30)))
 def dress(child: int, template: int, order: dict[str, object]) -> None:
     """Prepare a stopped newborn. Raises: OSError."""
     pidfd = os.pidfd_open(child)
-    _check(LIBC.setns(pidfd, _NEWPID), "joining the pid namespace")
+    check(LIBC.setns(pidfd, _NEWPID), "joining the pid namespace")
     dresser = os.fork()
     if dresser == 0:
         try:
@@ -68,24 +68,27 @@ def dress(child: int, template: int, order: dict[str, object]) -> None:
 def _in_namespaces_of(pidfd: int, template: int, order: dict[str, object]) -> None:
     # Made while we still see the host; then we join the newborn and put them there.
     mounts = [
-        (_new("proc", (), _NOSUID | _NODEV | _NOEXEC), "/proc"),
-        (_new("devpts", (("mode", "620"), ("ptmxmode", "666")), _NOSUID | _NOEXEC), "/dev/pts"),
-        (_new("tmpfs", TMPFS_OPTIONS, _NOSUID | _NODEV), "/dev/shm"),  # noqa: S108 - the newborn's own
-        (_new("tmpfs", TMPFS_OPTIONS, _NOSUID | _NODEV), "/tmp"),  # noqa: S108
+        (new_file_system("proc", (), _NOSUID | _NODEV | _NOEXEC), "/proc"),
+        (
+            new_file_system("devpts", (("mode", "620"), ("ptmxmode", "666")), _NOSUID | _NOEXEC),
+            "/dev/pts",
+        ),
+        (new_file_system("tmpfs", TMPFS_OPTIONS, _NOSUID | _NODEV), "/dev/shm"),  # noqa: S108 - the newborn's own
+        (new_file_system("tmpfs", TMPFS_OPTIONS, _NOSUID | _NODEV), "/tmp"),  # noqa: S108
     ]
     for source, target, writable in order.get("binds", ()):  # type: ignore[attr-defined]
         mounts.append((_shown(str(source), writable=bool(writable)), str(target)))
     if order.get("own_network"):
-        _check(LIBC.setns(pidfd, _NEWNET), "joining the network")
+        check(LIBC.setns(pidfd, _NEWNET), "joining the network")
         _raise_loopback()
     users = os.open(f"/proc/{template}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    _check(LIBC.setns(pidfd, _NEWNS | _NEWUTS), "joining the namespaces")
+    check(LIBC.setns(pidfd, _NEWNS | _NEWUTS), "joining the namespaces")
     for tree, target in mounts:
         _call(_MOVE_MOUNT, tree, b"", _HERE, target.encode(), _FROM_EMPTY_PATH)
     name = str(order.get("hostname", "glowplug")).encode()
-    _check(LIBC.sethostname(name, len(name)), "naming the host")
+    check(LIBC.sethostname(name, len(name)), "naming the host")
     # Only who is in the parent user namespace may say who is who; in its own the newborn is process 1.
-    _check(LIBC.setns(users, _NEWUSER), "joining the template's user namespace")
+    check(LIBC.setns(users, _NEWUSER), "joining the template's user namespace")
     for file, line in (("setgroups", "deny"), ("gid_map", ""), ("uid_map", "")):
         with open(f"/proc/1/{file}", "w") as written:  # noqa: PTH123
             written.write(line or f"{USER} {USER} 1\n")
@@ -99,7 +102,7 @@ def _raise_loopback() -> None:
         fcntl.ioctl(anything, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
 
 
-def _new(kind: str, options: tuple[tuple[str, str], ...], flags: int) -> int:
+def new_file_system(kind: str, options: tuple[tuple[str, str], ...], flags: int) -> int:
     """Return a new file system, mounted nowhere yet."""
     context = _call(_FSOPEN, kind.encode(), _CLOEXEC)
     for key, value in options:
@@ -121,10 +124,11 @@ def _shown(source: str, *, writable: bool) -> int:
 
 def _call(number: int, *arguments: object) -> int:
     passed = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
-    return _check(LIBC.syscall(ctypes.c_long(number), *passed), f"system call {number}")
+    return check(LIBC.syscall(ctypes.c_long(number), *passed), f"system call {number}")
 
 
-def _check(result: int, what: str) -> int:
+def check(result: int, what: str) -> int:
+    """Return what a call of libc returned. Raises: OSError if it failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")

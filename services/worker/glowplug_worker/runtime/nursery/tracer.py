@@ -3,7 +3,9 @@
 A template may not make namespaces: its filter refuses. While it forks for the nursery it is traced; only
 when it stands before exactly the call that was agreed, the filter is set aside, for that call. The child is
 born stopped, with every capability in a user namespace of its own; it loses them all before it runs an
-instruction. Only x86-64: registers and machine code are spelled here.
+instruction. Setting a filter aside takes root. A template of an ordinary user's has a filter that leaves
+this call to its tracer, and says that there is no such call when it has none. Only x86-64: registers and machine
+code are spelled here.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ CLONE_CALL: Final = 56
 # CLONE_NEWNS | NEWUTS | NEWIPC | NEWUSER | NEWPID, and SIGCHLD at the end: what a template must ask for.
 CLONE_FLAGS: Final = 0x20000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | signal.SIGCHLD
 _CLONE_NEWNET: Final = 0x40000000
+# Where nobody may set a filter aside, it leaves these to the tracer.
+FORKS: Final = (CLONE_FLAGS, CLONE_FLAGS | _CLONE_NEWNET)
 
 _CONT: Final = 7
 _DETACH: Final = 17
@@ -38,8 +42,10 @@ _INTERRUPT: Final = 0x4207
 _PRSTATUS: Final = 1
 _TRACE_SYSGOOD: Final = 0x1
 _TRACE_FORK: Final = 0x2
+_TRACE_SECCOMP: Final = 0x80
 _SUSPEND_SECCOMP: Final = 1 << 21
 _EVENT_FORK: Final = 1
+_EVENT_SECCOMP: Final = 7
 _WALL: Final = 0x40000000
 _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _ENTERED: Final = (
@@ -103,19 +109,25 @@ def run_to_clone(pid: int) -> None:
     raise TraceError("it did not fork when it was told to")
 
 
-def newborn(pid: int, *, own_network: bool) -> int:
-    """Set the filter aside for the one call before which the process stands; return its child, stopped.
+def newborn(pid: int, *, own_network: bool, asked: bool) -> int:
+    """Have the filter pass the one call before which the process stands; return its child, stopped.
 
-    With `own_network` the child gets a new one, else it is in the template's. It is traced, and not held
-    to the filter, until `let_go`. Raises: TraceError.
+    With `own_network` the child gets a new one, else it is in the template's. It is traced until `let_go`.
+    `asked`: the filter asks for this call, else it is set aside. Raises: TraceError.
     """
     if own_network:
         registers = read_registers(pid)
         registers[RDI] |= _CLONE_NEWNET
         write_registers(pid, registers)
-    _ptrace(_SETOPTIONS, pid, data=_TRACE_SYSGOOD | _TRACE_FORK | _SUSPEND_SECCOMP)
+    how = _TRACE_SECCOMP if asked else _SUSPEND_SECCOMP
+    _ptrace(_SETOPTIONS, pid, data=_TRACE_SYSGOOD | _TRACE_FORK | how)
     _ptrace(_SYSCALL, pid)
     status = _stop_of(pid)
+    if asked and status >> 16 == _EVENT_SECCOMP:
+        if read_registers(pid)[RDI] not in FORKS:
+            raise TraceError("it changed its mind")
+        _ptrace(_SYSCALL, pid)
+        status = _stop_of(pid)
     if status >> 16 != _EVENT_FORK:
         raise TraceError("the kernel refused it the namespaces")
     message = ctypes.c_ulong()
