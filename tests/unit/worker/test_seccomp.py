@@ -7,6 +7,7 @@ import struct
 
 import pytest
 from glowplug_worker.runtime import seccomp, seccomp_files
+from glowplug_worker.runtime.nursery.tracer import FORKS
 from glowplug_worker.runtime.seccomp_files import own_profile
 
 ALLOW = 0x7FFF0000
@@ -14,6 +15,7 @@ DENY = 0x00050000 | errno.EPERM
 NO_SUCH_CALL = 0x00050000 | errno.ENOSYS
 NO_SUCH_FAMILY = 0x00050000 | errno.EAFNOSUPPORT
 KILL = 0x80000000
+TRACE = 0x7FF00000
 CLONE_NEWUSER = 0x10000000
 THREAD_FLAGS = 0x3D0F00  # what glibc passes to clone for a thread
 
@@ -128,3 +130,21 @@ def test_what_runtimes_can_not_name_yet_is_refused_by_itself(machine):
         assert _verdict(machine, known[name], program=program) == DENY
     for name in ("mount", "clone", "unshare", "setns", "pivot_root", "open_tree"):
         assert _verdict(machine, known[name], program=program) == ALLOW
+
+
+def test_what_a_tracer_decides_is_that_call_alone():
+    """The filter of a template of an ordinary user's."""
+    program = seccomp_files.program(own_profile(), "x86_64", FORKS)
+    plain = seccomp_files.program(own_profile(), "x86_64")
+    clone = seccomp_files.numbers("x86_64")["clone"]
+    for flags in FORKS:
+        assert _verdict("x86_64", clone, flags, program=program) == TRACE
+        assert _verdict("x86_64", clone, flags, program=plain) == DENY
+        for other in (flags & ~0x11, flags | 0x100, flags ^ 0x20000, flags ^ 0x10000000):
+            told = _verdict("x86_64", clone, other, program=program)
+            assert told == _verdict("x86_64", clone, other, program=plain) == DENY
+    for number in range(500):
+        for value in (0, THREAD_FLAGS, CLONE_NEWUSER, *FORKS):
+            if number != clone or value not in FORKS:
+                told = _verdict("x86_64", number, value, program=program)
+                assert told == _verdict("x86_64", number, value, program=plain)
