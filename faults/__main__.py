@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from faults.campaign import Slice, run_slice
+from faults.disk import why_not as no_disk
 from faults.hosts import why_not
-from faults.plan import CLUSTER, INSIDE, KINDS, MOMENTS, PARTS, SPREAD, make_plan, read_plan
+from faults.plan import CLUSTER, DISK, INSIDE, KINDS, MOMENTS, PARTS, SPREAD, make_plan, read_plan
 from faults.storage import can_drag
 
 NOT_YET_SHOWN = 20
@@ -153,6 +154,8 @@ def _options() -> argparse.Namespace:
         parser.error(f"--kinds {','.join(CLUSTER)} strike one of three brokers: --brokers 3")
     if kinds & set(SPREAD) and not options.spread:
         parser.error(f"--kinds {','.join(SPREAD)} strike one of three hosts: --brokers 3 --spread")
+    if kinds & set(DISK) and (reason := no_disk()):
+        parser.error(f"--kinds {','.join(DISK)} strike a disk of one's own: {reason}")
     if "drag" in kinds and not can_drag():
         parser.error("--kinds drag: this kernel lets us slow no disk down (blkio, as root)")
     return options

@@ -12,8 +12,8 @@ from faults.plan import make_plan
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-TASKS = 700
-FAULTS = 7
+TASKS = 500
+FAULTS = 6
 
 
 async def test_all_that_was_accepted_survives_kills_at_random_steps(tmp_path):
