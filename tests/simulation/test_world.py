@@ -60,6 +60,8 @@ def test_ill_worlds_are_ill():
     assert seen >= {
         "starts under a rate",
         "followers began",
+        "frozen",
+        "ends refused",
         "dropped",
         "doubled",
         "attempts beyond the first",

@@ -41,6 +41,9 @@ class Illness(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: float = 0.0
     death_every_s: float = 0.0
     zombies: float = 0.0
+    freezes: float = (
+        0.0  # share of deaths that are a long sleep instead: who wakes goes on where it was
+    )
     left_out: float = 0.0  # share of records that a reader of their stream leaves out
 
 
@@ -66,6 +69,7 @@ class Node:
     name = ""
     alive = False
     life = 0
+    frozen_until = 0.0
 
 
 class Unanswered:
@@ -215,7 +219,10 @@ class World:
         """Let time pass; return early (True) when `done`."""
         while self._heap and self._heap[0][0] <= until:
             self.now, _, _, node, life, what, args = heapq.heappop(self._heap)
-            if node.alive and node.life == life:
+            if node.frozen_until > self.now:
+                entry = (node.frozen_until, 0.0, next(self._numbers))
+                heapq.heappush(self._heap, (*entry, node, life, what, args))
+            elif node.alive and node.life == life:
                 what(*args)
                 self.steps += 1
                 if self.steps % 64 == 0:

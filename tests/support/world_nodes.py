@@ -56,6 +56,7 @@ from tests.support.world_worker import Habits, Worker
 CALL_BYTES = 100
 TAKEOVER_S = (0.05, 2.5)  # released on SIGTERM, or run out
 BIND_TIMEOUT_S = 3.0
+FROZEN_S = (1.0, 12.0)
 
 
 class Scheduler(Node):
@@ -278,9 +279,12 @@ class Scheduler(Node):
     def _ask(self, worker_id: WorkerId) -> None:
         worker = self.nodes.worker(worker_id)
         if worker.alive:
-            self.world.send(self, self._answered, worker_id)
+            self.world.send(worker, self._reached, worker_id)
         else:
             self.world.later(self.world.latency(), self, self._unreachable, worker_id)
+
+    def _reached(self, worker_id: WorkerId) -> None:
+        self.world.send(self, self._answered, worker_id)
 
     def _answered(self, worker_id: WorkerId) -> None:
         self._dispatch(dispatch.WorkerAnswered(worker_id))
@@ -638,7 +642,7 @@ class Client(Node):
     def _submit(self, call: Call) -> None:
         if call.ended or call.cancelled:
             return
-        alive = [gateway for gateway in self.nodes.gateways if gateway.alive]
+        alive = self.nodes.awake_gateways()
         if not alive:
             self.world.later(0.2, self, self._submit, call)
             return
@@ -704,7 +708,7 @@ class Client(Node):
     def _store(self, record: InvocationRecord) -> None:
         if record.invocation_id in self.accepted:
             return
-        alive = [gateway for gateway in self.nodes.gateways if gateway.alive]
+        alive = self.nodes.awake_gateways()
         if not alive:
             self.world.later(0.2, self, self._store, record)
             return
@@ -718,7 +722,7 @@ class Client(Node):
         self.world.later(1.5, self, self._store, record)  # unless it is known by then
 
     def _cancel_task(self, record: InvocationRecord) -> None:
-        alive = [gateway for gateway in self.nodes.gateways if gateway.alive]
+        alive = self.nodes.awake_gateways()
         if alive and record.invocation_id in self.accepted:
             self.world.rng.choice(alive).tasks.cancel(record.invocation_id)
 
@@ -761,6 +765,11 @@ class Nodes:
     def worker(self, worker_id: str) -> Worker:
         return next(worker for worker in self.workers if worker.name == worker_id)
 
+    def awake_gateways(self) -> list[Gateway]:
+        """Return those that answer a caller."""
+        now = self.world.now
+        return [one for one in self.gateways if one.alive and one.frozen_until <= now]
+
     def gateway_of(self, instance: str) -> Gateway | None:
         for gateway in self.gateways:
             if gateway.alive and gateway.instance == instance:
@@ -795,10 +804,23 @@ class Nodes:
 
     def let_somebody_die(self) -> None:
         world = self.world
+        if world.chance(world.illness.freezes):
+            self._freeze()
+            return
         kill = world.rng.choice(
             [self._kill_scheduler, self._kill_worker, self._kill_gateway, self._kill_autoscaler]
         )
         kill()
+
+    def _freeze(self) -> None:
+        """Stop somebody for a while, as a machine that stalls: nothing is lost, all of it comes late."""
+        world = self.world
+        nodes = [node for node in (*self.workers, *self.gateways, self.autoscaler) if node.alive]
+        if nodes:
+            node = world.rng.choice(nodes)
+            node.frozen_until = world.now + world.rng.uniform(*FROZEN_S)
+            world.counts["frozen"] += 1
+            world.tell(f"{node.name} is stopped until @{node.frozen_until:.3f}")
 
     def _kill_scheduler(self) -> None:
         world = self.world
@@ -836,7 +858,7 @@ class Nodes:
         self.world.tell(f"{node.name} is killed")
         if isinstance(node, Worker):
             node.die()
-        node.alive = False
+        node.alive, node.frozen_until = False, 0.0
         if isinstance(node, Gateway):
             for link in list(node.links.values()):
                 link.end()

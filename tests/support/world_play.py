@@ -51,6 +51,7 @@ def an_illness(rng: random.Random) -> Illness:
         unanswered=rng.choice([0.0, 0.01, 0.1]),
         death_every_s=rng.choice([0.0, 6.0, 2.0]),
         zombies=rng.choice([0.0, 0.5]),
+        freezes=rng.choice([0.0, 0.4]),
         left_out=rng.choice([0.0, 0.0, 0.05, 0.3]),
     )
 
@@ -63,6 +64,7 @@ def _play(world: World) -> None:
         _let_die(world, nodes)
     world.run(ILL_S)
     latest = world.now + world.illness.late_s  # of what was sent before it heals
+    latest = max(latest, *(node.frozen_until for node in nodes.workers + nodes.gateways))
     heal(world, nodes)
     world.run(ILL_S + HEALED_S, world.checks.all_ended)
     world.checks.everything_ended()

@@ -660,6 +660,7 @@ class Durable(Flight):
                 self.worker.world.later(AGAIN_S, self.worker, self._finish, record)
             else:
                 self.last = record if isinstance(answer, int) else None
+                self.worker.world.counts["ends refused"] += isinstance(answer, Conflict)
                 self.worker.land(self, self.invocation_id)
 
         self._change(record, then)
