@@ -74,9 +74,11 @@ def read_tree(root: Path) -> dict[str, tuple[str, object]]:
 
 
 @contextlib.asynccontextmanager
-async def open_imagecache(store: Store, clock: Clock | None = None) -> AsyncIterator[str]:
+async def open_imagecache(
+    store: Store, clock: Clock | None = None, token: str = TOKEN
+) -> AsyncIterator[str]:
     """Serve a store over HTTP; yield its URL."""
-    app = make_app(store, clock or Clock(), TOKEN)
+    app = make_app(store, clock or Clock(), token)
     async with open_http(app, "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 

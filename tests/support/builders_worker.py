@@ -145,14 +145,16 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self.kept: dict[Digest, bytes] = {}
         self.kept_s: dict[Digest, float] = {}
+        self.owners: set[tuple[str, Digest]] = set()
 
-    async def get(self, digest: Digest) -> bytes:
-        if digest not in self.kept:
+    async def get(self, digest: Digest, owner: WorkspaceId) -> bytes:
+        if (owner, digest) not in self.owners:
             raise NotFoundError("image.not_found", f"no blob {digest}")
         return self.kept[digest]
 
-    async def put(self, data: bytes, keep_s: float = 0.0) -> Digest:
+    async def put(self, data: bytes, owner: WorkspaceId, keep_s: float = 0.0) -> Digest:
         digest = Digest(blake3(data).hexdigest())
+        self.owners.add((owner, digest))
         self.kept[digest] = data
         self.kept_s[digest] = keep_s
         return digest
@@ -176,7 +178,7 @@ class FolderImages:
             )
         return self.layers[digest]
 
-    async def ensure_source(self, digest: Digest) -> Path:
+    async def ensure_source(self, digest: Digest, owner: WorkspaceId) -> Path:
         self.asked.append(digest)
         if self.failures:
             raise self.failures.pop(0)

@@ -81,6 +81,7 @@ class World:
         self.cancelled: list[InvocationId] = []
         self.credits: list[int] = []
         self.blobs: dict[str, bytes] = {}
+        self.owners: set[tuple[str, str]] = set()  # workspace, blob
         self.kept: dict[str, str] = {}  # blob -> the longest lease asked for, or "forever"
         self.images: list = []
         self.image_error = None
@@ -173,24 +174,26 @@ class World:
 
     # -- imagecache ---------------------------------------------------------------------------
 
-    def store(self, data: bytes) -> Digest:
+    def store(self, data: bytes, owner: str = "default") -> Digest:
         digest = Digest(blake3(data).hexdigest())
         self.blobs[digest] = data
+        self.owners.add((owner, digest))
         return digest
 
     async def on_blob(self, request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == "Bearer internal"
         digest = request.match_info["digest"]
+        owner = request.headers["X-Workspace"]
         keep = request.headers.get("X-Keep-Seconds")
         if request.method == "PUT":
             keep = keep or "forever"
             data = await request.read()
             if blake3(data).hexdigest() != digest:
                 return web.Response(status=422, text="the bytes have another digest")
-            self.blobs[digest] = data
+            self.store(data, owner)
             self._keep(digest, keep)
             return web.Response()
-        if digest not in self.blobs:
+        if digest not in self.blobs or (owner, digest) not in self.owners:
             return web.Response(status=404)
         if keep is not None and request.method == "HEAD":
             self._keep(digest, keep)
@@ -207,7 +210,8 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def open_world(url: str) -> AsyncIterator[World]:
+async def open_world(url: str, imagecache: str = "") -> AsyncIterator[World]:
+    """Yield a world; `imagecache` is where the real one answers, if one does."""
     async with open_bus(url, instance="world") as bus, asyncio.TaskGroup() as tasks:
         world = World(bus, tasks)
         await world.open()
@@ -217,7 +221,7 @@ async def open_world(url: str) -> AsyncIterator[World]:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         cache_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        beating = tasks.create_task(_beat(bus, cache_url))
+        beating = tasks.create_task(_beat(bus, imagecache or cache_url))
         try:
             yield world
         finally:

@@ -5,6 +5,8 @@ them. Pure bytes and values: hashing and compression happen outside. Whatever ar
 network and may be hostile, so every decoder checks bounds and every path before anybody opens a file.
 A batch is frames, one after another: 32 bytes of digest, the stored and the raw length (4 bytes each,
 big-endian), then the zstd frame. A stored length of `MISSING` says that the chunk is not there.
+Blobs are named with WORKSPACE_HEADER, which says whose they are; without, they are the platform's own
+(manifests). One workspace's are not there for another, whoever knows their digest.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ PATH_BYTES_MAX = 4096
 NAME_BYTES_MAX = 255
 # Readers of trees call themselves per directory.
 DEPTH_MAX = 200
+WORKSPACE_HEADER = "X-Workspace"
 # What a mode may say: no set-uid, no set-gid, no sticky bit.
 MODE_MASK = 0o777
 

@@ -3,6 +3,9 @@
 Bytes pass through and are never kept here. imagecache verifies that they are what their name says, and
 removes what nobody keeps any more: every blob is put with a lease of CALL_BLOBS_KEPT_S. What a version needs
 is kept for ever once it is deployed, a durable call's arguments for as long as the call may need them.
+
+Each workspace has blobs of its own: who knows the digest of another's gets nothing for it, and does not learn
+that it is there.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from glowplug_contracts.errors import (
     PlatformError,
     UnavailableError,
 )
-from glowplug_contracts.ids import Digest
+from glowplug_contracts.ids import Digest, WorkspaceId
+from glowplug_contracts.manifests import WORKSPACE_HEADER
 from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, Format, Payload
 
 from glowplug_gateway.ports import ServiceUrls
@@ -62,6 +66,21 @@ class Blobs:
     def __init__(self, services: ServiceUrls, session: aiohttp.ClientSession) -> None:
         self._services = services
         self._session = session
+
+    def of(self, workspace: WorkspaceId) -> OwnBlobs:
+        """Return a workspace's blobs, and no others."""
+        return OwnBlobs(self._services, self._session, workspace)
+
+
+class OwnBlobs:
+    """The blobs of one workspace."""
+
+    def __init__(
+        self, services: ServiceUrls, session: aiohttp.ClientSession, workspace: WorkspaceId
+    ) -> None:
+        self._services = services
+        self._session = session
+        self._workspace = workspace
 
     async def put(self, digest: Digest, body: AsyncIterator[bytes] | io.BytesIO) -> None:
         """Store bytes under their name, leased for CALL_BLOBS_KEPT_S.
@@ -134,12 +153,15 @@ class Blobs:
         keep: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = await self._services.wait_for("imagecache", FIND_TIMEOUT_S)
+        headers = {WORKSPACE_HEADER: str(self._workspace)}
+        if keep is not None:
+            headers[KEEP_HEADER] = keep
         try:
             async with self._session.request(
                 method,
                 f"{url}/blobs/{digest}",
                 data=body,
-                headers={} if keep is None else {KEEP_HEADER: keep},
+                headers=headers,
             ) as response:
                 yield response
         except (TimeoutError, aiohttp.ClientError) as err:

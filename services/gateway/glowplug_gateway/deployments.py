@@ -88,15 +88,15 @@ class Deployer:
         self._catalog.learn_deployment(entry)
         return entry.value
 
-    async def keep_source(self, spec: DeploymentSpec) -> None:
+    async def keep_source(self, workspace: WorkspaceId, spec: DeploymentSpec) -> None:
         """Keep every blob that the spec names for ever.
 
-        Raises: InvalidRequestError if one is not stored.
+        Raises: InvalidRequestError if one is not stored, or is another workspace's.
         """
         source = spec.source
         named = [source.blob, source.pickled, source.on_start_pickled, source.on_exit_pickled]
         named += [step.blob for step in spec.image.steps]
-        await self._blobs.keep_all(named)
+        await self._blobs.of(workspace).keep_all(named)
 
     async def deploy(
         self, workspace: WorkspaceId, spec: DeploymentSpec, *, ephemeral: bool

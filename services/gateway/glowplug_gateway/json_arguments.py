@@ -20,12 +20,13 @@ async def json_arguments(
 
     Raises: InvalidRequestError naming every wrong field.
     """
+    own = blobs.of(deployment.workspace)
     values = parse_object(raw)
     specs = deployment.spec.inputs
     if not texts and specs is None:
         # The object was parsed only to be checked: its bytes go on as they are.
         data = b'{"args":[],"kwargs":' + (raw or b"{}") + b"}"
-        return await blobs.payload(data, Format.JSON)
+        return await own.payload(data, Format.JSON)
     both = texts.keys() & values.keys()
     if both:
         name = min(both)
@@ -37,4 +38,4 @@ async def json_arguments(
     values |= texts
     if specs is not None:
         values = check_inputs(specs, values, text=frozenset(texts))
-    return await blobs.payload(encode({"args": [], "kwargs": values}, "json"), Format.JSON)
+    return await own.payload(encode({"args": [], "kwargs": values}, "json"), Format.JSON)

@@ -95,14 +95,14 @@ class Outputs:
         self._keep_s = keep_s
         self._key: bytes | None = None
 
-    async def take_part(self, data: bytes) -> OutputPart:
+    async def take_part(self, workspace: WorkspaceId, data: bytes) -> OutputPart:
         """Store a piece of a file. Raises: InvalidRequestError, UnavailableError."""
         if not 0 < len(data) <= OUTPUT_PART_BYTES_MAX:
             raise InvalidRequestError(
                 "request.invalid", f"a part has 1 to {OUTPUT_PART_BYTES_MAX} bytes, not {len(data)}"
             )
         digest = Digest(blake3(data).hexdigest())
-        await self._blobs.put(digest, io.BytesIO(data))
+        await self._blobs.of(workspace).put(digest, io.BytesIO(data))
         return OutputPart(digest=digest, size=len(data))
 
     async def save(
@@ -130,7 +130,7 @@ class Outputs:
             raise self._too_large()
         now = self._clock.unix()
         keep_s = min(LEASE_S_MAX - LEASE_MORE_S, max(self._keep_s, result_kept_s))
-        parts = tuple([await self._leased(digest, keep_s) for digest in digests])
+        parts = tuple([await self._leased(inside.workspace, digest, keep_s) for digest in digests])
         size = sum(part.size for part in parts)
         if size > self._bytes_max:
             raise self._too_large()
@@ -211,17 +211,17 @@ class Outputs:
                 self._key = bytes.fromhex(found.value.secret)
         return self._key
 
-    async def part(self, part: OutputPart) -> bytes:
+    async def part(self, workspace: WorkspaceId, part: OutputPart) -> bytes:
         """Return a part's bytes, whole: whoever reads them slowly holds up nobody else."""
-        async with self._blobs.open(part.digest) as (_, pieces):
+        async with self._blobs.of(workspace).open(part.digest) as (_, pieces):
             data = b"".join([piece async for piece in pieces])
         if len(data) != part.size:
             raise UnavailableError("platform.unavailable", f"blob {part.digest} came cut off")
         return data
 
-    async def _leased(self, digest: str, keep_s: float) -> OutputPart:
+    async def _leased(self, workspace: WorkspaceId, digest: str, keep_s: float) -> OutputPart:
         checked = check_digest(digest)
-        size = await self._blobs.lease(checked, keep_s + LEASE_MORE_S)
+        size = await self._blobs.of(workspace).lease(checked, keep_s + LEASE_MORE_S)
         if size is None:
             raise not_stored(checked)
         return OutputPart(digest=checked, size=size)

@@ -143,7 +143,8 @@ class Records:
         if record.callback_url:
             check_url(record.callback_url, self._networks)
         blob = record.input.args.blob
-        if blob is not None and not await self._blobs.renew(blob, _blob_needed_s(record)):
+        own = self._blobs.of(record.workspace)
+        if blob is not None and not await own.renew(blob, _blob_needed_s(record)):
             raise not_stored(blob)
 
     def _first_write(self, record: InvocationRecord) -> Write[InvocationRecord]:

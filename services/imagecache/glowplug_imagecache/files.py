@@ -13,7 +13,7 @@ from typing import IO
 
 import msgspec
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
-from glowplug_contracts.ids import Digest, ImageDigest
+from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.manifests import (
     BATCH_BYTES_MAX,
     BATCH_CHUNKS_MAX,
@@ -63,13 +63,19 @@ def seal_image(store: Store, digest: ImageDigest, empty: ImageManifest) -> Image
     return write_manifest(store, msgspec.structs.replace(manifest, env=empty.env))
 
 
-def add_files(store: Store, below: ImageManifest, blob: Digest, path: str) -> ImageDigest:
-    """Return the image that a file step makes: `below` with the tar's content at `path`.
+def add_files(
+    store: Store,
+    below: ImageManifest,
+    blob: Digest,
+    path: str,
+    owner: WorkspaceId | None = None,
+) -> ImageDigest:
+    """Return the image that a file step makes: `below` with the content of `owner`'s tar at `path`.
 
     Raises: InvalidRequestError for a tar that holds what it may not; NotFoundError for a blob that
         is not here.
     """
-    added = _read_tar(store, store.blob_path(blob), path)
+    added = _read_tar(store, store.blob_path(blob, owner), path)
     entries = merge_entries(below.entries, added)
     return write_manifest(store, msgspec.structs.replace(below, entries=entries))
 

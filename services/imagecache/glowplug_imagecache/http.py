@@ -21,11 +21,12 @@ from glowplug_contracts.errors import (
     PlatformError,
     UnauthenticatedError,
 )
-from glowplug_contracts.ids import Digest, check_digest
+from glowplug_contracts.ids import Digest, WorkspaceId, check_digest, check_token
 from glowplug_contracts.manifests import (
     BATCH_BYTES_MAX,
     BATCH_CHUNKS_MAX,
     DIGESTS_ASKED_MAX,
+    WORKSPACE_HEADER,
     BatchReader,
     ChunkFrame,
     batch_bytes,
@@ -90,10 +91,11 @@ class _Doors:
     async def put_blob(self, request: web.Request) -> web.Response:
         """Take a blob; 201 when it is safe. X-Keep-Seconds leases it; without (or "forever"), it stays."""
         digest = check_digest(request.match_info["digest"])
+        owner = _owner(request)
         keep_until = self._keep_until(request)
         async with self._streams:
             upload = await asyncio.to_thread(
-                self._store.open_upload, digest, request.content_length
+                self._store.open_upload, digest, request.content_length, owner
             )
             with upload:
                 await _receive(request, upload)
@@ -103,8 +105,9 @@ class _Doors:
     async def get_blob(self, request: web.Request) -> web.StreamResponse:
         """Send a blob whose bytes were verified just before."""
         digest = check_digest(request.match_info["digest"])
+        owner = _owner(request)
         async with self._streams:
-            path = await asyncio.to_thread(self._store.blob_path, digest)
+            path = await asyncio.to_thread(self._store.blob_path, digest, owner)
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
     async def head_blob(self, request: web.Request) -> web.Response:
@@ -113,11 +116,12 @@ class _Doors:
         With X-Keep-Seconds its lease is extended; "forever" ends the lease and keeps the blob.
         """
         digest = check_digest(request.match_info["digest"])
+        owner = _owner(request)
         if request.headers.get(KEEP_HEADER) == KEEP_FOREVER:
-            await asyncio.to_thread(self._store.keep, digest)
+            await asyncio.to_thread(self._store.keep, digest, owner)
         elif (keep_until := self._keep_until(request)) is not None:
-            await asyncio.to_thread(self._store.extend, digest, keep_until)
-        size = await asyncio.to_thread(self._store.blob_size, digest)
+            await asyncio.to_thread(self._store.extend, digest, keep_until, owner)
+        size = await asyncio.to_thread(self._store.blob_size, digest, owner)
         if size is None:
             raise NotFoundError("blob.not_found", f"no blob {digest} is kept here")
         return web.Response(headers={"Content-Length": str(size)})
@@ -173,6 +177,12 @@ class _Doors:
                 "request.invalid", f"{KEEP_HEADER} is 1 to {KEEP_SECONDS_MAX}, not {text[:40]!r}"
             )
         return self._clock.unix() + int(text)
+
+
+def _owner(request: web.Request) -> WorkspaceId | None:
+    """Return whose blob is meant, None = the platform's own."""
+    text = request.headers.get(WORKSPACE_HEADER)
+    return None if text is None else WorkspaceId(check_token(text))
 
 
 async def _receive(request: web.Request, upload: Upload) -> None:

@@ -241,7 +241,8 @@ class BuildRun:
         step = decision.step.spec
         assert step.blob is not None  # noqa: S101 - check_spec saw to it
         below = read_manifest(self._store, decision.parent) if decision.parent else self._empty()
-        return add_files(self._store, below, step.blob, place_in_layer(step.args[0]))
+        place = place_in_layer(step.args[0])
+        return add_files(self._store, below, step.blob, place, self._workspace)
 
     def _do(self, work: Coroutine[Any, Any, None], container_id: ContainerId) -> None:
         """Do something that takes long beside the events; what goes wrong is one."""

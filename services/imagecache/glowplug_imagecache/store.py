@@ -3,12 +3,14 @@
     chunks/ab/<digest>   one zstd frame each; the name is of the raw bytes
     blobs/ab/<digest>    raw, kept for ever (manifests, sources, uploads of the SDK)
     leased/ab/<digest>   raw, kept until the file's modification time (arguments, results)
+    workspaces/<name>/   `blobs` and `leased` of one workspace; those above are the platform's own
     quarantine/          what did not match its name, kept for whoever wants to know why
     tmp/                 being written
 
 Nothing gets a name before its bytes were verified and fsynced, and nothing is given out that does not
-match its name: it is quarantined and reported as missing. Replicas on one host share the directory;
-each change is one rename. Everything here blocks: callers run it in threads.
+match its name: it is quarantined and reported as missing. Nothing of one workspace is there for another:
+the same bytes are kept once for each, so that neither an answer nor its time tells who else has them.
+Replicas on one host share the directory; each change is one rename. Everything here blocks: callers run it in threads.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Self
 import blake3
 import structlog
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError, UnavailableError
-from glowplug_contracts.ids import Digest
+from glowplug_contracts.ids import Digest, WorkspaceId, check_token
 from glowplug_contracts.manifests import ChunkFrame
 
 from glowplug_imagecache.objects import raw_form
@@ -52,7 +54,7 @@ class Store:
         self._root = root
         self._free_bytes_min = free_bytes_min
         self._blob_bytes_max = blob_bytes_max
-        for room in ("chunks", "blobs", "leased", "quarantine", "tmp"):
+        for room in ("chunks", "blobs", "leased", "workspaces", "quarantine", "tmp"):
             (root / room).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     # -- Chunks ---------------------------------------------------------------------------------
@@ -97,22 +99,22 @@ class Store:
 
     # -- Blobs ----------------------------------------------------------------------------------
 
-    def blob_size(self, digest: Digest) -> int | None:
+    def blob_size(self, digest: Digest, owner: WorkspaceId | None = None) -> int | None:
         """Return a blob's size, or None if it is not here. Does not read it."""
         for room in ("blobs", "leased"):
             try:
-                return self._at(room, digest).stat().st_size
+                return self._at(room, digest, owner).stat().st_size
             except FileNotFoundError:
                 continue
         return None
 
-    def blob_path(self, digest: Digest) -> Path:
+    def blob_path(self, digest: Digest, owner: WorkspaceId | None = None) -> Path:
         """Return the file of a blob whose bytes were just verified.
 
         Raises: NotFoundError (blob.not_found): never stored, expired, or quarantined now.
         """
         for room in ("blobs", "leased"):
-            path = self._at(room, digest)
+            path = self._at(room, digest, owner)
             if not path.exists():
                 continue
             if _digest_of_file(path) == digest:
@@ -132,14 +134,16 @@ class Store:
             upload.finish(keep_until=None)
         return digest
 
-    def open_upload(self, digest: Digest, size: int | None = None) -> Upload:
+    def open_upload(
+        self, digest: Digest, size: int | None = None, owner: WorkspaceId | None = None
+    ) -> Upload:
         """Return where a blob of this name is written to.
 
         Raises: InvalidRequestError (request.too_large), UnavailableError (the disk is nearly full).
         """
         self.check_size(size or 0)
         self._check_room(size or 0)
-        return Upload(self, digest)
+        return Upload(self, digest, owner)
 
     def check_size(self, size: int) -> None:
         """Raise InvalidRequestError (request.too_large) for a blob longer than may be kept."""
@@ -149,11 +153,11 @@ class Store:
                 f"a blob of {size} bytes; at most {self._blob_bytes_max} are kept",
             )
 
-    def extend(self, digest: Digest, keep_until: float) -> bool:
+    def extend(self, digest: Digest, keep_until: float, owner: WorkspaceId | None = None) -> bool:
         """Keep a leased blob at least until then. Return whether the blob is here."""
-        if self._at("blobs", digest).exists():
+        if self._at("blobs", digest, owner).exists():
             return True
-        path = self._at("leased", digest)
+        path = self._at("leased", digest, owner)
         try:
             until = max(path.stat().st_mtime, keep_until)
             os.utime(path, (until, until))
@@ -161,21 +165,27 @@ class Store:
             return False
         return True
 
-    def keep(self, digest: Digest) -> bool:
+    def keep(self, digest: Digest, owner: WorkspaceId | None = None) -> bool:
         """Keep a leased blob for ever from now on. Return whether the blob is here."""
-        target = self._at("blobs", digest)
+        target = self._at("blobs", digest, owner)
         with contextlib.suppress(FileNotFoundError):
-            self._name_all([(self._at("leased", digest), target)])
+            self._name_all([(self._at("leased", digest, owner), target)])
         return target.exists()
 
-    def adopt(self, temporary: Path, digest: Digest, keep_until: float | None) -> None:
+    def adopt(
+        self,
+        temporary: Path,
+        digest: Digest,
+        keep_until: float | None,
+        owner: WorkspaceId | None,
+    ) -> None:
         """Give a verified temporary file its name (Upload.finish only)."""
         if keep_until is None:
-            self._name_all([(temporary, self._at("blobs", digest))])
-            self._at("leased", digest).unlink(missing_ok=True)
-        elif not self.extend(digest, keep_until):
+            self._name_all([(temporary, self._at("blobs", digest, owner))])
+            self._at("leased", digest, owner).unlink(missing_ok=True)
+        elif not self.extend(digest, keep_until, owner):
             os.utime(temporary, (keep_until, keep_until))
-            self._name_all([(temporary, self._at("leased", digest))])
+            self._name_all([(temporary, self._at("leased", digest, owner))])
 
     def sweep(self, now: float) -> int:
         """Remove what nobody keeps any more; return how many. `now` is Unix time.
@@ -186,7 +196,7 @@ class Store:
         for path in self._leased():
             if not _expired(path, now - LEASE_GRACE_S):
                 continue
-            doomed = self._root / "tmp" / f"swept-{path.name}"
+            doomed = self._root / "tmp" / f"swept-{path.parents[2].name}-{path.name}"
             try:
                 path.rename(doomed)
             except FileNotFoundError:  # another replica sweeps too
@@ -209,11 +219,13 @@ class Store:
         return descriptor, Path(name)
 
     def _leased(self) -> Iterator[Path]:
-        for shelf in (self._root / "leased").iterdir():
-            yield from shelf.iterdir()
+        for rooms in (self._root, *(self._root / "workspaces").iterdir()):
+            for shelf in _entries(rooms / "leased"):
+                yield from shelf.iterdir()
 
-    def _at(self, room: str, digest: Digest) -> Path:
-        return self._root / room / digest[:2] / digest
+    def _at(self, room: str, digest: Digest, owner: WorkspaceId | None = None) -> Path:
+        rooms = self._root if owner is None else self._root / "workspaces" / check_token(owner)
+        return rooms / room / digest[:2] / digest
 
     def _write_temporary(self, data: bytes) -> Path:
         descriptor, path = self.temporary()
@@ -226,7 +238,7 @@ class Store:
         for temporary, _ in written:
             _sync(temporary)
         for temporary, target in written:
-            target.parent.mkdir(exist_ok=True, mode=0o700)
+            _make_shelf(target.parent)
             temporary.rename(target)
         for shelf in {target.parent for _, target in written}:
             _sync(shelf)
@@ -248,9 +260,10 @@ class Store:
 class Upload:
     """A blob being written: `write` pieces, then `finish`; left otherwise, nothing stays."""
 
-    def __init__(self, store: Store, digest: Digest) -> None:
+    def __init__(self, store: Store, digest: Digest, owner: WorkspaceId | None) -> None:
         self._store = store
         self._digest = digest
+        self._owner = owner
         self._hash = blake3.blake3()
         self._size = 0
         descriptor, self._path = store.temporary()
@@ -284,7 +297,7 @@ class Upload:
         self._file.close()
         if self._hash.hexdigest() != self._digest:
             raise _mismatch(self._digest)
-        self._store.adopt(self._path, self._digest, keep_until)
+        self._store.adopt(self._path, self._digest, keep_until, self._owner)
 
 
 def _mismatch(digest: Digest) -> InvalidRequestError:
@@ -296,6 +309,21 @@ def _expired(path: Path, before: float) -> bool:
         return path.stat().st_mtime < before
     except FileNotFoundError:
         return False
+
+
+def _make_shelf(directory: Path) -> None:
+    """Make a directory and those above it, so that they are there after a loss of power, too."""
+    if not directory.exists():
+        _make_shelf(directory.parent)
+        directory.mkdir(exist_ok=True, mode=0o700)
+        _sync(directory.parent)
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _digest_of_file(path: Path) -> str:

@@ -48,16 +48,18 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
     source, ref = None, spec.source
     if ref is not None and ref.blob is not None:
         blob = ref.blob
-        source = await patiently(workshop, lambda: workshop.images.ensure_source(blob))
+        source = await patiently(
+            workshop, lambda: workshop.images.ensure_source(blob, spec.workspace)
+        )
     return Brought(
         interpreter=interpreter,
         image=image,
         needs=needs,
         source=source,
         volumes=await asyncio.to_thread(find_volumes, workshop.volumes_dir, spec),
-        pickled=await _blob(workshop, ref.pickled if ref else None),
-        on_start_pickled=await _blob(workshop, ref.on_start_pickled if ref else None),
-        on_exit_pickled=await _blob(workshop, ref.on_exit_pickled if ref else None),
+        pickled=await _blob(workshop, spec, ref.pickled if ref else None),
+        on_start_pickled=await _blob(workshop, spec, ref.on_start_pickled if ref else None),
+        on_exit_pickled=await _blob(workshop, spec, ref.on_exit_pickled if ref else None),
     )
 
 
@@ -105,10 +107,10 @@ def _interpreter(workshop: Workshop, version: str) -> Interpreter:
     return found
 
 
-async def _blob(workshop: Workshop, digest: Digest | None) -> bytes:
+async def _blob(workshop: Workshop, spec: ContainerSpec, digest: Digest | None) -> bytes:
     if digest is None:
         return b""
-    return await patiently(workshop, lambda: workshop.blobs.get(digest))
+    return await patiently(workshop, lambda: workshop.blobs.get(digest, spec.workspace))
 
 
 async def patiently(workshop: Workshop, fetch: Callable[[], Awaitable[T]]) -> T:

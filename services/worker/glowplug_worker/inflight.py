@@ -95,6 +95,11 @@ class InFlight:
         """Return whose invocation it is."""
         return self.supervisor.binding.spec.deployment_id
 
+    @property
+    def _owner(self) -> WorkspaceId:
+        """Whose blobs its arguments and results are: its container's workspace, whatever a request says."""
+        return self.supervisor.binding.spec.workspace
+
     # -- into the runner ------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -141,7 +146,7 @@ class InFlight:
     async def _send_blob(self, each: Input) -> None:
         assert each.args.blob is not None  # noqa: S101
         try:
-            data = await self.supervisor.workshop.blobs.get(each.args.blob)
+            data = await self.supervisor.workshop.blobs.get(each.args.blob, self._owner)
         except PlatformError as error:
             if self.attempt.holds(each.index):
                 self._take(_failed(each.index, _as_remote(error)))
@@ -210,7 +215,7 @@ class InFlight:
             try:
                 return Payload(
                     format=form,
-                    blob=await workshop.blobs.put(body, self.result_kept_s()),
+                    blob=await workshop.blobs.put(body, self._owner, self.result_kept_s()),
                     size=len(body),
                 )
             except UnavailableError:

@@ -373,7 +373,7 @@ class ImageStore(Protocol):
         UnavailableError (no imagecache answers).
         """
 
-    async def ensure_source(self, digest: Digest) -> Path:
+    async def ensure_source(self, digest: Digest, owner: WorkspaceId) -> Path:
         """Return the directory that a source zip was unpacked to; entries never leave it."""
 
     async def prepare_build(
@@ -410,12 +410,14 @@ LEASE_S_MAX = 90 * 86_400.0
 
 
 class Blobs(Protocol):
-    """Large arguments and results, kept by imagecache under their BLAKE3 digest."""
+    """Large arguments and results of workspaces, kept by imagecache under their BLAKE3 digest."""
 
-    async def get(self, digest: Digest) -> bytes:
-        """Return the verified bytes. Raises: NotFoundError, UnavailableError, ContractError."""
+    async def get(self, digest: Digest, owner: WorkspaceId) -> bytes:
+        """Return the verified bytes of what is its owner's. Raises: NotFoundError, UnavailableError, ContractError."""
 
-    async def put(self, data: bytes, keep_s: float = CALL_BLOBS_KEPT_S) -> Digest:
+    async def put(
+        self, data: bytes, owner: WorkspaceId, keep_s: float = CALL_BLOBS_KEPT_S
+    ) -> Digest:
         """Store the bytes for so long; return their name once they are safe. Raises: UnavailableError."""
 
 

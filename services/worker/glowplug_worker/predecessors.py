@@ -64,7 +64,7 @@ async def _bytes(workshop: Workshop, member: InvocationRecord, result: Payload) 
     if result.blob is None:
         return result.data or b""
     try:
-        return await workshop.blobs.get(result.blob)
+        return await workshop.blobs.get(result.blob, member.workspace)
     except NotFoundError as err:
         raise PredecessorGoneError(
             f"the result of {member.invocation_id} is not kept any more"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from glowplug_contracts.errors import RejectedError
-from glowplug_contracts.ids import ContainerId
+from glowplug_contracts.ids import DEFAULT_WORKSPACE, ContainerId
 from glowplug_contracts.messages.container import ContainerKind, ContainerSpec, ContainerWanted
 from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
 from glowplug_contracts.messages.invocation import RemoteError
@@ -101,7 +101,9 @@ async def test_askers_of_the_same_image_share_one_build(ask: Ask, worker: Preten
 async def test_files_need_no_container_and_are_there_for_the_next_command(
     ask: Ask, worker: PretendWorker, images: LocalImages
 ) -> None:
-    blob = await images.client.put(a_tar(conf__a=b"A", conf__b__c=b"C"), keep_s=0)
+    blob = await images.client.put(
+        a_tar(conf__a=b"A", conf__b__c=b"C"), DEFAULT_WORKSPACE, keep_s=0
+    )
     files = ImageStep(kind="file", args=("conf",), blob=blob)
     alone = await ask(ImageSpec(steps=(files,)))
     assert alone.done.error is None

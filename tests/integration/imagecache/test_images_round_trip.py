@@ -203,8 +203,8 @@ async def test_a_source_is_unpacked_once(tmp_path: Path) -> None:
         open_imagecache(a_store(tmp_path / "store")) as url,
         open_worker_images(tmp_path / "w", url) as images,
     ):
-        digest: Digest = await images.client.put((tmp_path / "s.zip").read_bytes(), keep_s=0)
-        paths = await asyncio.gather(*(images.ensure_source(digest) for _ in range(3)))
+        digest: Digest = await images.client.put((tmp_path / "s.zip").read_bytes(), WORKSPACE, 0)
+        paths = await asyncio.gather(*(images.ensure_source(digest, WORKSPACE) for _ in range(3)))
         assert len(set(paths)) == 1
         assert read_tree(paths[0]) == {"app.py": ("file", (b"print(1)", False))}
 

@@ -18,7 +18,7 @@ from glowplug_contracts.messages.http import (
 )
 from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, Format, Payload
 
-from glowplug_gateway.blobs import Blobs
+from glowplug_gateway.blobs import OwnBlobs
 from glowplug_gateway.http.door import too_large
 from glowplug_gateway.ports import Time
 from glowplug_gateway.put_options import read_options
@@ -73,7 +73,7 @@ async def body(request: web.BaseRequest, bytes_max: int) -> bytes:
     return await request.read()
 
 
-async def arguments(request: web.BaseRequest, blobs: Blobs, bytes_max: int) -> Payload:
+async def arguments(request: web.BaseRequest, blobs: OwnBlobs, bytes_max: int) -> Payload:
     """Return the arguments: the body, or the blob that the headers name.
 
     Raises: InvalidRequestError; UnavailableError (the body must become a blob and can't).

@@ -57,7 +57,7 @@ class BlobRoutes:
         length = exchange.request.content_length
         if length is not None and length > self._blob_bytes_max:
             raise too_large(f"a blob may have {self._blob_bytes_max} bytes, not {length}")
-        await self._blobs.put(digest, self._bounded(exchange.request))
+        await self._blobs.of(exchange.workspace).put(digest, self._bounded(exchange.request))
         return answers.json({"digest": digest})
 
     async def _bounded(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
@@ -71,13 +71,14 @@ class BlobRoutes:
     async def on_head(self, exchange: Exchange) -> web.StreamResponse:
         """Look. Who finds it may go on to use it without sending it again: its lease begins anew."""
         digest = check_digest(exchange.path["digest"])
-        return web.Response(status=200 if await self._blobs.renew(digest) else _MISSING)
+        found = await self._blobs.of(exchange.workspace).renew(digest)
+        return web.Response(status=200 if found else _MISSING)
 
     async def on_get(self, exchange: Exchange) -> web.StreamResponse:
         """Fetch."""
         digest = check_digest(exchange.path["digest"])
         stream = answers.Stream(exchange, BYTES_TYPE)
-        async with self._blobs.open(digest) as (size, pieces):
+        async with self._blobs.of(exchange.workspace).open(digest) as (size, pieces):
             if size >= 0:
                 stream.response.content_length = size
             await stream.start()

@@ -34,7 +34,7 @@ from glowplug_contracts.messages.invocation import (
     State,
 )
 
-from glowplug_gateway.blobs import Blobs
+from glowplug_gateway.blobs import Blobs, OwnBlobs
 from glowplug_gateway.calls import Calls, HeldCall
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.http import answers
@@ -125,7 +125,7 @@ class CallRoutes:
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)
         wait_s = deadline_s(request)
-        args = await arguments(request, self._blobs, self._body_bytes_max)
+        args = await arguments(request, self._blobs.of(exchange.workspace), self._body_bytes_max)
         asked = interactive(
             self._platform,
             deployment,
@@ -172,7 +172,8 @@ class CallRoutes:
                 deployment_id=deployment.deployment_id,
                 inputs=len(batch.inputs),
             )
-        inputs = tuple([await self._input(one) for one in batch.inputs])
+        own = self._blobs.of(exchange.workspace)
+        inputs = tuple([await _input(one, own) for one in batch.inputs])
         asked = interactive(self._platform, deployment, batch.invocation_id, inputs, exchange.trace)
         async with self._calls.open_call(asked, deployment.spec.max_pending) as held:
             return await self._outcomes(exchange, held)
@@ -197,12 +198,6 @@ class CallRoutes:
                 )
         return await stream.end()
 
-    async def _input(self, one: Input) -> Input:
-        data = one.args.data
-        if data is None or len(data) <= INLINE_BYTES_MAX:
-            return one
-        return Input(index=one.index, args=await self._blobs.payload(data, one.args.format))
-
     async def on_spawn(self, exchange: Exchange) -> web.StreamResponse:
         """Accept durable work."""
         request = exchange.request
@@ -213,7 +208,7 @@ class CallRoutes:
         options = put_options(request, exchange.parent)
         if exchange.parent:  # the worker's word about who asks, not the code's own
             options = msgspec.structs.replace(options, parent=exchange.parent)
-        args = await arguments(request, self._blobs, self._body_bytes_max)
+        args = await arguments(request, self._blobs.of(exchange.workspace), self._body_bytes_max)
         record = await self._intake.accept(deployment, call_id, args, options, exchange.trace)
         return accepted(record)
 
@@ -284,3 +279,10 @@ def _batch(data: bytes) -> MapRequest:
     if any((one.args.data is None) == (one.args.blob is None) for one in batch.inputs):
         raise InvalidRequestError("request.invalid", "an input holds data or names a blob")
     return batch
+
+
+async def _input(one: Input, blobs: OwnBlobs) -> Input:
+    data = one.args.data
+    if data is None or len(data) <= INLINE_BYTES_MAX:
+        return one
+    return Input(index=one.index, args=await blobs.payload(data, one.args.format))

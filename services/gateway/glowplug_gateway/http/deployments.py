@@ -87,7 +87,7 @@ class DeploymentRoutes:
                 if known is not None:
                     await stream.line(_deployed(exchange, known))
                     return await stream.end()
-            await self._deployer.keep_source(spec)
+            await self._deployer.keep_source(exchange.workspace, spec)
             async for one in self._deployer.deploy(workspace, spec, ephemeral=ephemeral):
                 if isinstance(one, Deployment):
                     await stream.line(_deployed(exchange, one))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 from glowplug_contracts.codec import encode
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError, UnauthenticatedError
-from glowplug_contracts.ids import DEFAULT_WORKSPACE, InvocationId, WorkspaceId
+from glowplug_contracts.ids import DEFAULT_WORKSPACE, Digest, InvocationId, WorkspaceId
 from glowplug_contracts.messages.deployment import Deployment, FunctionKind
 from glowplug_contracts.messages.http import HEADER_INVOCATION
 from glowplug_contracts.messages.invocation import (
@@ -21,7 +21,7 @@ from glowplug_contracts.messages.invocation import (
     State,
 )
 
-from glowplug_gateway.blobs import Blobs
+from glowplug_gateway.blobs import Blobs, OwnBlobs
 from glowplug_gateway.calls import Calls, HeldCall
 from glowplug_gateway.catalog import LATEST, Catalog
 from glowplug_gateway.http import answers
@@ -134,8 +134,8 @@ class EndpointRoutes:
             while not held.done:
                 await held.changed()
             if whole:
-                return await self._whole_answer(call_id, outcome_of(held))
-            return await self._answer(exchange, call_id, outcome_of(held))
+                return await self._whole_answer(held)
+            return await self._answer(exchange, held)
 
     async def _endpoint(self, exchange: Exchange) -> Deployment:
         """Return the version that the path names; a stranger learns nothing of what needs a token."""
@@ -186,14 +186,15 @@ class EndpointRoutes:
             )
         )
         data = encode({"takes": "request", "args": [event], "kwargs": {}}, "json")
-        return await self._blobs.payload(data, Format.JSON)
+        return await self._blobs.of(deployment.workspace).payload(data, Format.JSON)
 
-    async def _whole_answer(self, call_id: InvocationId, outcome: InputOutcome) -> web.Response:
+    async def _whole_answer(self, held: HeldCall) -> web.Response:
         """Answer what a function that takes whole requests returned."""
+        call_id, outcome = held.request.invocation_id, outcome_of(held)
         if outcome.state is not State.SUCCEEDED or outcome.result is None:
             return self._failure(call_id, outcome)
         try:
-            answer = answer_of(await self._blobs.bytes_of(outcome.result))
+            answer = answer_of(await self._own(held).bytes_of(outcome.result))
         except BadAnswerError as wrong:
             error = RemoteError(code="function.bad_result", type="BadAnswer", message=str(wrong))
             return self._failure(call_id, InputOutcome(state=State.FAILED, error=error))
@@ -210,31 +211,30 @@ class EndpointRoutes:
         texts = dict(request.query) if request.rel_url.raw_query_string else {}
         return await json_arguments(deployment, self._blobs, raw, texts)
 
-    async def _answer(
-        self, exchange: Exchange, call_id: InvocationId, outcome: InputOutcome
-    ) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange, held: HeldCall) -> web.StreamResponse:
+        call_id, outcome = held.request.invocation_id, outcome_of(held)
         result = outcome.result
         if outcome.state is not State.SUCCEEDED or result is None:
             return self._failure(call_id, outcome)
         if result.blob is not None:
-            return await self._large(exchange, call_id, result)
+            return await self._large(exchange, held, result.blob)
         return web.Response(
             body=result.data or b"null",
             content_type=answers.JSON_TYPE,
             headers={HEADER_INVOCATION: call_id},
         )
 
-    async def _large(
-        self, exchange: Exchange, call_id: InvocationId, result: Payload
-    ) -> web.StreamResponse:
+    async def _large(self, exchange: Exchange, held: HeldCall, blob: Digest) -> web.StreamResponse:
         stream = answers.Stream(exchange, answers.JSON_TYPE)
-        stream.response.headers[HEADER_INVOCATION] = call_id
-        if result.blob is not None:
-            async with self._blobs.open(result.blob) as (_, pieces):
-                async for piece in pieces:
-                    await stream.start()
-                    await stream.response.write(piece)
+        stream.response.headers[HEADER_INVOCATION] = held.request.invocation_id
+        async with self._own(held).open(blob) as (_, pieces):
+            async for piece in pieces:
+                await stream.start()
+                await stream.response.write(piece)
         return await stream.end()
+
+    def _own(self, held: HeldCall) -> OwnBlobs:
+        return self._blobs.of(held.request.workspace)
 
     def _failure(self, call_id: InvocationId, outcome: InputOutcome) -> web.Response:
         status = _TIMED_OUT if outcome.state is State.TIMED_OUT else _FAILED
@@ -259,7 +259,7 @@ class EndpointRoutes:
         sent = False
         while True:
             while held.items:
-                data = await self._blobs.bytes_of(held.items.popleft())
+                data = await self._own(held).bytes_of(held.items.popleft())
                 # Line breaks in JSON are mere spacing; in an event they would end the line.
                 await stream.event(data.replace(b"\n", b" ").replace(b"\r", b" "))
                 self._calls.taken(held)

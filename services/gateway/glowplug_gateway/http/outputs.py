@@ -143,8 +143,9 @@ class OutputRoutes:
 
     async def on_part(self, exchange: Exchange) -> web.StreamResponse:
         """Store a piece."""
-        _inside(exchange)
-        part = await self._outputs.take_part(await body(exchange.request, OUTPUT_PART_BYTES_MAX))
+        inside = _inside(exchange)
+        data = await body(exchange.request, OUTPUT_PART_BYTES_MAX)
+        part = await self._outputs.take_part(inside.workspace, data)
         return answers.json(part, status=201)
 
     async def on_save(self, exchange: Exchange) -> web.StreamResponse:
@@ -251,7 +252,9 @@ class OutputRoutes:
         if exchange.request.method == "HEAD":
             return await stream.end()
         for part, inner in pieces_of(record.parts, sent):
-            data = memoryview(await self._outputs.part(part))[inner.first : inner.end]
+            data = memoryview(await self._outputs.part(record.workspace, part))[
+                inner.first : inner.end
+            ]
             await stream.start()
             for at in range(0, len(data), PIECE_BYTES):
                 try:

@@ -97,11 +97,11 @@ class RpcMethods:
         spec = read_spec(request.spec_json)
         if request.source_zip:
             digest = Digest(blake3(request.source_zip).hexdigest())
-            await self._blobs.put(digest, io.BytesIO(request.source_zip))
+            await self._blobs.of(asked.workspace).put(digest, io.BytesIO(request.source_zip))
             source = msgspec.structs.replace(spec.source, blob=digest)
             spec = msgspec.structs.replace(spec, source=source)
         await self._deployer.prepare(asked.workspace, spec)
-        await self._deployer.keep_source(spec)
+        await self._deployer.keep_source(asked.workspace, spec)
         async for one in self._deployer.deploy(asked.workspace, spec, ephemeral=False):
             if isinstance(one, Deployment):
                 yield pb.DeployEvent(deployed=_deployment(one))
@@ -158,17 +158,18 @@ class RpcMethods:
             run_ms=outcome.run_ms,
         )
         if outcome.state is State.SUCCEEDED and outcome.result is not None:
-            reply.result_json = await self._blobs.bytes_of(outcome.result)
+            reply.result_json = await self._blobs.of(asked.workspace).bytes_of(outcome.result)
         else:
             reply.error.CopyFrom(_error(outcome.error))
         return reply
 
     async def on_invoke_stream(self, asked: Asked, request: Any) -> AsyncIterator[Any]:
         """Call a generator; items as they come."""
+        own = self._blobs.of(asked.workspace)
         async with self._held(asked, request, stream=True) as held:
             while True:
                 while held.items:
-                    data = await self._blobs.bytes_of(held.items.popleft())
+                    data = await own.bytes_of(held.items.popleft())
                     yield pb.StreamItem(item_json=data)
                     self._calls.taken(held)
                 if held.done:
@@ -225,7 +226,7 @@ class RpcMethods:
             task.error.CopyFrom(_error(outcome.error))
         result = None if outcome is None else outcome.result
         if result is not None and result.format is Format.JSON:
-            task.result_json = await self._blobs.bytes_of(result)
+            task.result_json = await self._blobs.of(record.workspace).bytes_of(result)
         return task
 
     # -- logs -----------------------------------------------------------------------------------

@@ -26,9 +26,10 @@ from glowplug_contracts.errors import (
     PlatformError,
     UnavailableError,
 )
-from glowplug_contracts.ids import Digest
+from glowplug_contracts.ids import Digest, WorkspaceId
 from glowplug_contracts.manifests import (
     DIGESTS_ASKED_MAX,
+    WORKSPACE_HEADER,
     BatchReader,
     ChunkFrame,
     batch_bytes,
@@ -77,19 +78,23 @@ class StoreClient:
         self._session = session
         self._url_of_imagecache = url_of_imagecache
 
-    async def get(self, digest: Digest) -> bytes:
-        """Return a blob's verified bytes."""
+    async def get(self, digest: Digest, owner: WorkspaceId | None = None) -> bytes:
+        """Return a blob's verified bytes; without an owner, it is the platform's own."""
 
         async def once() -> bytes:
-            async with self._ask("GET", f"/blobs/{digest}") as answer:
+            async with self._ask("GET", f"/blobs/{digest}", headers=_of(owner)) as answer:
                 return await answer.read()
 
         return await asyncio.to_thread(check_blob, digest, await _again(once))
 
-    async def put(self, data: bytes, keep_s: float = CALL_BLOBS_KEPT_S) -> Digest:
+    async def put(
+        self, data: bytes, owner: WorkspaceId | None = None, keep_s: float = CALL_BLOBS_KEPT_S
+    ) -> Digest:
         """Store bytes of a call for a while (0 = for ever); return their name once they are safe."""
         digest = await asyncio.to_thread(digest_of, data)
-        headers = {KEEP_HEADER: str(max(1, round(keep_s)))} if keep_s else {}
+        headers = _of(owner)
+        if keep_s:
+            headers[KEEP_HEADER] = str(max(1, round(keep_s)))
 
         async def once() -> None:
             async with self._ask("PUT", f"/blobs/{digest}", body=data, headers=headers):
@@ -98,12 +103,12 @@ class StoreClient:
         await _again(once)
         return digest
 
-    async def fetch(self, digest: Digest, target: Path) -> None:
+    async def fetch(self, digest: Digest, target: Path, owner: WorkspaceId | None = None) -> None:
         """Write a blob of any size to a file; its bytes are verified when this returns."""
 
         async def once() -> str:
             hashed = blake3.blake3()
-            async with self._ask("GET", f"/blobs/{digest}") as answer:
+            async with self._ask("GET", f"/blobs/{digest}", headers=_of(owner)) as answer:
                 with target.open("wb") as file:
                     async for piece in answer.content.iter_chunked(PIECE_BYTES):
                         await asyncio.to_thread(hashed.update, piece)
@@ -188,6 +193,10 @@ class StoreClient:
             raise UnavailableError(
                 "platform.unavailable", "no imagecache service is ready", retry_after_s=1.0
             ) from err
+
+
+def _of(owner: WorkspaceId | None) -> dict[str, str]:
+    return {} if owner is None else {WORKSPACE_HEADER: owner}
 
 
 def open_session(token: str) -> aiohttp.ClientSession:

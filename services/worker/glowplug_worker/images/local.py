@@ -89,13 +89,16 @@ class LocalImages:
             root=directory / LAYER, env=about.env, python_version=about.python_version
         )
 
-    async def ensure_source(self, digest: Digest) -> Path:
-        """Return the directory that a source zip was unpacked to."""
+    async def ensure_source(self, digest: Digest, owner: WorkspaceId) -> Path:
+        """Return the directory that a source zip was unpacked to.
+
+        What two workspaces sent alike is here once: a gateway lets nobody deploy what is not theirs.
+        """
         directory = self._sources / check_digest(digest)
 
         async def fill(new: Path) -> None:
             archive = new / "source.zip"
-            await self.client.fetch(digest, archive)
+            await self.client.fetch(digest, archive, owner)
             await asyncio.to_thread(unpack_source, archive, new / LAYER)
             archive.unlink()
 
