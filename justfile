@@ -70,6 +70,11 @@ faults *args:
 security *args:
     GLOWPLUG_SECURITY=all pytest tests/security -q -r fE {{ args }}
 
+# Changed bytes for everything that reads what strangers send: `just fuzz 100000` makes so many for each reader.
+[group('check')]
+fuzz times="10000" seed=`date +%s`:
+    GLOWPLUG_FUZZ={{ times }} GLOWPLUG_FUZZ_SEED={{ seed }} pytest tests/security/test_fuzz.py -q -p no:cacheprovider
+
 # Start and stop containers, kill their worker in the middle, look for leftovers: `just churn --starts 500 --kills 50`.
 [group('check')]
 churn *args:

@@ -198,4 +198,4 @@ def test_any_bytes_are_frames_or_an_error_and_never_kept_beyond_the_bound(noise:
                 assert header is not None
     except FrameError:
         return
-    assert len(reader._rest) < 2 * BODY_BYTES_MAX + 16
+    assert len(reader._buffer) < 2 * BODY_BYTES_MAX + 16

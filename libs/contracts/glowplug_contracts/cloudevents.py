@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import EventId, WorkspaceId, derive_id
 from glowplug_contracts.messages.event import CloudEvent, DataForm
@@ -178,7 +179,7 @@ def _from_header(name: str, value: str) -> str:
 def _canonical(name: str, raw: msgspec.Raw) -> str | None:
     """Return a JSON attribute as the specification's canonical string; null is no attribute."""
     nested = bytes(raw).lstrip()[:1] in (b"{", b"[")
-    value = {} if nested else msgspec.json.decode(raw)
+    value = {} if nested else _plain(name, raw)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -188,12 +189,20 @@ def _canonical(name: str, raw: msgspec.Raw) -> str | None:
     raise _bad(name, "must be a string, true, false or a 32-bit integer")
 
 
+def _plain(name: str, raw: msgspec.Raw) -> object:
+    """Return what a member is. What skips over one does not look whether it is UTF-8."""
+    try:
+        return msgspec.json.decode(raw)
+    except UNREADABLE as err:
+        raise _bad(name, f"is not readable: {err}") from err
+
+
 def _data_of(members: _Members, content_type: str) -> tuple[DataForm, bytes]:
     data, encoded = members.get("data"), members.get("data_base64")
     if data is not None and encoded is not None:
         raise _bad("data", "is there, and data_base64 too")
     if encoded is not None:
-        text = msgspec.json.decode(encoded)
+        text = _plain("data_base64", encoded)
         if not isinstance(text, str):
             raise _bad("data_base64", "must be a string")
         try:
@@ -204,7 +213,7 @@ def _data_of(members: _Members, content_type: str) -> tuple[DataForm, bytes]:
     if data is None:
         return DataForm.NONE, b""
     if content_type and not _is_json(content_type):
-        text = msgspec.json.decode(data)
+        text = _plain("data", data)
         if not isinstance(text, str):
             raise _bad("data", f"must be a string, for {content_type[:80]} is not JSON")
         return DataForm.TEXT, _utf8("data", text)

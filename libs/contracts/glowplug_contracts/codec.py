@@ -8,7 +8,7 @@ not looked at here, as the `data` of their message.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -16,6 +16,9 @@ from glowplug_contracts.errors import ContractError
 
 Wire = Literal["json", "msgpack", "raw"]
 M = TypeVar("M")
+
+# What decoders raise for bytes of others: no such value, nested beyond the stack, no UTF-8.
+UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 _JSON = msgspec.json.Encoder()
 _MSGPACK = msgspec.msgpack.Encoder()
@@ -37,7 +40,7 @@ def decode(data: bytes, payload: type[M], wire: Wire) -> M:
         return cast("Any", payload)(data=data)  # type: ignore[no-any-return]
     try:
         message: M = _decoder(cast("Any", payload), wire).decode(data)
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise ContractError(
             "platform.contract", f"{len(data)} bytes are no {payload!r}: {err}"
         ) from err

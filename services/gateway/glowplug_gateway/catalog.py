@@ -7,6 +7,7 @@ misses asks the buckets themselves before it says "not found".
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 
 from glowplug_contracts.errors import NotFoundError
@@ -16,6 +17,7 @@ from glowplug_contracts.streams import DEPLOYMENTS, FUNCTIONS
 from glowplug_runtime.bus import Bus, Entry
 
 LATEST = "latest"
+_VERSION = re.compile(r"v([0-9]{1,9})")
 
 
 class Catalog:
@@ -92,8 +94,8 @@ class Catalog:
         if version == LATEST:
             deployment_id: DeploymentId | None = index.latest
         else:
-            number = version[1:] if version.startswith("v") else ""
-            deployment_id = index.versions.get(int(number)) if number.isdecimal() else None
+            found = _VERSION.fullmatch(version)
+            deployment_id = index.versions.get(int(found[1])) if found else None
         if not deployment_id:
             raise _unknown(f"{name}/{version}")
         return await self.by_id(workspace, deployment_id)

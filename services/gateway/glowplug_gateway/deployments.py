@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 from blake3 import blake3
-from glowplug_contracts.codec import encode
+from glowplug_contracts.codec import UNREADABLE, encode
 from glowplug_contracts.errors import ConflictError, InvalidRequestError
 from glowplug_contracts.eventmatch import check_trigger
 from glowplug_contracts.ids import DeploymentId, WorkspaceId, check_name, derive_id
@@ -278,7 +278,7 @@ def read_spec(data: bytes) -> DeploymentSpec:
     """Return the spec that a door was given as JSON. Raises: InvalidRequestError."""
     try:
         spec = _SPEC.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as err:
+    except UNREADABLE as err:
         raise InvalidRequestError(
             "request.invalid",
             f"the body is no deployment: {err}",

@@ -131,7 +131,7 @@ def _value(spec: FieldSpec, value: object, path: str, complaints: dict[str, str]
         case "object":
             return _object(spec, value, path, complaints)
         case "float" if isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            return _float(value, path, complaints)
         case "integer" if isinstance(value, float) and value.is_integer():
             return int(value)
         case "enum" if value not in spec.choices:
@@ -141,6 +141,14 @@ def _value(spec: FieldSpec, value: object, path: str, complaints: dict[str, str]
         case _:
             pass
     return value
+
+
+def _float(value: int, path: str, complaints: dict[str, str]) -> object:
+    try:
+        return float(value)
+    except OverflowError:
+        _complain(complaints, path, f"must be {_ARTICLES['float']} that is not too large")
+        return value
 
 
 def _list(spec: FieldSpec, value: object, path: str, complaints: dict[str, str]) -> object:

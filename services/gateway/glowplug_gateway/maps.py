@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import (
     ConflictError,
     DeadlineExceededError,
@@ -220,7 +221,7 @@ def _at(workspace: WorkspaceId, name: str, key: str) -> Address[MapItem]:
 def _whole(item: MapItem) -> int:
     try:
         return msgspec.json.decode(item.data, type=int) if item.format is Format.JSON else _none()
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise InvalidRequestError(
             "request.invalid", f"{item.key!r} holds no whole number, so nothing can be added to it"
         ) from err

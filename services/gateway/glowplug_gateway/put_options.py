@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import msgspec
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.ids import check_id
 from glowplug_contracts.messages.http import PutOptions
 from glowplug_contracts.messages.invocation import IDEMPOTENCY_WINDOW_S_MAX
@@ -36,7 +37,7 @@ def read_options(header: str | None, idempotency_key: str | None) -> PutOptions:
             if isinstance(raw, dict) and (unknown := raw.keys() - _NAMES):
                 raise invalid({f"options.{name}": "nobody knows this" for name in unknown})
             options = msgspec.convert(raw, PutOptions)
-        except (msgspec.MsgspecError, RecursionError) as err:
+        except UNREADABLE as err:
             raise invalid({"options": f"must be a JSON object: {err}"}) from err
     if idempotency_key:
         options = msgspec.structs.replace(options, idempotency_key=idempotency_key)

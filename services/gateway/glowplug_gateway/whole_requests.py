@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from typing import Final
 
 import msgspec
+from glowplug_contracts.codec import UNREADABLE
 
 HEADERS_MAX: Final = 100
 VALUE_CHARS_MAX: Final = 8 * 1024
 STATUS_MIN, STATUS_MAX = 200, 599
+_STATUS = re.compile(r"[0-9]{3}")
 # Of one connection and not of the message, or ours to write.
 NOT_PASSED: Final = frozenset(
     {
@@ -102,7 +104,10 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def answer_of(result: bytes) -> WholeAnswer:
     """Return the answer that a function's result (JSON) stands for. Raises: BadAnswerError."""
-    value = msgspec.json.decode(result or b"null")
+    try:
+        value = msgspec.json.decode(result or b"null")
+    except UNREADABLE as error:
+        raise BadAnswerError(f"the result is no JSON: {error}") from error
     if not isinstance(value, dict) or "statusCode" not in value:
         return WholeAnswer(
             status=200, headers=(("content-type", "application/json"),), body=result or b"null"
@@ -110,8 +115,9 @@ def answer_of(result: bytes) -> WholeAnswer:
     status = value["statusCode"]
     if isinstance(status, bool) or not isinstance(status, int | str):
         raise BadAnswerError(f"statusCode is {status!r}; give a number")
-    if not str(status).isdecimal() or not STATUS_MIN <= int(status) <= STATUS_MAX:
-        raise BadAnswerError(f"statusCode is {status!r}; give {STATUS_MIN} to {STATUS_MAX}")
+    text = str(status)
+    if not _STATUS.fullmatch(text) or not STATUS_MIN <= int(text) <= STATUS_MAX:
+        raise BadAnswerError(f"statusCode is {text[:32]!r}; give {STATUS_MIN} to {STATUS_MAX}")
     headers = [*_headers(value.get("headers")), *_many(value.get("multiValueHeaders"))]
     if len(headers) > HEADERS_MAX:
         raise BadAnswerError(f"there are {len(headers)} headers; an answer has {HEADERS_MAX}")
@@ -119,7 +125,7 @@ def answer_of(result: bytes) -> WholeAnswer:
     if not any(name.lower() == "content-type" for name, _ in headers):
         plain = isinstance(value.get("body"), str)
         headers.append(("content-type", "text/plain" if plain else "application/json"))
-    return WholeAnswer(status=int(status), headers=tuple(headers), body=body)
+    return WholeAnswer(status=int(text), headers=tuple(headers), body=body)
 
 
 def _headers(given: object) -> list[tuple[str, str]]:

@@ -154,7 +154,7 @@ def _check_step(number: int, step: ImageStep) -> None:
 
 
 def _by_number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
+    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
 
 
 def _link(before: bytes, added: bytes) -> Digest:

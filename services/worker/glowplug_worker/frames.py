@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.messages.deployment import FieldSpec
 from glowplug_contracts.messages.invocation import RemoteError
 
@@ -295,29 +296,37 @@ class FrameReader:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._buffer = bytearray()
 
     def feed(self, piece: bytes) -> Iterator[tuple[FromRunner, bytes]]:
-        """Yield the frames that are complete now. Raises: FrameError."""
-        data = self._rest + piece if self._rest else piece
-        at, size = 0, len(data)
-        while size - at >= _PREFIX_BYTES:
-            head_size = int.from_bytes(data[at : at + 4])
-            body_size = int.from_bytes(data[at + 4 : at + 8])
-            if head_size > HEADER_BYTES_MAX or body_size > BODY_BYTES_MAX:
-                self._rest = b""
-                raise FrameError(f"a frame of {head_size} + {body_size} bytes is too large")
-            body_at = at + _PREFIX_BYTES + head_size
-            end = body_at + body_size
-            if end > size:
-                break
-            yield _decode(data[at + _PREFIX_BYTES : body_at]), data[body_at:end]
-            at = end
-        self._rest = data[at:]
+        """Yield the frames that are complete now. Raises: FrameError.
+
+        A piece costs what it is long, however much of its frame is here already: a runner may send it byte
+        by byte.
+        """
+        buffer = self._buffer
+        buffer += piece
+        at, size = 0, len(buffer)
+        try:
+            while size - at >= _PREFIX_BYTES:
+                head_size = int.from_bytes(buffer[at : at + 4])
+                body_size = int.from_bytes(buffer[at + 4 : at + 8])
+                if head_size > HEADER_BYTES_MAX or body_size > BODY_BYTES_MAX:
+                    at = size
+                    raise FrameError(f"a frame of {head_size} + {body_size} bytes is too large")
+                body_at = at + _PREFIX_BYTES + head_size
+                end = body_at + body_size
+                if end > size:
+                    break
+                head, body = bytes(buffer[at + _PREFIX_BYTES : body_at]), bytes(buffer[body_at:end])
+                at = end
+                yield _decode(head), body
+        finally:
+            del buffer[:at]
 
 
 def _decode(head: bytes) -> FromRunner:
     try:
         return _DECODER.decode(head)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as err:
+    except UNREADABLE as err:
         raise FrameError(f"a header is not one of a runner's: {err}") from err

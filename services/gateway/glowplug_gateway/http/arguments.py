@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from aiohttp import web
 from glowplug_contracts.errors import InvalidRequestError
@@ -25,6 +27,7 @@ from glowplug_gateway.put_options import read_options
 
 DEADLINE_MAX_S = 7 * 86_400.0
 HEADER_DEADLINE = "Glowplug-Deadline-S"
+_SIZE = re.compile(r"[0-9]{1,18}")
 
 
 def is_first(request: web.BaseRequest) -> bool:
@@ -86,7 +89,7 @@ async def arguments(request: web.BaseRequest, blobs: OwnBlobs, bytes_max: int) -
             return await blobs.payload(data, form)
         return Payload(format=form, data=data, size=len(data))
     size = request.headers.get(HEADER_SIZE, "")
-    if not size.isdecimal():
+    if not _SIZE.fullmatch(size):
         raise _bad_header(HEADER_SIZE, "the blob's number of bytes")
     return Payload(format=form, blob=check_digest(blob), size=int(size))
 

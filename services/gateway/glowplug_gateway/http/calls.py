@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
-from glowplug_contracts.codec import encode
+from glowplug_contracts.codec import UNREADABLE, encode
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import InvocationId, check_id
 from glowplug_contracts.messages.deployment import Deployment
@@ -266,7 +266,7 @@ def _check_stream(deployment: Deployment, *, stream: bool) -> None:
 def _batch(data: bytes) -> MapRequest:
     try:
         batch = _MAP.decode(data)
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise InvalidRequestError("request.invalid", f"the body is no map request: {err}") from err
     check_id("invocation", batch.invocation_id)
     if not 0 < len(batch.inputs) <= BATCH_INPUTS_MAX:

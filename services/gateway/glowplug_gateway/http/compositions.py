@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError, PlatformError
 from glowplug_contracts.messages.http import ComposeRequest
 
@@ -61,7 +62,7 @@ class CompositionRoutes:
         """
         try:
             asked = _REQUEST.decode(await body(exchange.request, self._body_bytes_max))
-        except (msgspec.MsgspecError, RecursionError) as err:
+        except UNREADABLE as err:
             raise InvalidRequestError(
                 "request.invalid", f"the body is no composition: {err}"
             ) from err

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 from glowplug_contracts.cloudevents import check_unreserved, read_events, write_structured
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.eventmatch import Glob, check_pattern, compile_trigger
 from glowplug_contracts.ids import check_token
@@ -267,7 +268,7 @@ def _cursor(text: str) -> int:
 def _replay(raw: bytes) -> ReplayAsked:
     try:
         asked = _REPLAY.decode(raw or b"{}")
-    except (msgspec.MsgspecError, RecursionError) as err:
+    except UNREADABLE as err:
         raise InvalidRequestError("request.invalid", f"the body is no replay: {err}") from err
     check_token(asked.id)
     if asked.cursor < 0:

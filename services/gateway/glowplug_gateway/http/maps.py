@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.ids import check_name
 from glowplug_contracts.messages.http import HEADER_FORMAT
@@ -169,7 +170,7 @@ class MapRoutes:
         data = await body(exchange.request, BODY_BYTES_MAX)
         try:
             by = _ADD.decode(data).by if data else 1
-        except msgspec.MsgspecError as err:
+        except UNREADABLE as err:
             raise InvalidRequestError("request.invalid", f'send {{"by": 1}}: {err}') from err
         total = await self._maps.add(
             exchange.workspace, _name(exchange), _key(exchange), by, self._written(exchange)

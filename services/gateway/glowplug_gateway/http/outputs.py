@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import (
     ForbiddenError,
     InvalidRequestError,
@@ -278,7 +279,7 @@ async def _given(exchange: Exchange, form: type[G], wanted: str) -> G:
     data = await body(exchange.request, BODY_BYTES_MAX)
     try:
         return msgspec.json.decode(data or b"{}", type=form)
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise InvalidRequestError("request.invalid", f"send {wanted}: {err}") from err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError, PlatformError
 from glowplug_contracts.messages.http import PUTS_MAX, PutManyRequest
 from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, InvocationRecord
@@ -51,7 +52,7 @@ class PutRoutes:
 def _puts(data: bytes) -> PutManyRequest:
     try:
         asked = _PUTS.decode(data)
-    except msgspec.MsgspecError as err:
+    except UNREADABLE as err:
         raise InvalidRequestError("request.invalid", f"the body is no request: {err}") from err
     if not 0 < len(asked.puts) <= PUTS_MAX:
         raise InvalidRequestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.ids import check_name
 from glowplug_contracts.messages.state import (
@@ -136,7 +137,7 @@ class QueueRoutes:
     def _items(self, data: bytes) -> list[QueueItem]:
         try:
             items = _PUT.decode(data).items
-        except (msgspec.MsgspecError, RecursionError) as err:
+        except UNREADABLE as err:
             raise InvalidRequestError("request.invalid", f"the body holds no items: {err}") from err
         if not 0 < len(items) <= PUT_MANY_MAX:
             raise InvalidRequestError(

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.messages.container import ExecEvent
 from glowplug_contracts.messages.sandbox import SandboxRecord, SandboxSpec
@@ -157,7 +158,7 @@ def _event_value(event: ExecEvent) -> dict[str, object]:
 def _decoded(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
-    except (msgspec.MsgspecError, RecursionError) as err:
+    except UNREADABLE as err:
         raise InvalidRequestError(
             "request.invalid", str(err), details={"fields": {"": str(err)}}
         ) from err

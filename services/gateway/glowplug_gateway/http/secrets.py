@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import ForbiddenError, InvalidRequestError
 from glowplug_contracts.ids import WorkspaceId
 from glowplug_contracts.inside import NO_DEPLOYMENT
@@ -150,7 +151,7 @@ async def _given(exchange: Exchange) -> _Given:
     data = await body(exchange.request, BODY_BYTES_MAX)
     try:
         return _GIVEN.decode(data)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         # The decoder's words may quote what was sent.
         raise InvalidRequestError(
             "request.invalid", 'send {"name": "…", "values": {"VARIABLE": "text"}}'

@@ -7,6 +7,7 @@ import contextlib
 
 import msgspec
 from aiohttp import web
+from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError
 
 from glowplug_gateway.http import answers
@@ -107,7 +108,7 @@ class VolumeRoutes:
         data = await body(exchange.request, BODY_BYTES_MAX)
         try:
             name = _NAMED.decode(data).name
-        except msgspec.MsgspecError as err:
+        except UNREADABLE as err:
             raise InvalidRequestError("request.invalid", f'send {{"name": "…"}}: {err}') from err
         made = await asyncio.to_thread(self._volumes.ensure, exchange.workspace, name)
         return answers.json({"name": name, "created": made})

@@ -6,6 +6,7 @@ the user's. Names, links, sizes and counts are checked before anything is writte
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import zipfile
@@ -18,6 +19,15 @@ from glowplug_contracts.manifests import check_path
 ENTRIES_MAX = 20_000
 BYTES_MAX = 2 * 1024 * 1024 * 1024
 EXECUTABLE = 0o111
+# What zipfile raises for an archive that is none, or lies.
+UNUSABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 def unpack_source(archive: Path, target: Path) -> None:
@@ -32,9 +42,17 @@ def unpack_source(archive: Path, target: Path) -> None:
             target.mkdir()
             for member in members:
                 _unpack(opened, member, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as err:
-        raise InvalidRequestError("request.invalid", f"the source is no usable zip: {err}") from err
+    except UNUSABLE as err:
+        raise _unusable(err) from err
+    except OSError as err:
+        if err.errno != errno.EINVAL:  # a place before the beginning, which the archive names
+            raise
+        raise _unusable(err) from err
     target.chmod(0o755)
+
+
+def _unusable(why: Exception) -> InvalidRequestError:
+    return InvalidRequestError("request.invalid", f"the source is no usable zip: {why}")
 
 
 def _check_members(members: list[zipfile.ZipInfo]) -> None:
@@ -52,6 +70,11 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise InvalidRequestError(
                 "request.invalid", f"{name!r} in the source is a link or a device"
+            )
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InvalidRequestError(
+                "request.invalid",
+                f"{name!r} in the source is packed in a way that is not read: use deflate",
             )
         if name in seen:
             raise InvalidRequestError("request.invalid", f"{name!r} is in the source twice")

@@ -1,0 +1,1 @@
+"""Changed bytes for everything that reads what strangers send: an engine, and the readers."""
