@@ -54,11 +54,11 @@ class Matrix(msgspec.Struct):
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[tuple[Web, Any]]:
+async def opened(directory: Path, **more: Any) -> AsyncIterator[tuple[Web, Any]]:
     key = directory / "master-key"
     key.write_text(os.urandom(32).hex())
     key.chmod(0o600)
-    settings = {"master_key_file": str(key), "volumes_dir": str(directory / "volumes")}
+    settings = {"master_key_file": str(key), "volumes_dir": str(directory / "volumes"), **more}
     with open_nats_server(directory / "nats") as server:
         async with open_bus(server.url, instance="test") as bus:
             await ensure_topology(bus, shards=1)

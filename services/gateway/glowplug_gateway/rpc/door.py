@@ -13,12 +13,13 @@ from typing import Any
 import grpc
 import msgspec
 import structlog
-from glowplug_contracts.errors import InvariantError, PlatformError
+from glowplug_contracts.errors import InvalidRequestError, InvariantError, PlatformError
 from glowplug_contracts.ids import WorkspaceId
 from glowplug_contracts.messages.http import HEADER_TRACE
 from glowplug_runtime.failures import PortTakenError
 from glowplug_runtime.tls import ServerCertificate
 from glowplug_runtime.tracing import SpanHandle, start_span
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -80,34 +81,38 @@ class RpcDoor:
             serve: Callable[[Any, Any], Any]
             if method.name in self._methods.streams:
                 make = grpc.unary_stream_rpc_method_handler
-                serve = self._stream(method.name, self._methods.streams[method.name])
+                serve = self._stream(method.name, request, self._methods.streams[method.name])
             else:
                 make = grpc.unary_unary_rpc_method_handler
-                serve = self._answer(method.name, self._methods.answers[method.name])
-            found[method.name] = make(
-                serve,
-                request_deserializer=request.FromString,
-                response_serializer=reply.SerializeToString,
-            )
+                serve = self._answer(method.name, request, self._methods.answers[method.name])
+            # Bytes come in as they are, and are read once we know whose they are: grpc would log a stack for
+            # whatever anybody sends, and call it a fault of the server.
+            found[method.name] = make(serve, response_serializer=reply.SerializeToString)
         return found
 
-    def _answer(self, name: str, answer: Answer) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def serve(request: Any, context: Any) -> Any:
+    def _answer(
+        self, name: str, kind: Any, answer: Answer
+    ) -> Callable[[bytes, Any], Awaitable[Any]]:
+        async def serve(data: bytes, context: Any) -> Any:
             with self._opened(name, context) as span:
                 try:
-                    return await answer(self._asked(context, span), request)
+                    asked = self._asked(context, span)
+                    return await answer(asked, _read(kind, data))
                 except Exception as error:  # noqa: BLE001 - each becomes a status
                     failed = error
             return await _refuse(context, name, failed)
 
         return serve
 
-    def _stream(self, name: str, items: Items) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+    def _stream(
+        self, name: str, kind: Any, items: Items
+    ) -> Callable[[bytes, Any], AsyncIterator[Any]]:
+        async def serve(data: bytes, context: Any) -> AsyncIterator[Any]:
             failed: Exception | None = None
             with self._opened(name, context) as span:
                 try:
-                    async for item in items(self._asked(context, span), request):
+                    asked = self._asked(context, span)
+                    async for item in items(asked, _read(kind, data)):
                         yield item
                 except Exception as error:  # noqa: BLE001 - each becomes a status
                     failed = error
@@ -129,6 +134,15 @@ class RpcDoor:
         caller = self._tokens.principal(_metadata(context).get("authorization", ""))
         span.set(workspace=caller.workspace)
         return Asked(caller.workspace, span.traceparent, context.time_remaining() or 0.0)
+
+
+def _read(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequestError(
+            "request.invalid", f"{len(data)} bytes are no {kind.DESCRIPTOR.full_name}: {error}"
+        ) from error
 
 
 def _metadata(context: Any) -> dict[str, str]:
