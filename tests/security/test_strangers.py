@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
 import re
@@ -42,6 +43,17 @@ TAKES = {"/api/v1/queues/{queue}/take"}
 pytestmark = pytest.mark.attempt(control=CONTROL)
 
 
+class Kept(logging.Handler):
+    """What libraries logged as errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
 class Seen(msgspec.Struct):
     """What came of everything that was sent."""
 
@@ -51,11 +63,19 @@ class Seen(msgspec.Struct):
     neighbour: list[bool] = []
     before: dict[str, bool] = {}
     after: dict[str, bool] = {}
+    logged: list[str] = []
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    return asyncio.run(ask_all(tmp_path_factory.mktemp("strangers")))
+    kept = Kept()
+    logging.getLogger().addHandler(kept)
+    try:
+        seen = asyncio.run(ask_all(tmp_path_factory.mktemp("strangers")))
+    finally:
+        logging.getLogger().removeHandler(kept)
+    seen.logged = kept.lines
+    return seen
 
 
 async def ask_all(directory: Path) -> Seen:
@@ -221,6 +241,10 @@ def test_the_changes_reach_what_they_are_for(seen):
     assert seen.http.get("404", 0) + seen.http.get("422", 0) > 20, seen.http
     assert seen.http.get("400", 0) > 20, seen.http
     assert {"OK", "INVALID_ARGUMENT"} & seen.grpc.keys(), seen.grpc
+
+
+def test_nothing_that_anybody_sends_leaves_a_stack_in_the_log(seen):
+    assert seen.logged == []
 
 
 def test_a_neighbour_is_served_in_between(seen):

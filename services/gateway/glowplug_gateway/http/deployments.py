@@ -210,7 +210,7 @@ def deployment_value(deployment: Deployment) -> dict[str, object]:
 
 def deployment_url(exchange: Exchange, deployment: Deployment) -> str:
     """Return where this version is called over HTTP, as the asker reaches this gateway."""
-    origin = f"{exchange.request.scheme}://{exchange.request.host}"
+    origin = exchange.origin
     if deployment.ephemeral:
         return f"{origin}/api/v1/deployments/{deployment.deployment_id}/call"
     if deployment.spec.kind is FunctionKind.ON_EVENT:

@@ -7,12 +7,14 @@ foresaw is a 500 with the code platform.bug and the request's id; the stack goes
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from glowplug_contracts.errors import (
     ForbiddenError,
     InvalidRequestError,
@@ -167,6 +169,23 @@ class Door:
         )
 
 
+class _OwnFaults(logging.Filter):
+    """Keeps stacks out of the log for what is no request at all: anybody can send it, as often as they like."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+_OWN_FAULTS = _OwnFaults()
+
+
+def _server_log() -> logging.Logger:
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_OWN_FAULTS)
+    return logger
+
+
 def _know(exchange: Exchange, caller: Principal) -> None:
     exchange.caller = caller
     if exchange.span is not None:
@@ -252,6 +271,7 @@ async def open_door(
         request_factory=make_request,
         handler_cancellation=True,
         access_log=None,
+        logger=_server_log(),
         keepalive_timeout=KEEPALIVE_S,
     )
     runner = web.ServerRunner(server, shutdown_timeout=drain_s)

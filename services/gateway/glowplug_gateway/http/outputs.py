@@ -187,8 +187,7 @@ class OutputRoutes:
         link = await self._outputs.link(
             exchange.workspace, exchange.path["output"], given.expires_s
         )
-        asked_at = f"{exchange.request.scheme}://{exchange.request.host}"
-        origin = self._origin() if exchange.inside is not None else asked_at
+        origin = self._origin() if exchange.inside is not None else exchange.origin
         return answers.json({"url": origin + link.path, "expires_at": link.expires_at})
 
     async def on_public(self, exchange: Exchange) -> web.StreamResponse:

@@ -6,6 +6,7 @@ from it. Finding a route is a walk down a tree of path segments, one dictionary 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 from urllib.parse import unquote
@@ -25,6 +26,7 @@ Access = Literal["token", "deployment", "open", "internal"]
 
 SEGMENTS_MAX = 12
 PATH_CHARS_MAX = 1_024
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 
 
 class Exchange:
@@ -65,6 +67,16 @@ class Exchange:
     def trace(self) -> str:
         """Return the traceparent for what this request causes."""
         return self.span.traceparent if self.span is not None else ""
+
+    @property
+    def origin(self) -> str:
+        """Return where the asker reaches this gateway. Raises: InvalidRequestError (no Host, or one that is none)."""
+        host = self.request.headers.get("Host", "")
+        if not _HOST.match(host):
+            raise InvalidRequestError(
+                "request.invalid", f"the header Host is {host[:80]!r}, no name"
+            )
+        return f"{self.request.scheme}://{host}"
 
     def number(self, name: str, default: float, lowest: float, highest: float) -> float:
         """Return a number in the query. Raises: InvalidRequestError."""
