@@ -28,6 +28,7 @@ from glowplug_contracts.messages.sandbox import SandboxSpec
 from glowplug_contracts.streams import SCHEDULE_STATES
 
 from glowplug_gateway.blobs import Blobs
+from glowplug_gateway.bounds import check_deployment
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.events import tell_deployment
 from glowplug_gateway.images import PLATFORM_PYTHON, ImageReady, Images
@@ -40,12 +41,6 @@ from glowplug_gateway.secrets import Secrets
 from glowplug_gateway.volumes import Volumes
 
 WRITES_MAX = 50
-WORKERS_MAX = 64
-CONCURRENCY_MAX = 1_000
-CONTAINERS_MAX = 10_000
-ENV_MAX = 1_000
-STEPS_MAX = 200
-PRIORITY_MAX = 10
 
 _SPEC = msgspec.json.Decoder(DeploymentSpec)
 
@@ -293,31 +288,8 @@ def check_spec(spec: DeploymentSpec) -> None:
     check_name(spec.name)
     if spec.app:
         check_name(spec.app, "app")
-    wrong: dict[str, str] = {}
-    source, scale = spec.source, spec.autoscaler
-    bounds: dict[str, tuple[float, float, float]] = {
-        "workers": (spec.workers, 1, WORKERS_MAX),
-        "concurrent_requests": (spec.concurrent_requests, 1, CONCURRENCY_MAX),
-        "max_pending": (spec.max_pending, 0, 1_000_000),
-        "priority": (spec.priority, -PRIORITY_MAX, PRIORITY_MAX),
-        "autoscaler.max_containers": (scale.max_containers, 1, CONTAINERS_MAX),
-        "autoscaler.min_containers": (scale.min_containers, 0, scale.max_containers),
-        "autoscaler.buffer_containers": (scale.buffer_containers, 0, scale.max_containers - 1),
-        "autoscaler.tasks_per_container": (scale.tasks_per_container, 1, 1_000_000),
-        "retry.max_retries": (spec.retry.max_retries, 0, 1_000),
-        "retry.delay_s": (spec.retry.delay_s, 0, 86_400),
-        "retry.backoff": (spec.retry.backoff, 1, 100),
-        "resources.cpu_millis": (spec.resources.cpu_millis, 1, 1_000_000),
-        "resources.cpu_limit_millis": (spec.resources.cpu_limit_millis, 0, 1_000_000),
-        "resources.disk_bytes": (spec.resources.disk_bytes, 0, 1 << 42),
-        "resources.gpu_count": (spec.resources.gpu_count, 0, 64),
-        "resources.gpu_memory_bytes": (spec.resources.gpu_memory_bytes, 0, 1 << 50),
-        "env": (len(spec.env) + len(spec.image.env), 0, ENV_MAX),
-        "image.steps": (len(spec.image.steps), 0, STEPS_MAX),
-    }
-    for field, (value, lowest, highest) in bounds.items():
-        if not lowest <= value <= highest:
-            wrong[field] = f"is {value:g}; it must be from {lowest:g} to {highest:g}"
+    source = spec.source
+    wrong = check_deployment(spec)
     if not source.handler and source.pickled is None:
         wrong["source"] = "names no handler and holds no function by value"
     if source.handler and source.blob is None and source.pickled is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+from glowplug_contracts.errors import UnavailableError
 from glowplug_contracts.ids import check_digest
 
 from glowplug_gateway.blobs import PIECE_BYTES, Blobs
@@ -57,16 +58,14 @@ class BlobRoutes:
         length = exchange.request.content_length
         if length is not None and length > self._blob_bytes_max:
             raise too_large(f"a blob may have {self._blob_bytes_max} bytes, not {length}")
-        await self._blobs.of(exchange.workspace).put(digest, self._bounded(exchange.request))
+        body = _Bounded(exchange.request, self._blob_bytes_max)
+        try:
+            await self._blobs.of(exchange.workspace).put(digest, body.pieces())
+        except UnavailableError:
+            if body.exceeded:  # what broke off was our own doing: to come again would not help
+                raise too_large(f"a blob may have {self._blob_bytes_max} bytes") from None
+            raise
         return answers.json({"digest": digest})
-
-    async def _bounded(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        total = 0
-        async for piece in request.content.iter_chunked(PIECE_BYTES):
-            total += len(piece)
-            if total > self._blob_bytes_max:
-                raise too_large(f"a blob may have {self._blob_bytes_max} bytes")
-            yield piece
 
     async def on_head(self, exchange: Exchange) -> web.StreamResponse:
         """Look. Who finds it may go on to use it without sending it again: its lease begins anew."""
@@ -85,3 +84,22 @@ class BlobRoutes:
             async for piece in pieces:
                 await stream.response.write(piece)
         return await stream.end()
+
+
+class _Bounded:
+    """A body in pieces, cut off where it is longer than may be."""
+
+    def __init__(self, request: web.BaseRequest, bytes_max: int) -> None:
+        self._request = request
+        self._bytes_max = bytes_max
+        self.exceeded = False
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body. Raises: InvalidRequestError (request.too_large)."""
+        total = 0
+        async for piece in self._request.content.iter_chunked(PIECE_BYTES):
+            total += len(piece)
+            if total > self._bytes_max:
+                self.exceeded = True
+                raise too_large(f"a blob may have {self._bytes_max} bytes")
+            yield piece

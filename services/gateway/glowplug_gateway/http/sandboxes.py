@@ -12,6 +12,7 @@ from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.messages.container import ExecEvent
 from glowplug_contracts.messages.sandbox import SandboxRecord, SandboxSpec
 
+from glowplug_gateway.bounds import check_sandbox
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
@@ -79,7 +80,8 @@ class SandboxRoutes:
     async def on_create(self, exchange: Exchange) -> web.StreamResponse:
         """Create."""
         spec = _decoded(await body(exchange.request, BYTES_MAX), SandboxSpec)
-        if wrong := check_network(spec.network) | check_volumes(spec.volumes):
+        wrong = check_sandbox(spec) | check_network(spec.network) | check_volumes(spec.volumes)
+        if wrong:
             raise invalid(wrong)
         async with answers.lines(exchange) as stream:
             created = self._sandboxes.create(exchange.workspace, spec, exchange.trace)
