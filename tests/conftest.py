@@ -27,6 +27,11 @@ ONE_BY_ONE = (
     "integration/network",
     "integration/worker",
 )
+# Of these, what starts no container and looks at no host.
+BESIDE = tuple(
+    f"security/test_{name}.py"
+    for name in ("archives", "blobs", "bombs", "fuzz", "names", "routes", "strangers", "terminal")
+)
 TESTS = Path(__file__).parent
 
 
@@ -34,7 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what may not run beside each other."""
     for item in items:
         file = item.path.relative_to(TESTS).as_posix()
-        group = "host" if file.startswith(ONE_BY_ONE) else file
+        alone = file.startswith(ONE_BY_ONE) and file not in BESIDE
+        group = "host" if alone else file
         item.add_marker(pytest.mark.xdist_group(group))
 
 

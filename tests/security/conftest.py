@@ -71,15 +71,21 @@ def played() -> Iterator[Callable[[Stage | None], Played | str]]:
     directory = Path(tempfile.mkdtemp(prefix="glowplug-security-"))
     directory.chmod(0o755)
     done: dict[Stage | None, Played | str] = {}
+    # An ordinary user's stage is a program of its own, which plays while another one does.
+    ordinary: list[subprocess.Popen[bytes] | str] = []
 
     def get(stage: Stage | None) -> Played | str:
+        if stage is not None and not ordinary:
+            ordinary.append(_begun_by_an_ordinary_user(directory / "ordinary"))
         if stage not in done:
             own = directory / str(len(done))
             own.mkdir()
-            done[stage] = _played(stage, own)
+            done[stage] = _ended(ordinary[0]) if stage == ORDINARY else _played(stage, own)
         return done[stage]
 
     yield get
+    if ordinary and ORDINARY not in done:
+        _ended(ordinary[0])
     # Not shutil's: an attempt made directories deeper than it can call itself.
     subprocess.run(["rm", "-rf", str(directory)], check=True)
 
@@ -104,19 +110,18 @@ def free(played: Callable[[Stage | None], Played | str]) -> Played:
 
 
 def _played(stage: Stage | None, directory: Path) -> Played | str:
-    if stage == ORDINARY:
-        return _by_an_ordinary_user(directory)
     try:
         return asyncio.run(play_free(directory) if stage is None else play(stage, directory))
     except UnavailableError as error:
         return error.message
 
 
-def _by_an_ordinary_user(directory: Path) -> Played | str:
+def _begun_by_an_ordinary_user(directory: Path) -> subprocess.Popen[bytes] | str:
+    directory.mkdir()
     found = find_ordinary(directory)
     if isinstance(found, str):
         return found
-    done = subprocess.run(
+    return subprocess.Popen(
         [found.python, "-m", "tests.security.stage", ORDINARY.backend, str(directory)],
         cwd=ROOT,
         env=found.env,
@@ -124,6 +129,12 @@ def _by_an_ordinary_user(directory: Path) -> Played | str:
         group=UID,
         extra_groups=[],
         stdout=subprocess.PIPE,
-        check=True,
     )
-    return msgspec.json.decode(done.stdout, type=Played)
+
+
+def _ended(begun: subprocess.Popen[bytes] | str) -> Played | str:
+    if isinstance(begun, str):
+        return begun
+    said, _ = begun.communicate()
+    assert begun.returncode == 0, begun.returncode
+    return msgspec.json.decode(said, type=Played)

@@ -217,7 +217,8 @@ for _title, _key, _family, _number in (
 @FAMILY("a datagram to the host's loopback", 84, needs="network")
 def _() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(_WITHIN_S)
+        # An answer is not refused but never comes; where one does, it may be late on a busy machine.
+        sock.settimeout(1 if GIVEN["sandboxed"] else _WITHIN_S)
         sock.sendto(b"x", tuple(GIVEN["udp"]))
         if canary() not in sock.recv(4096):
             raise Held("somebody else answers")
