@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from glowplug_worker import frames
 from glowplug_worker.frames import encode_frame
 
 from tests.integration.worker.conftest import Rest
+from tests.security.fuzz.engine import changed
 from tests.support.builders_worker import (
     Peer,
     ScriptedBackend,
@@ -41,6 +43,7 @@ class Case(msgspec.Struct, frozen=True):
     sends: Bytes
     ends: bool = True
     answers: bool = False  # what it sends is its invocation's outcome
+    somehow: bool = False  # it may end for another reason than what it may not say
 
 
 class Found(msgspec.Struct):
@@ -87,6 +90,7 @@ def _own(frame: Callable[[dict[str, Any]], bytes]) -> Bytes:
 
 
 MIB = 1 << 20
+CHANGED = 12
 DEEP = b"[" * 200_000
 
 CASES = (
@@ -343,6 +347,31 @@ CASES = (
         ends=False,
         answers=True,
     ),
+)
+
+
+def _changed(seed: int) -> Bytes:
+    """Honest frames with a few changes, and at last one that no reader takes."""
+
+    def sends(run: dict[str, Any]) -> Iterator[bytes]:
+        chance = random.Random(seed)
+        honest = (
+            frames.Log(stream="stdout", id=run["id"], at=1.5),
+            frames.Progress(id=run["id"], fraction=0.5, message="half"),
+            frames.Ask(ask_id=1, method="GET", path="/api/v1/queues/x", headers={"Ce-Id": "a"}),
+            _result(run),
+        )
+        for _ in range(20):
+            yield changed(chance, [encode_frame(one, b'{"a": 1}') for one in honest])
+        # More than one frame may still wait for: what follows it is none.
+        for _ in range(3):
+            yield b"\xff" * MIB
+
+    return sends
+
+
+CASES += tuple(
+    Case(f"honest frames, changed: {seed}", _changed(seed), somehow=True) for seed in range(CHANGED)
 )
 
 

@@ -21,6 +21,8 @@ def test_a_hostile_runner_harms_only_itself(made, number):
     case, one = CASES[number], found[number]
     assert one.neighbour
     assert one.failed or not case.ends
+    if case.somehow:
+        return
     if case.ends:
         assert one.violation or case.name == "an end of the start, after the start"
     else:
