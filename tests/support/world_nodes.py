@@ -815,7 +815,8 @@ class Nodes:
     def _freeze(self) -> None:
         """Stop somebody for a while, as a machine that stalls: nothing is lost, all of it comes late."""
         world = self.world
-        nodes = [node for node in (*self.workers, *self.gateways, self.autoscaler) if node.alive]
+        everybody = (*self.workers, *self.gateways, self.autoscaler)
+        nodes = [one for one in everybody if one.alive and one.frozen_until <= world.now]
         if nodes:
             node = world.rng.choice(nodes)
             node.frozen_until = world.now + world.rng.uniform(*FROZEN_S)

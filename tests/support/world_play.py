@@ -64,7 +64,8 @@ def _play(world: World) -> None:
         _let_die(world, nodes)
     world.run(ILL_S)
     latest = world.now + world.illness.late_s  # of what was sent before it heals
-    latest = max(latest, *(node.frozen_until for node in nodes.workers + nodes.gateways))
+    stopped = (*nodes.workers, *nodes.gateways, nodes.autoscaler)
+    latest = max(latest, *(node.frozen_until for node in stopped))
     heal(world, nodes)
     world.run(ILL_S + HEALED_S, world.checks.all_ended)
     world.checks.everything_ended()

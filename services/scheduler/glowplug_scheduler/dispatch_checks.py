@@ -88,6 +88,8 @@ def _check_items(state: ShardState) -> None:
                 else invocation_id in container.occupied
             )
             _hold(11, f"{invocation_id} flies in a slot, or is an orphan", seated)
+    known = all(one in state.items for one in state.followers)
+    _hold(16, "who waits for others is known", known)
     _hold(12, "cached bytes add up", state.cached_bytes == cached)
     for container_id in state.strangers.values():
         _hold(13, "strangers sit in known containers", container_id in state.containers)

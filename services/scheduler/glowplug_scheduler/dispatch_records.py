@@ -37,7 +37,7 @@ def believe(state: ShardState, event: RecordSeen, now: float, out: list[Decision
         _end(state, item, event, now, out)
         return
     if item is None:
-        if len(state.items) >= state.backlog_max and event.state is not State.RUNNING:
+        if state.is_full() and event.state is not State.RUNNING and not _follows(event):
             state.overflowed = True  # it stays in its stream; ScanRecords brings it back
             if event.key and event.key_limit == 0:
                 state.keys.miss(event.key, event.order or event.sequence)
@@ -146,10 +146,11 @@ def _queue(
 ) -> None:
     _lift(state, item, now)
     _copy(item, event)
-    if event.after_count and event.attempt == 0 and event.state is State.ACCEPTED:
+    if _follows(event):
         item.after_count, item.after_if = event.after_count, event.after_if
         item.place = Place.HELD
         item.since = now
+        state.followers.add(item.invocation_id)
         state.remind(now + INCOMPLETE_S, item, Place.HELD)
         _judge(state, state.followups.wait(item, now), now, out)
         return
@@ -165,6 +166,11 @@ def _queue(
             state.admit(state.keys.ask(item))
     else:
         state.wait(item, now)
+
+
+def _follows(event: RecordSeen) -> bool:
+    """Return whether it waits for the ends of others."""
+    return event.after_count > 0 and event.attempt == 0 and event.state is State.ACCEPTED
 
 
 def tell_waiters(state: ShardState, event: RecordSeen, now: float, out: list[Decision]) -> None:
@@ -197,6 +203,7 @@ def _judge(state: ShardState, waiting: Waiting, now: float, out: list[Decision])
         state.fail(item, DELETED, now, out)
     elif verdict is Verdict.RUN:
         item.after_count = 0
+        state.followers.discard(item.invocation_id)
         item.arrived = now
         state.wait(item, now)
         state.unfilled[item.queue.deployment_id] = item.queue
@@ -292,6 +299,7 @@ def open_keys(state: ShardState, now: float, out: list[Decision]) -> None:
 
 def _lift(state: ShardState, item: Item, now: float) -> None:
     """Take an item out of wherever it is, so that it can be put somewhere else."""
+    state.followers.discard(item.invocation_id)
     if item.place is Place.WAITING:
         item.queue.remove(item, Place.GONE)
     elif item.place is Place.FLYING:

@@ -69,6 +69,7 @@ class ShardState:
         throttled: queues whose rate lets nothing start for now.
         unfilled: queues that got work from another one's end; `settle` hands it.
         buried: containers that ended; a late beat does not bring them back.
+        followers: those that wait for the ends of others.
         due: (when, number, item, place it must still be in, since when).
     """
 
@@ -113,6 +114,7 @@ class ShardState:
         self.records_high = 0
         self.cached_bytes = 0
         self.overflowed = False
+        self.followers: set[InvocationId] = set()
         self.announced_all_at = 0.0
         self._tickets = 0
         self._dues = 0
@@ -145,6 +147,13 @@ class ShardState:
         """Know an item from now on; it still needs a place."""
         self.items[item.invocation_id] = item
         item.queue.items += 1
+
+    def is_full(self, share: float = 1.0) -> bool:
+        """Return whether so large a share of the backlog is taken.
+
+        Those that wait for others take no room: they would keep out what they wait for.
+        """
+        return len(self.items) - len(self.followers) >= share * self.backlog_max
 
     def remind(self, at: float, item: Item, place: Place) -> None:
         """Look at the item at `at`, if it is still in `place` since the time it is now."""
@@ -261,6 +270,7 @@ class ShardState:
         item.place = Place.GONE
         if item.request is not None:
             self.uncache(item)
+        self.followers.discard(item.invocation_id)
         if self.items.get(item.invocation_id) is item:
             del self.items[item.invocation_id]
             item.queue.items -= 1

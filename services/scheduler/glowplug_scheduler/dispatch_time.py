@@ -51,7 +51,7 @@ def pass_time(state: ShardState, now: float, out: list[Decision]) -> None:
         state.touch(queue, now, out)
     if now - state.announced_all_at >= ANNOUNCE_ALL_S:
         _announce_all(state, now, out)
-    if state.overflowed and len(state.items) < ROOM_AGAIN * state.backlog_max:
+    if state.overflowed and not state.is_full(ROOM_AGAIN):
         state.overflowed = False
         rescan(state, out)
     pass_audit(state, now, out)

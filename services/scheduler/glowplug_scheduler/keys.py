@@ -7,7 +7,8 @@ lies in a heap, best first: by priority and arrival, or in the order of acceptan
 
 Invariants: K1 no key has more holders than the largest limit among them, but for what already ran when
 it was first heard of; K2 of a key in order, only the oldest holds (one that is `late` was overtaken before it
-was first heard of, or ran then beside another); K3 nothing lies in the heap while its key has room.
+was first heard of, or under the owner before, or ran then beside another); K3 nothing lies in the heap
+while its key has room.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class Key:
         if len(self._heap) > _STALE_ALLOWED and self._pushes % len(self._heap) == 0:
             self._heap = [entry for entry in self._heap if _wants(entry[3])]
             heapq.heapify(self._heap)
+
+    def overtake(self, order: int) -> None:
+        """Somebody of this place in the order runs already: whoever lies here and came before is late."""
+        for *_, item in self._heap:
+            item.late = item.late or item.order < order
 
     def best(self) -> Item | None:
         """Return who is next, leaving it here."""
@@ -105,8 +111,11 @@ class Keys:
 
     def hold(self, item: Item) -> None:
         """It runs: it holds its key, whatever the limit says."""
+        key = self.of(item)
+        if item.key_limit == 0 and item.invocation_id not in key.holders:
+            key.overtake(item.order)  # the owner before us did not know of them
         item.holds_key = True
-        self.of(item).holders[item.invocation_id] = item
+        key.holders[item.invocation_id] = item
 
     def ask(self, item: Item) -> Iterator[Item]:
         """An item would like to hold its key; yield those that do so from now on.

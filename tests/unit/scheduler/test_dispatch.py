@@ -591,6 +591,23 @@ def test_more_records_than_the_bound_stay_in_their_stream_until_there_is_room():
     assert set(machine.dispatcher.state.items) == {"inv_2", "inv_3"}
 
 
+def test_those_that_wait_for_others_do_not_keep_them_out():
+    machine = Machine(backlog_max=2)
+    for number in (1, 2, 3):
+        machine(a_record(f"inv_w{number}", number, after_count=1))
+    for number in (1, 2, 3):
+        machine(a_record(f"inv_{number}", number + 3, then=(f"inv_w{number}",)))
+    waiters = {"inv_w1", "inv_w2", "inv_w3"}
+    assert set(machine.dispatcher.state.items) == waiters | {"inv_1", "inv_2"}
+    # The end of one leaves its waiter to run: it takes the room.
+    machine(a_record("inv_1", 7, State.SUCCEEDED, then=("inv_w1",)))
+    assert not of_type(machine.wait(1.0), d.ScanRecords)
+    machine(a_record("inv_w1", 8, State.SUCCEEDED, after_count=1))
+    assert of_type(machine.wait(1.0), d.ScanRecords)
+    machine(a_record("inv_3", 6, then=("inv_w3",)))
+    assert "inv_3" in machine.dispatcher.state.items
+
+
 def test_calls_beyond_the_bound_are_sent_back():
     machine = Machine(backlog_max=1)
     for number in range(1, 4):

@@ -73,3 +73,29 @@ def test_the_next_owner_lets_what_was_cancelled_and_still_runs_keep_its_key(beat
         step(event, 101.0)
     assert step(d.Tick(), 105.0) == []
     assert step(beats(2, a_container("ctr_a", "dep_a", slots=2)), 106.0) == ["inv_2"]
+
+
+def test_what_the_owner_before_let_overtake_keeps_its_key_over_a_retry():
+    """It did not know of the older one; we know both, and that the younger runs."""
+    dispatcher = d.Dispatcher(0, 1)
+
+    def step(event, now):
+        decisions = dispatcher.step(event, now)
+        dispatcher.check()
+        return [h.invocation_id for h in of_type(decisions, d.Hand)]
+
+    fifo = {"key": "fifo", "key_limit": 0}
+    step(d.ShardTaken(1), 100.0)
+    step(a_record("inv_1", 1, deployment="dep_a", **fifo), 100.0)
+    running = a_record("inv_2", 3, State.RUNNING, "dep_a", "ctr_a", attempt=1, order=2, **fifo)
+    step(running, 100.0)
+    step(moved(ContainerState.READY, "ctr_a", "dep_a", slots=1), 100.0)
+    step(d.RecordsRead(), 100.0)
+    step(d.Tick(), 110.0)
+    again = {"attempt": 1, "lost_attempts": 1, "order": 2, **fifo}
+    step(moved(ContainerState.FAILED, "ctr_a", "dep_a"), 111.0)
+    step(a_record("inv_2", 4, State.RETRY_WAIT, "dep_a", **again), 111.1)
+    assert step(moved(ContainerState.READY, "ctr_b", "dep_a", slots=1), 112.0) == ["inv_2"]
+    ended = a_record("inv_2", 6, State.SUCCEEDED, "dep_a", **again)
+    step(ended, 113.0)
+    assert "inv_1" in dispatcher.state.items
