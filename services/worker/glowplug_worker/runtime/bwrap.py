@@ -40,6 +40,7 @@ from glowplug_worker.runtime.nursery.tracer import FORKS
 from glowplug_worker.runtime.process import limit_disk, make_group
 from glowplug_worker.runtime.seccomp_files import own_profile, program
 from glowplug_worker.runtime.seccomp_rules import Profile
+from glowplug_worker.runtime.settle import settle
 from glowplug_worker.runtime.tree import Tree, fork
 from glowplug_worker.runtime.uids import Uids
 
@@ -133,7 +134,7 @@ class BwrapBackend:
         try:
             await self._until_made(info, inside, tree)
         except BaseException:
-            await tree.close()
+            await settle(asyncio.ensure_future(tree.close()))
             raise
         finally:
             os.close(info)

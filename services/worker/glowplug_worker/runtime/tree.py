@@ -23,6 +23,7 @@ from glowplug_worker.runtime.cgroups import Cgroup
 from glowplug_worker.runtime.child import Birth
 from glowplug_worker.runtime.disks import Disk
 from glowplug_worker.runtime.launcher.client import Launcher, LauncherGoneError
+from glowplug_worker.runtime.settle import settle
 
 STDERR_TAIL_BYTES: Final = 4096
 # A wrapper reports a child's death by signal n as exit code 128 + n.
@@ -249,8 +250,9 @@ def _new_pids() -> Iterator[None]:
 
 async def _undo(started: asyncio.Future[subprocess.Popen[bytes]]) -> None:
     """Kill a process whose starter was cancelled."""
+    await settle(started)
     try:
-        process = await started
+        process = started.result()
     except (OSError, subprocess.SubprocessError):
         return
     process.kill()

@@ -22,6 +22,7 @@ from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.runtime.child import Birth
 from glowplug_worker.runtime.launcher import clone
+from glowplug_worker.runtime.settle import settle
 
 log = structlog.get_logger()
 
@@ -247,7 +248,8 @@ def _in_memory(data: bytes) -> Iterator[int]:
 
 async def _undo(asked: asyncio.Future[Child]) -> None:
     """Kill a process whose starter was cancelled."""
+    await settle(asked)
     with contextlib.suppress(UnavailableError, LauncherGoneError):
-        child = await asked
+        child = asked.result()
         child.kill()
         child.wait()

@@ -19,6 +19,7 @@ import msgspec
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.runtime.nursery import tracer
+from glowplug_worker.runtime.settle import settle
 
 # The helper gives a fork up after tracer's own bound; this is for a helper that does not answer at all.
 ANSWER_S: Final = 10.0
@@ -82,9 +83,11 @@ class Nursery:
             try:
                 return await asyncio.shield(asked)
             except asyncio.CancelledError:
+                await settle(asked)
                 with contextlib.suppress(UnavailableError):
-                    newborn = await asked
-                    signal.pidfd_send_signal(newborn.pidfd, signal.SIGKILL)
+                    newborn = asked.result()
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(newborn.pidfd, signal.SIGKILL)
                     os.close(newborn.pidfd)
                 raise
 
