@@ -260,6 +260,7 @@ class Autoscaler:
             live=fleet.live(deployment_id),
             ready=fleet.ready(deployment_id),
             decided=entry.target,
+            forked=fleet.forked(deployment_id),
         )
 
     def _policy_of_unknown(self, entry: Entry, now: float) -> Policy | None:

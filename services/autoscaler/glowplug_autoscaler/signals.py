@@ -112,6 +112,7 @@ class Fleet:
         self._of: dict[DeploymentId, set[ContainerId]] = {}
         self._on: dict[WorkerId, set[ContainerId]] = {}
         self._heard: dict[WorkerId, float] = {}
+        self._templates: dict[WorkerId, frozenset[DeploymentId]] = {}
         self._ended: OrderedDict[ContainerId, None] = OrderedDict()
 
     def live(self, deployment_id: DeploymentId) -> int:
@@ -129,9 +130,14 @@ class Fleet:
         """Return how many invocations its workers last reported as running."""
         return sum(self._containers[c].in_flight for c in self._of.get(deployment_id, ()))
 
+    def forked(self, deployment_id: DeploymentId) -> bool:
+        """Return whether a live worker has a template of it."""
+        return any(deployment_id in each for each in self._templates.values())
+
     def hear_beat(self, beat: WorkerBeat, now: float) -> set[DeploymentId]:
         """Take a worker's word for all it holds; return the deployments it may have changed."""
         self._heard[beat.worker_id] = now
+        self._templates[beat.worker_id] = frozenset(() if beat.draining else beat.templates)
         listed = {view.container_id for view in beat.containers}
         gone = self._on.get(beat.worker_id, set()) - listed
         touched = {self._drop(container_id) for container_id in gone}
@@ -172,6 +178,7 @@ class Fleet:
             return set()
         for worker_id in silent:
             del self._heard[worker_id]
+            self._templates.pop(worker_id, None)
         lost = [c for worker_id in silent for c in self._on.get(worker_id, ())]
         return {self._drop(container_id) for container_id in lost}
 

@@ -69,7 +69,7 @@ from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.launch import limits_of
 from glowplug_worker.notices import EVERY_S
-from glowplug_worker.ports import Enforced
+from glowplug_worker.ports import Enforced, Room
 from glowplug_worker.processes import parent_of, tree_pss_bytes
 from glowplug_worker.sent import SentFlight, is_ours
 from glowplug_worker.slots import Refusal
@@ -79,7 +79,10 @@ from glowplug_worker.workshop import Workshop
 log = structlog.get_logger()
 
 BEAT_S: Final = 1.0
+# What changed is told so soon, one beat for all that changes until then; later, where many containers live,
+# for each of them is in every beat, and others read it: a burst of starts must not go into telling of it.
 BEAT_SOON_S: Final = 0.01
+BEAT_SOON_EACH_S: Final = 0.002
 TICK_S: Final = 0.1
 FACTS_S: Final = 0.2
 FACTS_BATCH: Final = 500
@@ -420,9 +423,9 @@ class WorkerService:
                 supervisor.gpu_lost(gpu_id, why)
         self.beat_soon()
 
-    def on_change(self) -> None:
+    def on_change(self, changed: Room) -> None:
         """A container reached another state."""
-        self.workshop.answers.changed(self.supervisors.values())
+        self.workshop.answers.changed((changed,))
         self.beat_soon()
 
     def beat_soon(self) -> None:
@@ -430,7 +433,7 @@ class WorkerService:
         if not self._beat_due:
             self._beat_due = True
             loop = asyncio.get_running_loop()
-            loop.call_later(BEAT_SOON_S, self._beat_now)
+            loop.call_later(beat_in_s(len(self.supervisors)), self._beat_now)
 
     def _beat_now(self) -> None:
         self._beat_due = False
@@ -533,6 +536,11 @@ class WorkerService:
         if "memory" in new:
             why += f"; memory is polled every {MEMORY_POLL_S} s and the container killed beyond its limit"
         log.warning("limits.not_enforced", backend=backend.name, why=why)
+
+
+def beat_in_s(containers: int) -> float:
+    """Return how long a beat waits for further changes: the more containers it tells of, the longer."""
+    return min(BEAT_S, max(BEAT_SOON_S, containers * BEAT_SOON_EACH_S))
 
 
 def _invocation_of(message: RunInvocation) -> InvocationId:

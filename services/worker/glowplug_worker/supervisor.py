@@ -627,7 +627,7 @@ class Supervisor:
         async with self._announcing:
             while self._announcements:
                 await self.workshop.bus.append(at, self._announcements.pop(0))
-        self.workshop.changes.tell()
+        self.workshop.changes.tell(self)
 
     async def _conclude(self, error: RemoteError | None) -> None:
         """After the end: settle what was inside, then tell the world, then clean up."""
@@ -648,7 +648,7 @@ class Supervisor:
             self.workshop.images.end_build(self.container_id)
             await asyncio.to_thread(remove_directory, self.directory)
             self._on_ended(self)
-            self.workshop.changes.tell()
+            self.workshop.changes.tell(self)
 
 
 def _has_exit_hook(spec: ContainerSpec) -> bool:

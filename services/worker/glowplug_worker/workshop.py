@@ -27,6 +27,7 @@ from glowplug_worker.ports import (
     IoLimits,
     Networks,
     Pythons,
+    Room,
 )
 from glowplug_worker.settings import CANCEL_GRACE_S
 from glowplug_worker.templates import Templates
@@ -49,15 +50,15 @@ class Changes:
     """Where containers say that they changed; whoever tells the world listens."""
 
     def __init__(self) -> None:
-        self._listener: Callable[[], None] = lambda: None
+        self._listener: Callable[[Room], None] = lambda _: None
 
-    def listen(self, listener: Callable[[], None]) -> None:
+    def listen(self, listener: Callable[[Room], None]) -> None:
         """Call `listener` for every change from now on."""
         self._listener = listener
 
-    def tell(self) -> None:
-        """Something changed."""
-        self._listener()
+    def tell(self, changed: Room) -> None:
+        """A container changed."""
+        self._listener(changed)
 
 
 class Workshop(msgspec.Struct, frozen=True, kw_only=True):

@@ -384,6 +384,16 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> bool:
+    try:
+        path.rmdir()  # most have no groups of their own below
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return _remove_deep(path)
+    return True
+
+
+def _remove_deep(path: Path) -> bool:
     for folder in [*_folders(path)][::-1]:
         try:
             folder.rmdir()
