@@ -89,7 +89,7 @@ def fork(order: dict[str, object], fds: list[int], *, asked: bool) -> int:
     if _started(template) != order["started"]:
         raise ProcessLookupError("the template is gone")
     control, *given = fds
-    child = 0
+    child = dresser = 0
     gift, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with gift, theirs, tracer.traced(template):
@@ -97,13 +97,17 @@ def fork(order: dict[str, object], fds: list[int], *, asked: bool) -> int:
             tracer.run_to_clone(template)
             own_network = bool(order.get("own_network"))
             child = tracer.newborn(template, own_network=own_network, asked=asked)
+            dresser = dress.begin(child, template, order)
             # The template stands still meanwhile: what the newborn is handed now is not for its ears.
             with puppet.opened(child) as stringed:
                 puppet.join(stringed, gift, theirs, order.get("cgroups", ()))  # type: ignore[arg-type]
                 puppet.drop_capabilities(stringed)
-        dress.dress(child, template, order)
+        begun, dresser = dresser, 0
+        dress.finish(begun)
         _verify(child)
     except BaseException:
+        if dresser:
+            dress.give_up(dresser)
         if child:
             os.kill(child, signal.SIGKILL)
             tracer.let_go(child)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 from typing import Final
 
@@ -47,22 +48,42 @@ USER: Final = 1000
 TMPFS_OPTIONS: Final = (("mode", "1777"), ("size", str(1 << 30)))
 
 
-def dress(child: int, template: int, order: dict[str, object]) -> None:
-    """Prepare a stopped newborn. Raises: OSError."""
+def begin(child: int, template: int, order: dict[str, object]) -> int:
+    """Begin to prepare a stopped newborn, beside us; return who does it, for `finish`. Raises: OSError."""
     pidfd = os.pidfd_open(child)
-    check(LIBC.setns(pidfd, _NEWPID), "joining the pid namespace")
-    dresser = os.fork()
-    if dresser == 0:
-        try:
-            _in_namespaces_of(pidfd, template, order)
-        except BaseException as error:  # noqa: BLE001 - a forked child must not return
-            os.write(2, f"nursery: {error}\n".encode())
-            os._exit(1)
-        os._exit(0)
-    os.close(pidfd)
-    _, status = os.waitpid(dresser, 0)
+    try:
+        check(LIBC.setns(pidfd, _NEWPID), "joining the pid namespace")
+        dresser = os.fork()
+        if dresser == 0:
+            try:
+                _in_namespaces_of(pidfd, template, order)
+            except BaseException as error:  # noqa: BLE001 - a forked child must not return
+                os.write(2, f"nursery: {error}\n".encode())
+                os._exit(1)
+            os._exit(0)
+    finally:
+        os.close(pidfd)
+    return dresser
+
+
+def finish(dresser: int) -> None:
+    """Wait until the newborn is prepared. Raises: OSError if it is not."""
+    try:
+        _, status = os.waitpid(dresser, 0)
+    except BaseException:
+        give_up(dresser)
+        raise
     if status != 0:
         raise OSError(f"it could not be given its own file systems (status {status})")
+
+
+def give_up(dresser: int) -> None:
+    """End it, whatever it does; it may have ended."""
+    try:
+        os.kill(dresser, signal.SIGKILL)
+        os.waitpid(dresser, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
 
 
 def _in_namespaces_of(pidfd: int, template: int, order: dict[str, object]) -> None:

@@ -55,7 +55,20 @@ _ENTERED: Final = (
 STOPS_MAX: Final = 200
 
 _REGISTERS: Final = 27
-R13, R12, R10, R8, RAX, RDX, RSI, RDI, ORIG_RAX, RIP, RSP = 2, 3, 7, 9, 10, 12, 13, 14, 15, 16, 19
+R14, R13, R12, R10, R8, RAX, RDX, RSI, RDI, ORIG_RAX, RIP, RSP = (
+    1,
+    2,
+    3,
+    7,
+    9,
+    10,
+    12,
+    13,
+    14,
+    15,
+    16,
+    19,
+)
 
 
 class TraceError(Exception):
