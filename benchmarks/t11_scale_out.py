@@ -14,6 +14,7 @@ import sys
 import time
 
 from benchmarks.harness import Side, a_platform, a_process, an_app, show, verdict
+from benchmarks.t05_cold_start import TEMPLATE_S
 from benchmarks.t06_template_start import Starts, asked
 
 PLAIN, FORKED = 1.25, 0.5
@@ -63,9 +64,10 @@ def main() -> int:
             for _ in range(options.rounds):
                 for name in ("forked", "plain"):
                     function = getattr(bench_app, name)
-                    for _ in range(3):
+                    for _ in range(2):  # after the second start there is a template
                         function(0.0)
-                    starts.await_none()
+                        starts.await_none()
+                    time.sleep(TEMPLATE_S)
                     sides[name].samples.append(asyncio.run(scale_out(function, count)))
                     starts.await_none()
                 sides["crun"].samples.append(asked(crun, count))

@@ -99,15 +99,14 @@ async def test_its_end_is_told_as_it_was(launcher):
 
 
 async def test_what_cannot_be_started_says_why_and_leaves_nothing(launcher):
-    before = _own_fds()
+    before = _own_fds(), _own_children()
     for argv, birth, why in (
         (("/no/such/program",), a_birth(), "No such file"),
         ((PYTHON,), Birth(parent=os.getpid(), joins=("/no/such/group",)), "/no/such/group"),
     ):
         with pytest.raises(UnavailableError, match=why):
             await fork(argv, {}, birth, (), launcher=launcher)
-    assert _own_fds() == before
-    assert _own_children() == [launcher._process.pid]
+    assert (_own_fds(), _own_children()) == before
 
 
 async def test_many_at_once_are_told_apart(launcher):
