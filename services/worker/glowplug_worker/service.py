@@ -79,10 +79,10 @@ from glowplug_worker.workshop import Workshop
 log = structlog.get_logger()
 
 BEAT_S: Final = 1.0
-# What changed is told so soon, one beat for all that changes until then; later, where many containers live,
-# for each of them is in every beat, and others read it: a burst of starts must not go into telling of it.
+# What changed is told so soon, one beat for all that changes until then. Not so soon after another beat where many
+# containers live: each of them is in every beat, and a burst of starts must not go into telling of it.
 BEAT_SOON_S: Final = 0.01
-BEAT_SOON_EACH_S: Final = 0.002
+BEAT_APART_EACH_S: Final = 0.001
 TICK_S: Final = 0.1
 FACTS_S: Final = 0.2
 FACTS_BATCH: Final = 500
@@ -114,6 +114,7 @@ class WorkerService:
         self._started_at = started_at
         self._beat = 0
         self._beat_due = False
+        self._beaten_at = float("-inf")
         self._placement_generation = 0
         self._shard_generations: dict[int, int] = {}
         self._warned: set[Enforced] = set()
@@ -364,6 +365,7 @@ class WorkerService:
     async def send_beat(self) -> None:
         """Tell the whole truth about this worker."""
         self._beat += 1
+        self._beaten_at = self.workshop.clock.now()
         workshop = self.workshop
         held = [each.binding.spec.resources for each in self.supervisors.values()]
         offer = self._renew_offer(
@@ -433,7 +435,8 @@ class WorkerService:
         if not self._beat_due:
             self._beat_due = True
             loop = asyncio.get_running_loop()
-            loop.call_later(beat_in_s(len(self.supervisors)), self._beat_now)
+            since_s = self.workshop.clock.now() - self._beaten_at
+            loop.call_later(beat_in_s(len(self.supervisors), since_s), self._beat_now)
 
     def _beat_now(self) -> None:
         self._beat_due = False
@@ -538,9 +541,9 @@ class WorkerService:
         log.warning("limits.not_enforced", backend=backend.name, why=why)
 
 
-def beat_in_s(containers: int) -> float:
-    """Return how long a beat waits for further changes: the more containers it tells of, the longer."""
-    return min(BEAT_S, max(BEAT_SOON_S, containers * BEAT_SOON_EACH_S))
+def beat_in_s(containers: int, since_s: float) -> float:
+    """Return how long the next beat waits for further changes, after one `since_s` ago."""
+    return min(BEAT_S, max(BEAT_SOON_S, containers * BEAT_APART_EACH_S - since_s))
 
 
 def _invocation_of(message: RunInvocation) -> InvocationId:
