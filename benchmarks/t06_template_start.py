@@ -37,7 +37,7 @@ def small() -> str:
     return "hello"
 """
 TORCH = """
-with_torch = Image(python_packages=["torch"])
+with_torch = Image(python_packages=["%s"])
 with with_torch.imports():
     import torch
 
@@ -58,12 +58,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--torch", action="store_true", help="with an image that has torch")
+    parser.add_argument(
+        "--torch",
+        nargs="?",
+        const="torch",
+        default="",
+        metavar="REQUIREMENT",
+        help="with an image of it",
+    )
     options = parser.parse_args()
     if shutil.which("crun") is None or os.geteuid() != 0:
         return verdict("a start from a template against crun", None, {})
     names = ["small", "large"] if options.torch else ["small"]
-    file = an_app(APP + (TORCH if options.torch else ""))
+    file = an_app(APP + (TORCH % options.torch if options.torch else ""))
     with (
         a_platform() as (url, token),
         a_process(sys.executable, "-m", "benchmarks.peers.crun_true") as crun,

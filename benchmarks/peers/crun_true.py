@@ -29,7 +29,12 @@ def main() -> None:
         config = json.loads(Path(bundle, "config.json").read_text())
         config["process"] |= {"args": ["/bin/true"], "terminal": False}
         rootfs = Path(bundle, "rootfs")
-        for name in ("usr", "proc", "sys", "dev"):  # two runs at once would both make what is missing
+        for name in (
+            "usr",
+            "proc",
+            "sys",
+            "dev",
+        ):  # two runs at once would both make what is missing
             (rootfs / name).mkdir(parents=True)
         for name in ("bin", "lib", "lib64"):
             (rootfs / name).symlink_to(f"usr/{name}")

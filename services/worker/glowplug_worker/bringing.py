@@ -51,12 +51,15 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
         source = await patiently(
             workshop, lambda: workshop.images.ensure_source(blob, spec.workspace)
         )
+    volumes: tuple[Bind, ...] = ()
+    if spec.volumes:
+        volumes = await asyncio.to_thread(find_volumes, workshop.volumes_dir, spec)
     return Brought(
         interpreter=interpreter,
         image=image,
         needs=needs,
         source=source,
-        volumes=await asyncio.to_thread(find_volumes, workshop.volumes_dir, spec),
+        volumes=volumes,
         pickled=await _blob(workshop, spec, ref.pickled if ref else None),
         on_start_pickled=await _blob(workshop, spec, ref.on_start_pickled if ref else None),
         on_exit_pickled=await _blob(workshop, spec, ref.on_exit_pickled if ref else None),

@@ -103,7 +103,7 @@ class BwrapBackend:
             )
             flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
             given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
-            if uid is not None:
+            if uid is not None and any(bind.writable and not bind.shared for bind in binds):
                 await asyncio.to_thread(hand_over, binds, uid)
             # bubblewrap itself gets no environment: LD_PRELOAD of the user's would load into it, out
             # here. And what it gets by `--args` no other user of the host can read, unlike argv.
