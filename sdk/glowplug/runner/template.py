@@ -54,6 +54,7 @@ def serve_template(fd: int, control_fd: int) -> int:
             return 1
     import glowplug.runner.pickling  # noqa: F401, PLC0415 - what a template imports costs its children nothing
 
+    _let_libraries_rest()
     control = _open_control(control_fd)
     fork = _clone()
     try:
@@ -91,6 +92,17 @@ def _load(channel: Channel, init: Header, capture: Capture) -> function.Loaded:
         loaded.start()
     loaded.capture = capture
     return loaded
+
+
+def _let_libraries_rest() -> None:
+    """Fork once, in libc's proper way: libraries that end their threads before a fork (numpy's OpenBLAS) do it now.
+
+    They start them again when they are used, each container for itself. Threads that stay are found by the worker.
+    """
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def _open_control(fd: int) -> socket.socket:

@@ -110,6 +110,26 @@ THREADED = (
     "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,), daemon=True).start()\n"
     + QUIET
 )
+# What numpy's OpenBLAS does: threads that it ends before a fork, and starts again when they are used.
+RESTING = (
+    """
+import os, threading
+def work():
+    global THREAD, END
+    END = threading.Event()
+    THREAD = threading.Thread(target=END.wait, daemon=True)
+    THREAD.start()
+def rest():
+    END.set()
+    THREAD.join()
+work()
+os.register_at_fork(before=rest)
+def works():
+    work()
+    return [len(os.listdir("/proc/self/task")), THREAD.is_alive()]
+"""
+    + QUIET
+)
 HOLDING = "import socket\nS = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n" + QUIET
 # Does everything it can to get namespaces by itself, at import and in the container.
 GREEDY = (
@@ -138,6 +158,7 @@ async def worker(request: Any, bus: Any, rest: Any, tmp_path: Path) -> AsyncIter
     for name, code in (
         ("quiet", QUIET),
         ("threaded", THREADED),
+        ("resting", RESTING),
         ("holding", HOLDING),
         ("greedy", GREEDY),
     ):
@@ -311,6 +332,18 @@ async def test_containers_are_forked_with_their_imports_done_and_share_nothing_e
     fourth = await app.start("look")
     assert ways(worker, fourth) == ["template"]
     assert (await app.call(fourth))["tmp"] == []
+
+
+async def test_libraries_that_rest_before_a_fork_can_be_forked_from(worker, rest):
+    app = Containers(worker, rest, "resting")
+    first = await app.start("works")
+    await app.call(first)
+    await app.made(2)
+    second = await app.start("works")
+    assert ways(worker, first, second) == ["plain", "template"]
+    threads, alive = await app.call(second)
+    assert alive
+    assert threads >= 2
 
 
 async def test_their_ends_are_told_and_a_worker_that_ends_leaves_no_process(worker, rest):
