@@ -6,6 +6,7 @@ import errno
 import signal
 
 import pytest
+from glowplug_contracts.errors import UnavailableError
 from glowplug_worker.ports import Limits
 from glowplug_worker.runtime import cgroups, disks
 
@@ -51,6 +52,24 @@ async def test_a_fork_bomb_is_refused_at_the_limit(limited, tmp_path):
         end = await inside.container.wait()
     assert 40 < forked < 64  # what it runs in counts, too
     assert end.evidence.pids_refused > 0
+
+
+async def test_limits_hold_from_the_first_instruction(limited, tmp_path):
+    """What makes the container is held, too: with room for one process there is nobody to run the code."""
+    if not limited.mounts:
+        pytest.skip("nothing stands between a plain process and its code")
+    try:
+        async with open_container(
+            limited, tmp_path / "c", "say(1)", limits=Limits(pids=1)
+        ) as inside:
+            with pytest.raises(AssertionError, match="the container ended"):
+                await inside.said()
+            end = await inside.container.wait()
+    except UnavailableError as error:
+        assert "start" in error.message  # noqa: PT017 - which of the two depends on the backend
+    else:
+        assert end.code != 0
+        assert end.evidence.pids_refused > 0
 
 
 async def test_processor_time_beyond_the_limit_is_withheld(limited, tmp_path):
