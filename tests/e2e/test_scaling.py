@@ -44,7 +44,8 @@ def test_a_deployment_whose_starts_fail_says_so_until_one_succeeds(platform, tmp
         assert platform.http("POST", "/endpoint/needs_a_file", {}).status >= 500
         failing = eventually_sync(lambda n=times: failed(n), what=f"{times} failed starts")
     assert (failing["why"], failing["in_a_row"]) == ("start_failed", 2)
-    assert failing["until"] > shown(first)["last_failure"]["at"]
+    last = eventually_sync(lambda: shown(first)["last_failure"], what="the last failure")
+    assert failing["until"] > last["at"]
     printed = platform.cli("deployment", "show", "needs_a_file").stdout
     assert "2 starts in a row failed; " in printed
     assert "there is no file named ok yet" in printed
