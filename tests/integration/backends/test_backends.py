@@ -19,6 +19,7 @@ from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.uids import RANGES
 
 from tests.support.containers import PRELUDE, Bind, a_plan, open_container
+from tests.support.crowded import crowded
 from tests.support.eventually import eventually
 from tests.support.runner_process import BOOT
 
@@ -156,6 +157,14 @@ async def test_cancelling_a_start_leaves_nothing(backend, tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await starting
     assert _marked(mark) == []
+
+
+async def test_one_of_very_many_containers_ends_as_any_other(backend, tmp_path):
+    with crowded():
+        async with open_container(backend, tmp_path / "c", "sys.exit(7)") as inside:
+            assert (await inside.container.wait()).code == 7
+        async with open_container(backend, tmp_path / "d", "say(1); hear()") as inside:
+            assert await inside.said() == 1
 
 
 async def test_the_tree_dies_with_its_worker(backend, tmp_path):

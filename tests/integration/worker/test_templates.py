@@ -35,6 +35,7 @@ from glowplug_worker.templates import Templates
 from tests.integration.backends.conftest import groups_of
 from tests.integration.worker.test_real_runner import a_call
 from tests.support.builders_worker import open_worker
+from tests.support.crowded import crowded
 from tests.support.eventually import eventually
 from tests.support.internet import lacks
 
@@ -350,7 +351,8 @@ async def test_their_ends_are_told_and_a_worker_that_ends_leaves_no_process(work
     app = Containers(worker, rest, "quiet")
     await app.start("die")
     await app.made(2)
-    second, third = await app.start("die"), await app.start("die")
+    with crowded():
+        second, third = await app.start("die"), await app.start("die")
     await rest.run(a_call(7, invocation_id="inv_die"), second)
     crashed = await rest.change("failed", second)
     assert crashed.error.details["exit_code"] == 7

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import platform
-import select
 import signal
 from pathlib import Path
 from typing import Final
@@ -37,6 +36,7 @@ from glowplug_worker.runtime.hostbase import (
 )
 from glowplug_worker.runtime.launcher.client import Launcher
 from glowplug_worker.runtime.nursery.tracer import FORKS
+from glowplug_worker.runtime.polling import readable
 from glowplug_worker.runtime.process import limit_disk, make_group
 from glowplug_worker.runtime.seccomp_files import own_profile, program
 from glowplug_worker.runtime.seccomp_rules import Profile
@@ -228,7 +228,7 @@ class _Inside:
         """Kill the namespace; return whether it has ended."""
         if self._pidfd < 0:
             return True
-        if select.select([self._pidfd], [], [], 0)[0]:
+        if readable(self._pidfd):
             return True
         with contextlib.suppress(ProcessLookupError):  # it ended, and bubblewrap has reaped it
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +16,7 @@ from typing import Final
 from glowplug_worker.ports import Evidence, Exit
 from glowplug_worker.runtime.cgroups import Cgroup
 from glowplug_worker.runtime.nursery.client import Newborn
+from glowplug_worker.runtime.polling import readable
 from glowplug_worker.runtime.tree import STDERR_TAIL_BYTES
 
 _SWEEP_S: Final = 0.01
@@ -104,7 +104,7 @@ class Forked:
         self._ended.set()
 
     def _on_stderr(self) -> None:
-        while select.select([self._stderr], [], [], 0)[0]:
+        while readable(self._stderr):
             data = os.read(self._stderr, 1 << 16)
             if not data:
                 self._loop.remove_reader(self._stderr)

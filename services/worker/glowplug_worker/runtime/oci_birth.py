@@ -11,13 +11,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import select
 import signal
 from typing import Final
 
 import msgspec
 
 from glowplug_worker.runtime import child
+from glowplug_worker.runtime.polling import readable
 from glowplug_worker.runtime.spec import Root
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -71,7 +71,7 @@ class OciBirth(msgspec.Struct, frozen=True, kw_only=True):
     def _prepare(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if select.select([self.worker], [], [], 0)[0]:
+        if readable(self.worker):
             os.kill(os.getpid(), signal.SIGKILL)
         for path in self.joins:
             child.join(path)
