@@ -310,6 +310,11 @@ def _guarded(path: str, work: Any) -> Any:
         raise NoFolderError(
             "request.invalid", f"{path[:200]!r} goes over a file or a link, which is not followed"
         ) from err
+    except PermissionError as err:  # for root nothing is closed
+        raise InvalidRequestError(
+            "request.invalid",
+            f"{path[:200]!r} is closed: code inside a container took away the rights to it (chmod it there)",
+        ) from err
     except OSError as err:
         if err.errno == errno.ELOOP:
             raise InvalidRequestError(
@@ -340,7 +345,7 @@ def _scan(root: int, parts: list[str], *, deep: bool) -> Iterator[FileEntry]:
             for name in sorted(os.listdir(folder)):  # noqa: PTH208 - of a descriptor
                 if name.startswith(UPLOAD_PREFIX):
                     continue
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, PermissionError):
                     status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                     path = [*above, name]
                     yield _entry("/".join(path), status)

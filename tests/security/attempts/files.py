@@ -70,6 +70,12 @@ def _() -> None:
             raise
 
 
+@FAMILY("change the mode of the runtime, /proc/1/exe, past its mount", 39)
+def _() -> None:
+    path = "/proc/1/exe" if GIVEN["sandboxed"] else f"/proc/{GIVEN['victim']}/exe"
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))
+
+
 @FAMILY("replace the interpreter by a rename", 39)
 def _() -> None:
     own = os.path.realpath(sys.executable)

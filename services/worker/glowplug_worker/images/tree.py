@@ -185,7 +185,10 @@ def _file_entry(path: str, mode: int, name: str, folder: int) -> ManifestEntry:
 
 @contextlib.contextmanager
 def _opened(name: str, flags: int, folder: int) -> Iterator[int]:
-    descriptor = os.open(name, flags, dir_fd=folder)
+    try:
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except PermissionError as err:
+        raise _unfit(name, "can't be read: a command took away the rights to it") from err
     try:
         yield descriptor
     finally:

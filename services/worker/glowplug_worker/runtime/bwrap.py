@@ -35,6 +35,7 @@ from glowplug_worker.runtime.hostbase import (
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.launcher.client import Launcher
+from glowplug_worker.runtime.nursery.dress import UNREADABLE
 from glowplug_worker.runtime.nursery.tracer import FORKS
 from glowplug_worker.runtime.polling import readable
 from glowplug_worker.runtime.process import limit_disk, make_group
@@ -98,8 +99,9 @@ class BwrapBackend:
             forks = FORKS if plan.home is not None else ()
             given.append(_memfd("seccomp", program(self._profile, platform.machine(), forks)))
             birth, command, sources = self._stage(binds, uid, group, plan, disk)
+            masked = (*masked_of(plan), *self._init_masked())
             flags = sandbox_flags(
-                plan, binds, sources, masked_of(plan), f"{stage_root()}/{DISK}" if disk else ""
+                plan, binds, sources, masked, f"{stage_root()}/{DISK}" if disk else ""
             )
             flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
             given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
@@ -139,6 +141,15 @@ class BwrapBackend:
         finally:
             os.close(info)
         return tree
+
+    def _init_masked(self) -> tuple[str, ...]:
+        """Return what hides the first process of a container, which is bubblewrap itself.
+
+        Its program is reached through /proc/1/exe past every read-only mount. Where it is this user's own,
+        code inside could change its mode, and no container would start any more.
+        """
+        own = self._uids is None and self._binary.stat().st_uid == os.geteuid()
+        return ("/proc/1",) if own else ()
 
     def _stage(
         self,
@@ -262,6 +273,7 @@ def sandbox_flags(
         "--die-with-parent",
     ]
     flags += ["--proc", "/proc", "--dev", "/dev"]
+    flags += [flag for path in UNREADABLE for flag in ("--ro-bind-try", "/dev/null", path)]
     for device in plan.devices:
         flags += ["--dev-bind", device.source or device.path, device.path]
     flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108

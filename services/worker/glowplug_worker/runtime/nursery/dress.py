@@ -45,6 +45,8 @@ LIBC.syscall.restype = ctypes.c_long
 
 # The user inside, as in `runtime/bwrap.py`, and who that is in the template's own user namespace.
 USER: Final = 1000
+# Keys of this host that belong to the user whom the container runs as; files of /proc have no namespace.
+UNREADABLE: Final = ("/proc/keys", "/proc/key-users")
 TMPFS_OPTIONS: Final = (("mode", "1777"), ("size", str(1 << 30)))
 
 
@@ -90,6 +92,7 @@ def _in_namespaces_of(pidfd: int, template: int, order: dict[str, object]) -> No
     # Made while we still see the host; then we join the newborn and put them there.
     mounts = [
         (new_file_system("proc", (), _NOSUID | _NODEV | _NOEXEC), "/proc"),
+        *((_shown("/dev/null", writable=False), path) for path in UNREADABLE),
         (
             new_file_system("devpts", (("mode", "620"), ("ptmxmode", "666")), _NOSUID | _NOEXEC),
             "/dev/pts",
