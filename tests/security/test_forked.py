@@ -7,6 +7,7 @@ control groups', and are tried where the containers have some (`test_attempts.py
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -66,7 +67,7 @@ async def test_a_forked_container_is_held_like_a_plain_one(
     assert ways(worker, first, forked) == ["plain", "template"]
     (tmp_path / "scenery").mkdir()
     with scenery(
-        worker.workshop.backend, tmp_path / "scenery", "glowplug-security-forked"
+        worker.workshop.backend, tmp_path / "scenery", f"glowplug-security-{secrets.token_hex(8)}"
     ) as scene:
         given, _, host, victim = scene
         seen = await app.call(forked, given, NUMBERS)

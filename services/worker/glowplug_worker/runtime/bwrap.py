@@ -35,7 +35,7 @@ from glowplug_worker.runtime.hostbase import (
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.launcher.client import Launcher
-from glowplug_worker.runtime.nursery.dress import UNREADABLE
+from glowplug_worker.runtime.nursery.dress import unreadable
 from glowplug_worker.runtime.nursery.tracer import FORKS
 from glowplug_worker.runtime.polling import readable
 from glowplug_worker.runtime.process import limit_disk, make_group
@@ -273,7 +273,7 @@ def sandbox_flags(
         "--die-with-parent",
     ]
     flags += ["--proc", "/proc", "--dev", "/dev"]
-    flags += [flag for path in UNREADABLE for flag in ("--ro-bind-try", "/dev/null", path)]
+    flags += [flag for path in unreadable() for flag in ("--ro-bind", "/dev/null", path)]
     for device in plan.devices:
         flags += ["--dev-bind", device.source or device.path, device.path]
     flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108

@@ -50,6 +50,11 @@ UNREADABLE: Final = ("/proc/keys", "/proc/key-users")
 TMPFS_OPTIONS: Final = (("mode", "1777"), ("size", str(1 << 30)))
 
 
+def unreadable() -> tuple[str, ...]:
+    """Return those of the files that this kernel has."""
+    return tuple(path for path in UNREADABLE if os.path.exists(path))  # noqa: PTH110 - a few of them
+
+
 def begin(child: int, template: int, order: dict[str, object]) -> int:
     """Begin to prepare a stopped newborn, beside us; return who does it, for `finish`. Raises: OSError."""
     pidfd = os.pidfd_open(child)
@@ -92,7 +97,7 @@ def _in_namespaces_of(pidfd: int, template: int, order: dict[str, object]) -> No
     # Made while we still see the host; then we join the newborn and put them there.
     mounts = [
         (new_file_system("proc", (), _NOSUID | _NODEV | _NOEXEC), "/proc"),
-        *((_shown("/dev/null", writable=False), path) for path in UNREADABLE),
+        *((_shown("/dev/null", writable=False), path) for path in unreadable()),
         (
             new_file_system("devpts", (("mode", "620"), ("ptmxmode", "666")), _NOSUID | _NOEXEC),
             "/dev/pts",
