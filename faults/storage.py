@@ -53,8 +53,12 @@ async def fill(mount: Path, for_s: float) -> None:
     ballast.unlink()
 
 
-def start_brokers_again(fleet: Fleet) -> None:
-    """Do what `glowplug up` does, and an operator, once there is room: a broker froze what it could not write."""
+def start_again(fleet: Fleet) -> None:
+    """Do what `glowplug up` does, and an operator, once there is room.
+
+    A broker froze what it could not write; a service that found no room as it started has said so and ended.
+    """
     for part in fleet.of("broker"):
         part.kill()
+    for part in fleet.parts.values():
         part.start()
