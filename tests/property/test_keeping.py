@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from glowplug_worker import keeping
 from glowplug_worker.keeping import Drop, Keeping, Key, Make
+from glowplug_worker.ports import Limits
+from glowplug_worker.templates import with_room
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -178,3 +180,21 @@ def test_one_that_was_being_made_as_the_worker_emptied_goes_when_that_is_said_ag
     assert world.step(keeping.Emptied()) == []
     world.made(A, 10)
     assert world.step(keeping.Emptied()) == [Drop(A)]
+
+
+def test_a_template_has_no_more_children_than_there_is_room_for():
+    machine = Keeping(budget_bytes=BUDGET, keep_s=60.0)
+    assert list(machine.step(keeping.Served(key=A, import_s=1.0), 0.0)) == [Make(A)]
+    machine.step(keeping.Made(key=A, memory_bytes=MIB), 0.0)
+    for _ in range(keeping.CHILDREN_MAX):
+        assert machine.usable(A)
+        machine.step(keeping.Forked(key=A), 1.0)
+    assert not machine.usable(A), "further starts are plain"
+    machine.step(keeping.ChildEnded(key=A), 2.0)
+    assert machine.usable(A)
+
+
+def test_the_room_is_part_of_a_templates_limit():
+    room = keeping.CHILDREN_MAX * keeping.CHILD_BYTES
+    assert with_room(Limits(memory_bytes=MIB)).memory_bytes == MIB + room
+    assert with_room(Limits()) == Limits(), "what has no limit needs no room"

@@ -24,6 +24,10 @@ T = TypeVar("T")
 WORTH_S: Final = 0.25
 STARTS_MIN: Final = 2
 FAILURES_MAX: Final = 3
+# The kernel charges what a fork takes (page tables, its own records) to who forks: half a MiB each from a small
+# template. A template that is killed for it takes its containers along, so that it gets room for so many.
+CHILDREN_MAX: Final = 256
+CHILD_BYTES: Final = 1 << 20
 # Remembered about deployments that have no template; beyond it the oldest are forgotten.
 KNOWN_MAX: Final = 4096
 
@@ -137,7 +141,9 @@ class Keeping:
     def usable(self, key: Key) -> bool:
         """Return whether containers are forked from this one now."""
         found = self._templates.get(key)
-        return found is not None and found.made and not found.retired
+        if found is None or not found.made or found.retired:
+            return False
+        return found.children < CHILDREN_MAX
 
     def use(self, key: Key) -> tuple[int, int]:
         """Return what one uses: bytes of memory, and containers that live."""

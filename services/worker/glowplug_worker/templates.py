@@ -37,7 +37,15 @@ from glowplug_worker.launch import (
     plan_start,
 )
 from glowplug_worker.networks import Networked, attach, join
-from glowplug_worker.ports import Attachment, Backend, Bind, Networks, RunningContainer, StartPlan
+from glowplug_worker.ports import (
+    Attachment,
+    Backend,
+    Bind,
+    Limits,
+    Networks,
+    RunningContainer,
+    StartPlan,
+)
 from glowplug_worker.runtime.cgroups import Cgroups
 from glowplug_worker.runtime.nursery.client import Nursery
 
@@ -304,6 +312,7 @@ class Templates:
             plan = plan_start(binding, brought, places, scratch=scratch, fds=fds[:1])
             return msgspec.structs.replace(
                 plan,
+                limits=with_room(plan.limits),
                 argv=(*plan.argv, "--template", str(fds[1])),
                 fds=fds,
                 home=self._nursery.home,
@@ -368,6 +377,14 @@ def template_binding(binding: BindContainer, name: str, *, bare: bool) -> BindCo
     return BindContainer(
         container_id=ContainerId(name), generation=binding.generation, spec=spec, gpu_ids=()
     )
+
+
+def with_room(limits: Limits) -> Limits:
+    """Return a template's limits: what its code may have, and room for what the kernel keeps of its children."""
+    if not limits.memory_bytes:
+        return limits
+    room = keeping.CHILDREN_MAX * keeping.CHILD_BYTES
+    return msgspec.structs.replace(limits, memory_bytes=limits.memory_bytes + room)
 
 
 def _remove(folder: Path) -> None:
