@@ -14,7 +14,7 @@ import random
 import time
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +25,7 @@ import msgspec
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 TRY_S = 15.0
 AGAIN_S = 0.05
+CANCEL_AGAIN_S = 1.0
 MIB = 1024 * 1024
 # kind -> (share, what its deployment is, arguments)
 WEIGHTS = {
@@ -106,9 +107,7 @@ class Load:
             try:
                 yield self
             finally:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await cancel_all(self._tasks)
                 self._accepted.close()
                 self._answers.close()
 
@@ -315,6 +314,15 @@ class Load:
 
 class RefusedError(Exception):
     """The platform refused for good what it must take."""
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are gone: a cancel that meets the break of a connection may be taken for it."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 def _zipped(file: Path) -> bytes:

@@ -24,7 +24,7 @@ from faults.campaign import await_healthy
 from faults.disk import a_disk, why_not
 from faults.fleet import TOKEN, Fleet
 from faults.links import open_recorder
-from faults.load import Load
+from faults.load import Load, cancel_all
 from faults.nats import Broker
 from faults.watch import TERMINAL, read_records
 
@@ -58,9 +58,7 @@ async def run_round(
             acknowledged = load.accepted
             disk.cut()
             fleet.kill()
-            for task in submitting:
-                task.cancel()
-            await asyncio.gather(*submitting, return_exceptions=True)
+            await cancel_all(submitting)
         accepted = [
             json.loads(line) for line in (directory / "accepted.jsonl").read_text().splitlines()
         ]

@@ -35,13 +35,16 @@ BESIDE = tuple(
 TESTS = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what may not run beside each other."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say what may not run beside each other; of two processes, one begins with the longest group."""
+    several = hasattr(config, "workerinput")
+    first, rest = [], []
     for item in items:
         file = item.path.relative_to(TESTS).as_posix()
         alone = file.startswith(ONE_BY_ONE) and file not in BESIDE
-        group = "host" if alone else file
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group("host" if alone else file))
+        (first if alone and several else rest).append(item)
+    items[:] = [*first, *rest]
 
 
 @pytest.fixture
