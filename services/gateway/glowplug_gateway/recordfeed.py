@@ -2,7 +2,8 @@
 
 Headers only; whoever wants the record reads it. What this gateway wrote itself comes back the same way, and
 `caught_up` waits for it: so the gateway that wrote a thing lists it at once. What it accepted itself is known
-to be on its way until its end is heard: whoever waits for that end need not read the record before.
+to be on its way until its end is heard: whoever waits for that end need not read the record before. The end of what
+went straight to a worker is told by that worker, with the record: it need not be read at all.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ from glowplug_gateway.readmodel import ReadModel
 CAUGHT_UP_S = 2.0
 # Whoever waits for one that is not remembered any more reads it once more.
 ON_THEIR_WAY_MAX = 20_000
+# A worker tells an end when the feed does, and with the record: that is worth waiting for as long as this.
+TOLD_WITHIN_S = 0.02
+# What ended a moment before somebody asked for it.
+LATELY_MAX = 64
+LATELY_S = 5.0
+LATELY_BYTES_MAX = 64 * 1024
+_NEVER = None, float("inf")
 
 
 W = TypeVar("W")
@@ -55,6 +63,8 @@ class RecordFeed:
         self._end_watchers: dict[InvocationId, set[End]] = {}
         self.line = Line()
         self._on_their_way: dict[InvocationId, WorkspaceId] = {}
+        self._told_by_link: set[InvocationId] = set()
+        self._lately: dict[InvocationId, tuple[InvocationRecord, int]] = {}
         self._heard: dict[int, int] = {}
         self._pending: dict[int, int] = {}
         self._written: dict[int, int] = {}
@@ -82,9 +92,13 @@ class RecordFeed:
         for watcher in self._watchers.get(invocation_id, ()):
             watcher.set()
         if _is_end(delivery):
-            self._on_their_way.pop(invocation_id, None)
-            for end in self._end_watchers.get(invocation_id, ()):
-                end.heard.set()
+            if invocation_id in self._told_by_link:
+                loop = asyncio.get_running_loop()
+                loop.call_later(TOLD_WITHIN_S, self._hear_end, invocation_id)
+            else:
+                self._hear_end(invocation_id)
+        if delivery.sequence > self._lately.get(invocation_id, _NEVER)[1]:
+            del self._lately[invocation_id]
         if delivery.headers.get(HEADER_STATE) != State.ACCEPTED:
             self.line.leave(invocation_id)
         for listener in tuple(self._listeners):
@@ -104,6 +118,8 @@ class RecordFeed:
     def watch_end(self, invocation_id: InvocationId) -> Iterator[End]:
         """Yield what is told when the record ends, or is removed."""
         with _watch(self._end_watchers, invocation_id, End()) as end:
+            if invocation_id in self._lately:
+                end.record, _ = self._lately[invocation_id]
             yield end
 
     def is_on_its_way(self, workspace: WorkspaceId, invocation_id: InvocationId) -> bool:
@@ -132,7 +148,9 @@ class RecordFeed:
     def accepting(self, record: InvocationRecord) -> None:
         """This gateway is about to write the first word of a record."""
         if len(self._on_their_way) >= ON_THEIR_WAY_MAX:
-            del self._on_their_way[next(iter(self._on_their_way))]
+            oldest = next(iter(self._on_their_way))
+            del self._on_their_way[oldest]
+            self._told_by_link.discard(oldest)
         self._on_their_way[record.invocation_id] = record.workspace
         self.line.join(record)
 
@@ -141,12 +159,27 @@ class RecordFeed:
         self._on_their_way.pop(invocation_id, None)
         self.line.leave(invocation_id)
 
+    def sending(self, invocation_id: InvocationId) -> None:
+        """It goes straight to a worker, which will tell how it ended."""
+        self._told_by_link.add(invocation_id)
+
     def told_end(self, record: InvocationRecord, sequence: int) -> None:
         """Whoever ended a record says so, at once: it stands at `sequence`, and comes through the feed, too."""
         self.wrote(shard_of(record.workspace, self._platform.shards), sequence)
-        self._on_their_way.pop(record.invocation_id, None)
+        if _bytes_of(record) <= LATELY_BYTES_MAX:
+            if len(self._lately) >= LATELY_MAX:
+                del self._lately[next(iter(self._lately))]
+            self._lately[record.invocation_id] = record, sequence
+            loop = asyncio.get_running_loop()
+            loop.call_later(LATELY_S, self._lately.pop, record.invocation_id, None)
         for end in self._end_watchers.get(record.invocation_id, ()):
             end.record = record
+        self._hear_end(record.invocation_id)
+
+    def _hear_end(self, invocation_id: InvocationId) -> None:
+        self._told_by_link.discard(invocation_id)
+        self._on_their_way.pop(invocation_id, None)
+        for end in self._end_watchers.get(invocation_id, ()):
             end.heard.set()
 
     def wrote(self, shard: int, sequence: int) -> None:
@@ -175,6 +208,12 @@ def _watch(
         watchers[invocation_id].discard(watcher)
         if not watchers[invocation_id]:
             del watchers[invocation_id]
+
+
+def _bytes_of(record: InvocationRecord) -> int:
+    outcome = record.outcome
+    payloads = (record.input.args, outcome.result if outcome is not None else None)
+    return sum(len(payload.data or b"") for payload in payloads if payload is not None)
 
 
 def _is_end(delivery: Delivery[InvocationRecord]) -> bool:

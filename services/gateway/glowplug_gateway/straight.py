@@ -84,6 +84,7 @@ class Straight:
                 sequence=sequence,
                 record=record,
             )
+            self._feed.sending(record.invocation_id)
             if await self._links.send_task(lent, frame):
                 return
             why = "link ended"

@@ -132,6 +132,40 @@ async def test_whoever_waits_is_answered_by_what_the_link_tells(gateway, link, m
     assert await waiting == "right"
 
 
+async def test_whoever_asks_a_moment_later_is_answered_by_what_the_link_told(gateway, link):
+    """Nothing is stored here, so nothing else can have answered."""
+    task = await spawn(gateway, link, 1)
+    frame = await link.receive()
+    told = TaskEnded(invocation_id=task, sequence=2, record=ended(frame, "told"))
+    await link.send(told)
+    await heard_by(gateway)
+    for _ in range(2):
+        assert await gateway.json("GET", f"/api/v1/tasks/{task}/result?wait_s=60") == "told"
+
+
+async def test_what_was_told_is_believed_until_the_record_changes(gateway, link, bus):
+    task = await spawn(gateway, link, 1)
+    frame = await link.receive()
+    first, second = ended(frame, "first"), ended(frame, "second")
+    sequence = await write(bus, first, frame.sequence)
+    await link.send(TaskEnded(invocation_id=task, sequence=sequence, record=first))
+    await heard_by(gateway)
+    await write(bus, second, sequence)
+
+    async def changed():
+        return await gateway.json("GET", f"/api/v1/tasks/{task}/result?wait_s=60") == "second"
+
+    await eventually(changed)
+
+
+async def test_an_end_that_is_never_told_is_read(gateway, link, bus):
+    task = await spawn(gateway, link, 1)
+    frame = await link.receive()
+    waiting = asyncio.ensure_future(gateway.json("GET", f"/api/v1/tasks/{task}/result?wait_s=60"))
+    await write(bus, ended(frame, "stored"), frame.sequence)
+    assert await waiting == "stored"
+
+
 async def test_an_end_of_another_task_than_was_sent_answers_nobody(gateway, link, bus):
     first = await spawn(gateway, link, 1)
     frame = await link.receive()
