@@ -83,9 +83,10 @@ def _state(pid: int) -> str:
 
 
 def _cgroups() -> set[str]:
-    return {
-        str(path) for path in CGROUPS.glob("**/") if "glowplug" in path.name or "ctr_" in path.name
-    }
+    found = set()
+    for folder, names, _ in os.walk(CGROUPS):  # passes over what is gone meanwhile
+        found |= {os.path.join(folder, one) for one in names if "glowplug" in one or "ctr_" in one}
+    return found
 
 
 def _mounts() -> set[str]:

@@ -33,6 +33,7 @@ from glowplug_worker.opening_templates import open_templates
 from glowplug_worker.outbox import Outbox
 from glowplug_worker.runtime.bytecode import Bytecode
 from glowplug_worker.runtime.cgroups import open_cgroups
+from glowplug_worker.runtime.child import allow_open_files
 from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.launcher.client import open_launcher
 from glowplug_worker.runtime.network.choose import open_networks
@@ -54,6 +55,7 @@ NETWORKS_S = 2.0
 async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
     """Open the worker's parts; close them in reverse."""
     settings, worker_id = shell.settings, WorkerId(shell.instance)
+    allow_open_files()
     async with contextlib.AsyncExitStack() as stack:
         directory = stack.enter_context(_open_data(settings))
         stack.enter_context(open_directory(directory))

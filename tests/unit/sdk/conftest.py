@@ -22,6 +22,7 @@ def config_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
+    close_session()  # of tests that ran here before
     with open_fake_gateway(tmp_path / "fake") as fake:
         monkeypatch.setenv("GLOWPLUG_URL", fake.url)
         monkeypatch.setenv("GLOWPLUG_TOKEN", TOKEN)

@@ -26,7 +26,7 @@ _package = type(sys)("glowplug_worker")
 _package.__path__ = [os.path.abspath(f"{__file__}/../../..")]  # noqa: PTH100 - no pathlib
 sys.modules["glowplug_worker"] = _package
 
-from glowplug_worker.runtime.child import Birth, Staged  # noqa: E402 - found only now
+from glowplug_worker.runtime.child import Birth, Staged, allow_open_files  # noqa: E402 - found only now
 from glowplug_worker.runtime.launcher.clone import siblings  # noqa: E402 - likewise
 
 TYPE_CHECKING = False
@@ -49,6 +49,7 @@ def main() -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(_signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         return 0
+    allow_open_files()  # what it keeps gets the worker's numbers
     fork = siblings(platform.machine())
     gc.freeze()  # a fork then copies less
     while True:
