@@ -21,7 +21,7 @@ def why_not() -> str:
     """Return why power can't be cut here, or ""."""
     if os.geteuid() != 0:
         return "needs root: a loop mount and an ioctl on it"
-    for program in ("mkfs.ext4", "mount", "umount"):
+    for program in ("mkfs.ext4", "losetup", "mount", "umount"):
         if not shutil.which(program):
             return f"{program} is missing"
     with tempfile.TemporaryDirectory() as directory:
@@ -38,15 +38,32 @@ class Disk:
 
     def __init__(self, image: Path, mount: Path) -> None:
         self._image = image
+        self._device = ""
         self.mount = mount
 
     def attach(self) -> None:
-        """Mount it; its journal is replayed, as at a boot."""
-        subprocess.run(["mount", "-o", "loop", str(self._image), str(self.mount)], check=True)
+        """Mount it; its journal is replayed, as at a boot.
+
+        By a new device each time: containers that started meanwhile may still hold the file system whose
+        power was cut, and `mount -o loop` would give that one back.
+        """
+        made = subprocess.run(
+            ["losetup", "--find", "--show", str(self._image)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._device = made.stdout.strip()
+        try:
+            subprocess.run(["mount", self._device, str(self.mount)], check=True)
+        except subprocess.CalledProcessError:
+            subprocess.run(["losetup", "--detach", self._device], check=True)
+            raise
 
     def detach(self) -> None:
         """Unmount it."""
         subprocess.run(["umount", str(self.mount)], check=True)
+        subprocess.run(["losetup", "--detach", self._device], check=True)
 
     def cut(self) -> None:
         """Let nothing more reach the disk, and drop what has not."""

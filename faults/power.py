@@ -68,7 +68,8 @@ async def run_round(
         broker_part = fleet.of("broker")[0]
         broker_part.start()
         async with Broker(fleet.direct, *fleet.tap).open() as broker:
-            await broker.connected.wait()
+            async with asyncio.timeout(END_S):  # it may not have come up
+                await broker.connected.wait()
             info = await broker.api("STREAM.INFO.RECORDS_0")
             there = await read_records(broker) if "error" not in info else {}
             lost = [one["id"] for one in accepted if one["id"] not in there]
