@@ -43,7 +43,7 @@ quick *args: lint types
 # Everything: what the README and .ci/run call (< 20 min on two cores).
 [group('check')]
 test *args: lint types
-    pytest -n 2 --dist loadgroup {{ args }}
+    pytest -n 2 {{ args }}
 
 # The seeded simulation, with as many fresh seeds as asked for.
 [group('check')]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -32,19 +33,41 @@ BESIDE = tuple(
     f"security/test_{name}.py"
     for name in ("archives", "blobs", "bombs", "fuzz", "names", "routes", "strangers", "terminal")
 )
-TESTS = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say what may not run beside each other; of two processes, one begins with the longest group."""
-    several = hasattr(config, "workerinput")
-    first, rest = [], []
-    for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
-        alone = file.startswith(ONE_BY_ONE) and file not in BESIDE
-        item.add_marker(pytest.mark.xdist_group("host" if alone else file))
-        (first if alone and several else rest).append(item)
-    items[:] = [*first, *rest]
+def group_of(test: str) -> str:
+    """Return what a test belongs to that may not run beside others of it: "host", or its own file."""
+    file = Path(test.split("::", 1)[0]).relative_to("tests").as_posix()
+    return "host" if file.startswith(ONE_BY_ONE) and file not in BESIDE else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give each group to one process; of the groups, those with the most tests first."""
+    from xdist.scheduler import LoadScopeScheduling  # not every run has pytest-xdist
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
+
+
+@pytest.fixture(scope="session")
+def _host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The host, which one process of this run may have."""
+    run = tmp_path_factory.getbasetemp()
+    shared = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run
+    with (shared / "host.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _alone(request: pytest.FixtureRequest) -> None:
+    """Fail what looks at the host beside another process that does."""
+    if group_of(request.node.nodeid) == "host":
+        request.getfixturevalue("_host")
 
 
 @pytest.fixture
