@@ -21,7 +21,7 @@ from faults.nats import Broker
 from faults.nodes import cut_off, lose_disk, lose_host
 from faults.plan import Fault
 from faults.processes import descendants, name_of
-from faults.storage import dragged, fill, start_again
+from faults.storage import dragged, fill_for, start_again
 from faults.watch import Watcher
 
 MOMENT_S = 6.0
@@ -141,7 +141,7 @@ class Actor:
             case "stepdown":
                 await self._broker.api("STREAM.LEADER.STEPDOWN.RECORDS_0", {})
             case "full" if self.disk is not None:
-                await fill(self.disk, fault.down_s)
+                await fill_for(self.disk, fault.down_s)
                 start_again(self._fleet)
                 self.kills["broker"] += len(self._fleet.of("broker"))
             case "drag" if self.disk is not None:

@@ -39,8 +39,15 @@ def dragged(mount: Path) -> Iterator[None]:
         THROTTLE.write_text(f"{name} 0")
 
 
-async def fill(mount: Path, for_s: float) -> None:
+async def fill_for(mount: Path, seconds: float) -> None:
     """Fill the disk; make room after a while."""
+    ballast = fill(mount)
+    await asyncio.sleep(seconds)
+    ballast.unlink()
+
+
+def fill(mount: Path) -> Path:
+    """Fill the disk; return the file that does."""
     ballast = mount / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb") as file:
         room = os.statvfs(mount)
@@ -49,8 +56,7 @@ async def fill(mount: Path, for_s: float) -> None:
         while True:
             file.write(b"\0" * PIECE)
             file.flush()
-    await asyncio.sleep(for_s)
-    ballast.unlink()
+    return ballast
 
 
 def start_again(fleet: Fleet) -> None:

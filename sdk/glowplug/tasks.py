@@ -29,7 +29,6 @@ STATUSES: dict[str, str] = {
     "cancelled": "CANCELLED",
     "expired": "EXPIRED",
 }
-POLL_S = 20.0
 
 
 class Progress(NamedTuple):
@@ -68,6 +67,13 @@ class FunctionCall:
         from glowplug.client.outcomes import value_of  # noqa: PLC0415
 
         return value_of(await self._wait(timeout))
+
+    @get.plainly
+    def _get_here(self, timeout: float | None = None) -> Any:
+        from glowplug.client.durable import task_result_blocking  # noqa: PLC0415
+        from glowplug.client.outcomes import value_of  # noqa: PLC0415
+
+        return value_of(self._ended(task_result_blocking(self.task_id, timeout), timeout))
 
     @blocking
     async def status(self) -> str:
@@ -143,7 +149,9 @@ class FunctionCall:
     async def _wait(self, timeout: float | None) -> Ended:  # noqa: ASYNC109
         from glowplug.client.durable import task_result  # noqa: PLC0415
 
-        ended = await task_result(self.task_id, timeout, POLL_S)
+        return self._ended(await task_result(self.task_id, timeout), timeout)
+
+    def _ended(self, ended: Ended | None, timeout: float | None) -> Ended:
         if ended is None:
             raise ResultTimeoutError(f"{self.task_id} has not ended after {timeout} s")
         return ended
@@ -158,6 +166,10 @@ class Task(FunctionCall):
         from glowplug.client.outcomes import value_of  # noqa: PLC0415
 
         return value_of(await self._wait(timeout))
+
+    @result.plainly
+    def _result_here(self, timeout: float | None = None) -> Any:
+        return self._get_here(timeout)
 
 
 async def _next(found: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:

@@ -18,11 +18,18 @@ S = TypeVar("S")
 class Blocking(Generic[P, R]):
     """One such method, bound to its object."""
 
-    def __init__(self, start: Callable[P, Coroutine[Any, Any, R]]) -> None:
+    def __init__(
+        self,
+        start: Callable[P, Coroutine[Any, Any, R]],
+        plain: Callable[P, R] | None = None,
+    ) -> None:
         self._start = start
+        self._plain = plain
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do it, and wait for the result."""
+        if self._plain is not None:
+            return self._plain(*args, **kwargs)
         from glowplug.client.loop import background  # noqa: PLC0415 - asyncio is loaded when needed
 
         return background().run(self._start(*args, **kwargs))
@@ -39,7 +46,13 @@ class blocking(Generic[S, P, R]):  # noqa: N801 - used as a decorator
 
     def __init__(self, method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]]) -> None:
         self._method = method
+        self._plain: Callable[Concatenate[S, P], R] | None = None
         self.__doc__ = method.__doc__
+
+    def plainly(self, method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        """Do plain calls this way, in the caller's thread, where the loop's detour can be spared."""
+        self._plain = method
+        return method
 
     @overload
     def __get__(self, instance: None, owner: type) -> blocking[S, P, R]: ...
@@ -49,7 +62,8 @@ class blocking(Generic[S, P, R]):  # noqa: N801 - used as a decorator
         if instance is None:
             return self
         method: Callable[P, Coroutine[Any, Any, R]] = self._method.__get__(instance, owner)
-        return Blocking(method)
+        plain: Callable[P, R] | None = self._plain and self._plain.__get__(instance, owner)
+        return Blocking(method, plain)
 
 
 class blocking_static(Generic[P, R]):  # noqa: N801 - used as a decorator

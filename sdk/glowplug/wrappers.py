@@ -341,9 +341,13 @@ class Spawn(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Have it accepted; return what stands for it."""
-        from glowplug.client.loop import background  # noqa: PLC0415
+        from glowplug.client import calling  # noqa: PLC0415
 
-        return background().run(self._accept(args, kwargs))
+        self._check()
+        task_id = calling.spawn_blocking(
+            self._wrapper, args, kwargs, wait_when_full=self._wait_when_full, options=self._said
+        )
+        return self._result(task_id)  # type: ignore[call-arg]
 
     def aio(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         """Have it accepted; await what stands for it."""
@@ -352,18 +356,21 @@ class Spawn(Generic[P, T]):
         return background().wait(self._accept(args, kwargs))
 
     async def _accept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        from glowplug.client import calling  # noqa: PLC0415
+
+        self._check()
+        task_id = await calling.spawn(
+            self._wrapper, args, kwargs, wait_when_full=self._wait_when_full, options=self._said
+        )
+        return self._result(task_id)  # type: ignore[call-arg]
+
+    def _check(self) -> None:
         if self._wrapper.is_generator:
             name = "put" if self._wait_when_full else "spawn"
             raise NotYetSupportedError(
                 f"{self._wrapper.name} is a generator; {name} of generators is not yet supported; "
                 "use remote(), or return a list"
             )
-        from glowplug.client import calling  # noqa: PLC0415
-
-        task_id = await calling.spawn(
-            self._wrapper, args, kwargs, wait_when_full=self._wait_when_full, options=self._said
-        )
-        return self._result(task_id)  # type: ignore[call-arg]
 
 
 class Optioned(Generic[P, T]):

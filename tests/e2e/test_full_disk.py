@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,15 +14,14 @@ import pytest
 from glowplug_local import doctor
 
 from faults.disk import a_disk, why_not
+from faults.storage import fill
 from tests.e2e.conftest import Running
 from tests.support.eventually import eventually_sync
 
 pytestmark = [pytest.mark.root]
 
 DISK_MIB = 768  # the image cache leaves 512 free
-PIECE = 1 << 16
 LARGE = b"2" * 100_000  # more than fits into what a file has already
-LEFT_BLOCKS = 1024  # written one by one, to the last byte
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +44,6 @@ def up(data, said):
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-
-
-def fill(disk):
-    ballast = disk / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb") as file:
-        room = os.statvfs(disk)
-        os.posix_fallocate(file.fileno(), 0, (room.f_bfree - LEFT_BLOCKS) * room.f_frsize)
-        file.seek(0, os.SEEK_END)
-        while True:
-            file.write(b"\0" * PIECE)
-            file.flush()
-    return ballast
 
 
 def test_what_a_full_disk_froze_goes_on_by_itself_once_there_is_room(disk, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ from tests.support.builders_worker import (
 from tests.support.eventually import eventually
 
 WITHIN_S = 30
+Answerer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 pytestmark = pytest.mark.attempt(control="test_the_control_a_listed_route_reaches_the_gateway")
 TASK = "/api/v1/tasks/inv_1"
 WHO = ("Glowplug-Inside-Workspace", "Glowplug-Inside-Container", "Glowplug-Inside-Deployment")
@@ -54,7 +55,7 @@ class Gateway:
         self.seen: list[web.BaseRequest] = []
         self.bodies: list[bytes] = []
         self.dropped = 0
-        self.answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = self.say_ok
+        self.answer: Answerer = self.say_ok
 
     async def say_ok(self, _request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response({"ok": True}, headers={"Set-Cookie": "a=b", "Server": "x"})
@@ -120,8 +121,11 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def scene(bus: Any, directory: Path, script: Script) -> AsyncIterator[Scene]:
+async def scene(
+    bus: Any, directory: Path, script: Script, answer: Answerer | None = None
+) -> AsyncIterator[Scene]:
     gateway = Gateway()
+    gateway.answer = answer or gateway.say_ok
     shown = Scene(gateway, bus)
 
     async def run(peer: Peer) -> None:
@@ -305,13 +309,11 @@ async def test_requests_in_flight_are_bounded(bus, tmp_path):
         held.set()
         assert (await inside.answer(1))[0] == 200
 
-    async with scene(bus, tmp_path, script) as shown:
+    async def hold(_request: web.BaseRequest) -> web.StreamResponse:
+        await held.wait()
+        return web.json_response({})
 
-        async def hold(_request: web.BaseRequest) -> web.StreamResponse:
-            await held.wait()
-            return web.json_response({})
-
-        shown.gateway.answer = hold
+    async with scene(bus, tmp_path, script, hold) as shown:
         await shown.played()
         assert len(shown.gateway.seen) <= ASKS_MAX
 
@@ -334,12 +336,10 @@ async def test_an_answer_nobody_takes_stops_at_its_credit(bus, tmp_path):
         while got < size:
             got += len((await inside.peer.until("answer"))[1])
 
-    async with scene(bus, tmp_path, script) as shown:
+    async def much(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=b"x" * (size if request.path == TASK else 1))
 
-        async def much(request: web.BaseRequest) -> web.StreamResponse:
-            return web.Response(body=b"x" * (size if request.path == TASK else 1))
-
-        shown.gateway.answer = much
+    async with scene(bus, tmp_path, script, much) as shown:
         await shown.played()
 
 
@@ -365,13 +365,11 @@ async def test_a_request_that_is_dropped_is_let_go_at_the_gateway(bus, tmp_path)
         inside.peer.send(AskDrop(ask_id=1))
         inside.peer.send(AskCredit(ask_id=99, until=5))
 
-    async with scene(bus, tmp_path, script) as shown:
+    async def hold(_request: web.BaseRequest) -> web.StreamResponse:
+        arrived.set()
+        await asyncio.Event().wait()
+        return web.Response()
 
-        async def hold(_request: web.BaseRequest) -> web.StreamResponse:
-            arrived.set()
-            await asyncio.Event().wait()
-            return web.Response()
-
-        shown.gateway.answer = hold
+    async with scene(bus, tmp_path, script, hold) as shown:
         await eventually(lambda: shown.gateway.dropped == 1, what="the gateway to be let go")
         assert "failed" not in shown.states

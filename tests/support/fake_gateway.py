@@ -55,6 +55,7 @@ class FakeGateway:
         self.batches: list[MapRequest] = []
         self.cancelled: list[str] = []
         self.tasks: dict[str, tuple[str, bytes]] = {}
+        self.puts: list[str] = []
         self.ended: dict[str, web.Response] = {}
         self.marks: list[str] = []
         self.log_lines: list[dict[str, Any]] = []
@@ -239,6 +240,11 @@ class FakeGateway:
             self.full_next -= 1
             return refusal(429, "invocation.queue_full", "full", retry_after_s=0.01)
         task_id = request.headers["Glowplug-Invocation-Id"]
+        self.puts.append(task_id)
+        if self.break_next:
+            self.break_next -= 1
+            request.transport.close()
+            return web.Response()
         self.tasks[task_id] = (request.match_info["id"], await self._body(request))
         return web.json_response({"task_id": task_id}, status=202)
 

@@ -19,7 +19,7 @@ from glowplug.client.durable import task_result
 from glowplug.client.listing import query
 from glowplug.client.loop import background
 from glowplug.errors import GlowplugError
-from glowplug.tasks import POLL_S, FunctionCall, public_status
+from glowplug.tasks import FunctionCall, public_status
 
 
 @click.group()
@@ -48,7 +48,7 @@ def status(ctx: click.Context, task_id: str, *, as_json: bool) -> None:
 def result(ctx: click.Context, task_id: str, timeout: float | None, *, as_json: bool) -> None:
     """Wait for a task's result and print it."""
     open_session(ctx)
-    ended = background().run(task_result(task_id, timeout, POLL_S))
+    ended = background().run(task_result(task_id, timeout))
     if ended is None:
         raise GlowplugError(f"{task_id} has not ended after {timeout} s")
     if ended.state != State.SUCCEEDED:

@@ -110,6 +110,39 @@ class Stream:
             await wait(_close(items))
 
 
+def spawn_blocking(
+    wrapper: Any_,
+    args: Arguments,
+    kwargs: dict[str, Any],
+    *,
+    wait_when_full: bool,
+    options: Mapping[str, Any],
+) -> str:
+    """Have durable work accepted; return its id."""
+    session = current_session()
+    deployed = _deployed_blocking(session, wrapper)
+    data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
+    options = _identified(options, args, kwargs, data)
+    invocation_id = calls.new_invocation_id()
+    if not is_remote():
+        from glowplug.client.direct import NotHereError  # noqa: PLC0415 - not in containers
+
+        with contextlib.suppress(NotHereError):
+            return calls.spawn_directly(
+                session.http, deployed.deployment_id, data, invocation_id, options=options
+            )
+    return background().run(
+        calls.spawn(
+            session.http,
+            deployed.deployment_id,
+            data,
+            wait_when_full=wait_when_full,
+            options=options,
+            invocation_id=invocation_id,
+        )
+    )
+
+
 async def spawn(
     wrapper: Any_,
     args: Arguments,
@@ -122,15 +155,22 @@ async def spawn(
     session = current_session()
     deployed = await session.deployment_of(wrapper)
     data = dump_arguments(wrapper, args, kwargs, deployed.python_there)
-    if "idempotency_key" in options:
-        options = {**options, "fingerprint": wire.fingerprint((args, kwargs), data)}
     return await calls.spawn(
         session.http,
         deployed.deployment_id,
         data,
         wait_when_full=wait_when_full,
-        options=options,
+        options=_identified(options, args, kwargs, data),
     )
+
+
+def _identified(
+    options: Mapping[str, Any], args: Arguments, kwargs: dict[str, Any], data: bytes
+) -> Mapping[str, Any]:
+    """Return the options, with what tells whether a key comes again with other arguments."""
+    if "idempotency_key" not in options:
+        return options
+    return {**options, "fingerprint": wire.fingerprint((args, kwargs), data)}
 
 
 def map_blocking(

@@ -1,7 +1,7 @@
-"""A small blocking call on a connection of the calling thread: the short way for a warm `.remote()`.
+"""A small blocking request on a connection of the calling thread: the short way of `.remote()`, `.put()` and `.get()`.
 
-Handing a call to the background loop and back costs two thread switches and a general HTTP client: more
-than the platform needs for the call itself. This way knows one request and one kind of answer. Whatever is
+Handing a request to the background loop and back costs two thread switches and a general HTTP client: more
+than the platform needs for a warm call itself. This way knows one request and one kind of answer. Whatever is
 not that (a lost connection, an answer of unknown length) raises `NotHereError`, and the caller takes the long
 way with the same invocation id, so that nothing runs twice.
 """
@@ -14,7 +14,8 @@ import threading
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from glowplug.client.http import Answer
+from glowplug.client.answers import Answer
+from glowplug.client.profile import Profile
 
 CONNECT_S = 5.0
 RECEIVE_BYTES = 64 * 1024
@@ -42,14 +43,19 @@ class NotHereError(Exception):
     """The short way does not do; the long one tells the caller what is the matter."""
 
 
-def post(url: str, token: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-    """Send one request on this thread's connection and return its whole answer.
+def ask(
+    profile: Profile, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+) -> Answer:
+    """Send one request to the profile's first gateway on this thread's connection; return its whole answer.
 
     Raises: NotHereError for anything else; KeyboardInterrupt leaves no half-read connection behind.
     """
-    connection = _connection(url)
+    connection = _connection(profile.urls[0])
+    sent = dict(headers)
+    if profile.token:
+        sent["Authorization"] = f"Bearer {profile.token}"
     try:
-        connection.sendall(_head(connection, token, path, headers, len(body)) + body)
+        connection.sendall(_head(connection, f"{method} {path}", sent, len(body)) + body)
         return _read(connection)
     except BaseException as err:
         _forget()
@@ -91,13 +97,9 @@ def _forget() -> None:
         held.connection.close()
 
 
-def _head(
-    connection: socket.socket, token: str, path: str, headers: Mapping[str, str], length: int
-) -> bytes:
+def _head(connection: socket.socket, what: str, headers: Mapping[str, str], length: int) -> bytes:
     host, port = connection.getpeername()[:2]
-    lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {length}"]
-    if token:
-        lines.append(f"Authorization: Bearer {token}")
+    lines = [f"{what} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {length}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

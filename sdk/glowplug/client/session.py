@@ -40,6 +40,11 @@ class Session:
         self._reaching = asyncio.Lock()
         self._deploying: dict[int, asyncio.Lock] = {}
 
+    @property
+    def reached(self) -> bool:
+        """Whether a platform is known to answer, so that `reach` would return at once."""
+        return self._reached
+
     async def reach(self) -> Http:
         """Return the connection to a platform that answers; start one if the profile allows it.
 

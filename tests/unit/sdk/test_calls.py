@@ -237,6 +237,35 @@ def test_a_task_is_put_watched_and_read(gateway: FakeGateway):
     assert glowplug.Task.from_id(task.task_id).get() == 42
 
 
+def test_work_that_lost_its_connection_is_put_as_the_same_task(gateway: FakeGateway):
+    @glowplug.task_queue
+    def double(number):
+        return number * 2
+
+    first = double.put(1)
+    gateway.break_next = 1
+    task = double.put(2)
+    assert (first.get(), task.get()) == (2, 4)
+    assert gateway.puts == [first.task_id, task.task_id, task.task_id]
+
+
+def test_the_result_of_a_task_may_be_a_blob_or_its_exception(gateway: FakeGateway):
+    data = os.urandom(2 * 1024 * 1024)
+    assert identity.spawn(data).get(timeout=20) == data
+    with pytest.raises(OwnError) as caught:
+        fail.spawn(7).get(timeout=20)
+    assert caught.value.args == (7, "because")
+
+
+async def test_a_task_is_put_and_read_from_a_loop_as_well(gateway: FakeGateway):
+    task = await identity.spawn.aio(3)
+    assert await task.get.aio(timeout=20) == 3
+    gateway.hold.clear()
+    with pytest.raises(errors.ResultTimeoutError):
+        await (await identity.spawn.aio(4)).get.aio(timeout=0)
+    gateway.hold.set()
+
+
 def test_a_spawned_call_can_be_cancelled(gateway: FakeGateway):
     call = identity.spawn(1)
     call.cancel()

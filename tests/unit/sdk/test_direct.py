@@ -1,4 +1,4 @@
-"""The short way of a warm call: one kind of answer, and everything else goes the long way."""
+"""The short way of a small request: one kind of answer, and everything else goes the long way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from glowplug.client.direct import NotHereError, post
+from glowplug.client.direct import NotHereError, ask
+from glowplug.client.profile import Profile
 
 
 class Server:
@@ -58,7 +59,11 @@ def an_answer(body: bytes = b"ok", status: str = "200 OK", extra: str = "") -> b
 
 
 def send(server: Server, body: bytes = b"in"):
-    return post(server.url, "tkn", "/p", {"Glowplug-Format": "json"}, body)
+    return ask(of(server.url), "POST", "/p", {"Glowplug-Format": "json"}, body)
+
+
+def of(url: str) -> Profile:
+    return Profile("test", (url,), "tkn")
 
 
 def test_sends_token_headers_and_body_and_reads_the_answer(servers):
@@ -113,7 +118,7 @@ def test_nobody_there_and_other_schemes_go_the_long_way():
         port = listener.getsockname()[1]
     for url in (f"http://127.0.0.1:{port}", "https://127.0.0.1:1"):
         with pytest.raises(NotHereError):
-            post(url, "", "/p", {}, b"")
+            ask(of(url), "POST", "/p", {})
 
 
 def test_a_threads_connection_is_closed_when_it_ends(servers):

@@ -28,6 +28,7 @@ sys.modules["glowplug_worker"] = _package
 
 from glowplug_worker.runtime.child import Birth, Staged, allow_open_files  # noqa: E402 - found only now
 from glowplug_worker.runtime.launcher.clone import siblings  # noqa: E402 - likewise
+from glowplug_worker.runtime.packets import receive  # noqa: E402 - likewise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def main() -> int:
     fork = siblings(platform.machine())
     gc.freeze()  # a fork then copies less
     while True:
-        data, fds = _receive(channel)
+        data, fds = receive(channel, PACKET_BYTES_MAX, FDS_MAX)
         if not data:
             return 0
         given: list[int] = []
@@ -106,17 +107,6 @@ def become(order: dict[str, Any], output: int, failing: int, kept: list[int]) ->
     except BaseException as error:  # noqa: BLE001 - a copy of the launcher must not go on
         os.write(failing, f"{error}".encode())
     os._exit(COULD_NOT)
-
-
-def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
-    fds = array.array("i")
-    data, ancillary, _, _ = channel.recvmsg(
-        PACKET_BYTES_MAX, socket.CMSG_LEN(FDS_MAX * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
-    for level, kind, part in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(part[: len(part) - len(part) % fds.itemsize])
-    return data, list(fds)
 
 
 if __name__ == "__main__":

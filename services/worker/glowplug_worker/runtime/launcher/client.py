@@ -22,6 +22,7 @@ from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.runtime.child import Birth
 from glowplug_worker.runtime.launcher import clone
+from glowplug_worker.runtime.packets import receive
 from glowplug_worker.runtime.settle import settle
 
 log = structlog.get_logger()
@@ -146,9 +147,7 @@ class Launcher:
 
     def _on_answer(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(
-                self._channel, ANSWER_BYTES_MAX, 1, socket.MSG_DONTWAIT
-            )
+            data, fds = receive(self._channel, ANSWER_BYTES_MAX, 1)
         except BlockingIOError:
             return
         except OSError:

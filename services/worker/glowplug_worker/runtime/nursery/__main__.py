@@ -25,6 +25,7 @@ _package.__path__ = [os.path.abspath(f"{__file__}/../../..")]  # noqa: PTH100 - 
 sys.modules["glowplug_worker"] = _package
 
 from glowplug_worker.runtime.nursery import dress, home, puppet, tracer  # noqa: E402 - found only now
+from glowplug_worker.runtime.packets import receive  # noqa: E402 - likewise
 
 REQUEST_BYTES_MAX: Final = 1 << 18
 FDS_MAX: Final = 8
@@ -56,7 +57,7 @@ def main() -> int:
     channel.sendmsg([b'{"ready": true}'], rights)
     gc.freeze()  # a fork then copies less
     while True:
-        data, fds = _receive(channel)
+        data, fds = receive(channel, REQUEST_BYTES_MAX, FDS_MAX)
         if not data:
             return 0
         answer: dict[str, object]
@@ -137,17 +138,6 @@ def _started(pid: int) -> int:
             return int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
-    fds = array.array("i")
-    data, ancillary, _, _ = channel.recvmsg(
-        REQUEST_BYTES_MAX, socket.CMSG_LEN(FDS_MAX * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
-    for level, kind, part in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(part[: len(part) - len(part) % fds.itemsize])
-    return data, list(fds)
 
 
 def _on_alarm(_number: int, _frame: object) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from glowplug_contracts.errors import UnavailableError
 
 from glowplug_worker.runtime.nursery import tracer
+from glowplug_worker.runtime.packets import receive
 from glowplug_worker.runtime.settle import settle
 
 # The helper gives a fork up after tracer's own bound; this is for a helper that does not answer at all.
@@ -127,9 +128,7 @@ class Nursery:
             await readable.wait()
         finally:
             loop.remove_reader(self._channel.fileno())
-        data, fds, _, _ = socket.recv_fds(self._channel, ANSWER_BYTES_MAX, FDS_MAX)
-        for fd in fds:
-            os.set_inheritable(fd, False)  # noqa: FBT003 - positional only
+        data, fds = receive(self._channel, ANSWER_BYTES_MAX, FDS_MAX)
         if not data:
             raise OSError("it has ended")
         return msgspec.json.decode(data, type=_Answer), fds
