@@ -24,7 +24,8 @@ _CLONE_NEWUSER: Final = 0x1000_0000
 _CLONE_NEWNET: Final = 0x4000_0000
 _MS_NOSUID_NODEV: Final = 0x2 | 0x4
 _MS_BIND: Final = 0x1000
-_MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+# Nothing of ours leaves the namespace; what the host unmounts is gone in it, too, and so not held by containers.
+_MS_REC_SLAVE: Final = 0x4000 | 0x80000
 
 # Where the staging area goes, in the child's own mount namespace; what it hides is hidden for nobody else.
 _STAGE_CANDIDATES: Final = ("/mnt", "/srv", "/media", "/opt", "/tmp")  # noqa: S108 - a private mount
@@ -157,7 +158,7 @@ def stage(staged: tuple[Staged, ...], options: bytes = b"mode=0755,size=1m") -> 
     """Make a private mount namespace, and in it the staging area with what is to be reachable."""
     root = stage_root()
     check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
-    mount(None, "/", None, _MS_REC_PRIVATE)
+    mount(None, "/", None, _MS_REC_SLAVE)
     # Opened before the staging area hides anything, and after unshare: a mount can only be bound from
     # the namespace that it is in.
     opened = [(os.open(item.source, os.O_PATH | os.O_CLOEXEC), item) for item in staged]
@@ -175,7 +176,7 @@ def stage(staged: tuple[Staged, ...], options: bytes = b"mode=0755,size=1m") -> 
 
 def _cover(covers: tuple[tuple[str, str], ...]) -> None:
     check(_LIBC.unshare(_CLONE_NEWNS), "unshare")
-    mount(None, "/", None, _MS_REC_PRIVATE)
+    mount(None, "/", None, _MS_REC_SLAVE)
     for source, target in covers:
         if os.path.exists(target):  # noqa: PTH110 - plain calls
             mount(source, target, None, _MS_BIND)
