@@ -24,13 +24,8 @@ from typing import Any
 import structlog
 import uvloop
 from glowplug_contracts.ids import DEFAULT_WORKSPACE, DeploymentId, InvocationId, make_id
-from glowplug_contracts.messages.invocation import (
-    Format,
-    Input,
-    InvocationRecord,
-    Payload,
-    record_headers,
-)
+from glowplug_contracts.messages.invocation import Format, Input, Payload
+from glowplug_contracts.messages.record import InvocationRecord, record_headers
 from glowplug_contracts.subjects import RECORD
 from glowplug_gateway.submitting import Submitter
 from glowplug_local.broker import GO_LIMITS

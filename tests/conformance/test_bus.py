@@ -8,17 +8,9 @@ import time
 import msgspec
 import pytest
 from glowplug_contracts.errors import ConflictError, NotFoundError, UnavailableError
-from glowplug_contracts.messages.invocation import (
-    CallsKnown,
-    CallsProbed,
-    Format,
-    Input,
-    InvocationRecord,
-    InvocationRequested,
-    Payload,
-    ShardOwned,
-    record_headers,
-)
+from glowplug_contracts.messages.dispatch import CallsKnown, CallsProbed, ShardOwned
+from glowplug_contracts.messages.invocation import Format, Input, InvocationRequested, Payload
+from glowplug_contracts.messages.record import InvocationRecord, record_headers
 from glowplug_contracts.messages.schedule import TimerSet
 from glowplug_contracts.messages.state import QueueItem
 from glowplug_contracts.messages.worker import LeaseHeld

@@ -6,6 +6,14 @@ import msgspec
 import pytest
 from glowplug_contracts.ids import DEFAULT_WORKSPACE, WorkspaceId, check_id, derived
 from glowplug_contracts.messages.invocation import (
+    Format,
+    Input,
+    InputOutcome,
+    Payload,
+    RemoteError,
+    State,
+)
+from glowplug_contracts.messages.record import (
     ATTEMPTS_KEPT,
     HEADER_ABOUT,
     HEADER_KEY,
@@ -13,16 +21,10 @@ from glowplug_contracts.messages.invocation import (
     HEADER_RATE,
     KEEP_FOR_OTHERS_S,
     CallbackState,
-    Format,
-    Input,
-    InputOutcome,
     InvocationRecord,
     KeyLimit,
-    Payload,
     RateLimit,
     RecordAbout,
-    RemoteError,
-    State,
     about,
     attempts_after,
     callback_due,

@@ -7,16 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId
-from glowplug_contracts.messages.invocation import (
-    Format,
-    Input,
-    InvocationRecord,
-    KeyLimit,
-    Payload,
-    RateLimit,
-    State,
-)
+from glowplug_contracts.messages.invocation import Format, Input, Payload, State
 from glowplug_contracts.messages.link import SlotsTold
+from glowplug_contracts.messages.record import InvocationRecord, KeyLimit, RateLimit
 from glowplug_gateway import line as line_module
 from glowplug_gateway.at_once import STRAIGHT_BYTES_MAX, claimed, may_go_straight, unclaimed
 from glowplug_gateway.line import Line

@@ -8,12 +8,14 @@ from glowplug_contracts.messages.invocation import (
     Format,
     Input,
     InputOutcome,
-    InvocationRecord,
     Payload,
     RemoteError,
     State,
-    attempts_after,
     is_terminal,
+)
+from glowplug_contracts.messages.record import (
+    InvocationRecord,
+    attempts_after,
     kept_s,
     record_headers,
 )

@@ -13,7 +13,7 @@ from glowplug_contracts.messages.deployment import (
     Resources,
     SourceRef,
 )
-from glowplug_contracts.messages.invocation import BacklogChanged
+from glowplug_contracts.messages.dispatch import BacklogChanged
 from glowplug_contracts.messages.worker import ContainerView, WorkerBeat
 
 WORKSPACE = WorkspaceId("default")

@@ -11,9 +11,8 @@ from glowplug_contracts.messages.container import (
     ContainerWanted,
 )
 from glowplug_contracts.messages.deployment import Resources
+from glowplug_contracts.messages.dispatch import AttemptEnded, AttemptRefused
 from glowplug_contracts.messages.invocation import (
-    AttemptEnded,
-    AttemptRefused,
     Format,
     Input,
     InvocationRequested,

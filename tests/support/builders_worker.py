@@ -23,6 +23,7 @@ from glowplug_contracts.messages.container import (
     LayerCommitted,
 )
 from glowplug_contracts.messages.deployment import Resources, SourceRef
+from glowplug_contracts.messages.dispatch import RunInvocation
 from glowplug_contracts.messages.invocation import (
     Format,
     Input,
@@ -31,7 +32,6 @@ from glowplug_contracts.messages.invocation import (
     RemoteError,
     Reply,
     RetryPolicy,
-    RunInvocation,
 )
 from glowplug_runtime.bus import Bus
 from glowplug_runtime.clock import Clock

@@ -27,13 +27,7 @@ from glowplug.client.wire import frame
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.messages.deployment import DeploymentSpec
 from glowplug_contracts.messages.http import FRAMES_TYPE, MapRequest, StreamItem
-from glowplug_contracts.messages.invocation import (
-    Format,
-    InputOutcome,
-    Payload,
-    RemoteError,
-    State,
-)
+from glowplug_contracts.messages.invocation import Format, InputOutcome, Payload, RemoteError, State
 
 ROOT = Path(__file__).parents[2]
 SDK = ROOT / "sdk"

@@ -12,16 +12,9 @@ import msgspec
 from glowplug_contracts.errors import ConflictError
 from glowplug_contracts.ids import ContainerId, InvocationId, WorkerId
 from glowplug_contracts.messages.container import BindReply, ContainerChanged, ContainerState
-from glowplug_contracts.messages.invocation import (
-    AttemptEnded,
-    AttemptRefused,
-    InvocationRecord,
-    RunInvocation,
-    State,
-    is_terminal,
-    ordered_by,
-    record_headers,
-)
+from glowplug_contracts.messages.dispatch import AttemptEnded, AttemptRefused, RunInvocation
+from glowplug_contracts.messages.invocation import State, is_terminal
+from glowplug_contracts.messages.record import InvocationRecord, ordered_by, record_headers
 from glowplug_contracts.messages.worker import ContainerView, WorkerBeat
 from glowplug_contracts.subjects import (
     BIND,

@@ -17,11 +17,10 @@ from aiohttp import web
 from blake3 import blake3
 from glowplug_contracts.ids import DeploymentId, Digest, InvocationId
 from glowplug_contracts.messages.deployment import DeploymentSpec, FunctionKind, SourceRef
+from glowplug_contracts.messages.dispatch import BacklogChanged, CallsKnown
 from glowplug_contracts.messages.image import BuildProgress, EnsureAccepted
 from glowplug_contracts.messages.invocation import (
     AttemptLost,
-    BacklogChanged,
-    CallsKnown,
     Format,
     Input,
     InputOutcome,

@@ -21,8 +21,8 @@ from glowplug_contracts.messages.container import (
     ContainerWanted,
 )
 from glowplug_contracts.messages.deployment import Deployment, DeploymentState, Resources
+from glowplug_contracts.messages.dispatch import AttemptEnded
 from glowplug_contracts.messages.invocation import (
-    AttemptEnded,
     Format,
     Input,
     InvocationRequested,

@@ -20,7 +20,8 @@ from glowplug_autoscaler.decide import Autoscaler
 from glowplug_contracts.ids import DeploymentId, InvocationId
 from glowplug_contracts.messages.container import ContainerChanged
 from glowplug_contracts.messages.deployment import Deployment
-from glowplug_contracts.messages.invocation import InvocationRecord, InvocationRequested, Outcome
+from glowplug_contracts.messages.invocation import InvocationRequested, Outcome
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_gateway.admission import Admission
 from glowplug_gateway.waiting import Waiting

@@ -20,11 +20,11 @@ from glowplug_contracts.messages.deployment import DeploymentState
 from glowplug_contracts.messages.invocation import (
     PLATFORM_RETRIES_MAX,
     InputOutcome,
-    InvocationRecord,
     Outcome,
     State,
     is_terminal,
 )
+from glowplug_contracts.messages.record import InvocationRecord
 
 if TYPE_CHECKING:
     from tests.support.world import World

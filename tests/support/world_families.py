@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from glowplug_contracts.ids import DeploymentId, InvocationId
-from glowplug_contracts.messages.invocation import (
-    Format,
-    Input,
-    InvocationRecord,
-    Payload,
-    RateLimit,
-    State,
-)
+from glowplug_contracts.messages.invocation import Format, Input, Payload, State
+from glowplug_contracts.messages.record import InvocationRecord, RateLimit
 
 from tests.support.builders_scale import WORKSPACE
 

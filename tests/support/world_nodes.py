@@ -11,26 +11,24 @@ from glowplug_autoscaler.decide import Ticked as AutoscalerTicked
 from glowplug_contracts.ids import DeploymentId, InvocationId, WorkerId
 from glowplug_contracts.messages.container import BindReply, ContainerChanged
 from glowplug_contracts.messages.deployment import Deployment, DeploymentState
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.dispatch import (
     AttemptEnded,
-    AttemptLost,
     AttemptRefused,
     AttemptsBegan,
     BacklogChanged,
     CallsKnown,
     CancelInvocation,
-    Format,
-    Input,
-    InvocationRecord,
-    InvocationRequested,
-    KeyLimit,
-    Payload,
-    RateLimit,
-    Reply,
     RunInvocation,
     ShardOwned,
+)
+from glowplug_contracts.messages.invocation import (
+    AttemptLost,
+    Format,
+    Input,
+    InvocationRequested,
+    Payload,
+    Reply,
     State,
-    ordered_by,
 )
 from glowplug_contracts.messages.link import (
     CallAnswered,
@@ -40,6 +38,7 @@ from glowplug_contracts.messages.link import (
     SlotsTold,
     TaskEnded,
 )
+from glowplug_contracts.messages.record import InvocationRecord, KeyLimit, RateLimit, ordered_by
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_gateway import admission, waiting

@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from glowplug_contracts.ids import DeploymentId, InvocationId, WorkerId
-from glowplug_contracts.messages.invocation import (
-    InputOutcome,
-    InvocationRecord,
-    RemoteError,
-    State,
-    attempts_after,
-    is_terminal,
-    ordered_by,
-)
+from glowplug_contracts.messages.invocation import InputOutcome, RemoteError, State, is_terminal
 from glowplug_contracts.messages.link import CallCancelled, TaskEnded, TaskSent
+from glowplug_contracts.messages.record import InvocationRecord, attempts_after, ordered_by
 from glowplug_gateway.at_once import claimed, may_go_straight, unclaimed
 from glowplug_gateway.line import Line
 from glowplug_gateway.straight import PUT_BACK_PAUSE_S, PUT_BACK_TRIES_MAX, SEND_WITHIN_S

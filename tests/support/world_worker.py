@@ -13,25 +13,25 @@ from glowplug_contracts.messages.container import (
     ContainerState,
     StopContainer,
 )
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.dispatch import (
     AttemptEnded,
-    AttemptLost,
     AttemptRefused,
     AttemptsBegan,
     CancelInvocation,
+    RunInvocation,
+    ShardOwned,
+)
+from glowplug_contracts.messages.invocation import (
+    AttemptLost,
     Format,
     InputOutcome,
-    InvocationRecord,
     InvocationRequested,
     Outcome,
     Payload,
     RemoteError,
     Reply,
-    RunInvocation,
-    ShardOwned,
     State,
     is_terminal,
-    ordered_by,
 )
 from glowplug_contracts.messages.link import (
     CallAnswered,
@@ -42,6 +42,7 @@ from glowplug_contracts.messages.link import (
     TaskEnded,
     TaskSent,
 )
+from glowplug_contracts.messages.record import InvocationRecord, ordered_by
 from glowplug_contracts.messages.worker import ContainerView, GpuDevice, WorkerBeat
 from glowplug_worker.capacity import Offer, refuse_for_capacity
 from glowplug_worker.chains import Chain

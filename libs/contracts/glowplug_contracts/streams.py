@@ -14,8 +14,8 @@ from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Pr
 from glowplug_contracts.messages.event import RouterPosition, TriggerCursor
 from glowplug_contracts.messages.http import SigningSecret
 from glowplug_contracts.messages.image import CachedStep
-from glowplug_contracts.messages.invocation import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
 from glowplug_contracts.messages.output import OutputKey
+from glowplug_contracts.messages.record import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
 from glowplug_contracts.messages.sandbox import SandboxRecord
 from glowplug_contracts.messages.schedule import ScheduleState
 from glowplug_contracts.messages.secret import SecretRecord, WorkspaceKey

@@ -18,10 +18,12 @@ from glowplug_contracts.codec import Wire
 from glowplug_contracts.ids import WorkspaceId, check_token
 from glowplug_contracts.messages import (
     container,
+    dispatch,
     event,
     image,
     invocation,
     output,
+    record,
     sandbox,
     scale,
     schedule,
@@ -148,7 +150,7 @@ CALL = Subject(
 )
 RECORD = Subject(
     template="v1.record.{shard}.{workspace}.{invocation_id}",
-    payload=invocation.InvocationRecord,
+    payload=record.InvocationRecord,
     publishers=("gateway", "scheduler", "worker"),
     subscribers=("gateway", "scheduler", "worker"),
     stream=RECORDS,
@@ -156,7 +158,7 @@ RECORD = Subject(
 )
 PROGRESS = Subject(
     template="v1.progress.{shard}.{workspace}.{invocation_id}",
-    payload=invocation.ProgressMade,
+    payload=record.ProgressMade,
     publishers=("worker",),
     subscribers=("gateway",),
     stream=PROGRESSES,
@@ -178,48 +180,48 @@ REPLY = Subject(
 )
 RUN = Subject(
     template="v1.worker.{worker_id}.run",
-    payload=invocation.RunInvocation,
+    payload=dispatch.RunInvocation,
     publishers=("scheduler",),
     subscribers=("worker",),
     wire="msgpack",
 )
 ENDED = Subject(
     template="v1.dispatch.{shard}.ended",
-    payload=invocation.AttemptEnded,
+    payload=dispatch.AttemptEnded,
     publishers=("worker",),
     subscribers=("scheduler",),
     wire="msgpack",
 )
 BEGAN = Subject(
     template="v1.dispatch.{shard}.began",
-    payload=invocation.AttemptsBegan,
+    payload=dispatch.AttemptsBegan,
     publishers=("worker",),
     subscribers=("scheduler",),
     wire="msgpack",
 )
 REFUSED = Subject(
     template="v1.dispatch.{shard}.refused",
-    payload=invocation.AttemptRefused,
+    payload=dispatch.AttemptRefused,
     publishers=("worker",),
     subscribers=("scheduler",),
     wire="msgpack",
 )
 CANCEL = Subject(
     template="v1.dispatch.{shard}.cancel",
-    payload=invocation.CancelInvocation,
+    payload=dispatch.CancelInvocation,
     publishers=("gateway",),
     subscribers=("scheduler",),
 )
 PROBE = Subject(
     template="v1.dispatch.{shard}.probe",
-    payload=invocation.CallsProbed,
+    payload=dispatch.CallsProbed,
     publishers=("gateway",),
     subscribers=("scheduler",),
-    reply=invocation.CallsKnown,
+    reply=dispatch.CallsKnown,
 )
 CANCEL_ATTEMPT = Subject(
     template="v1.worker.{worker_id}.cancel",
-    payload=invocation.CancelInvocation,
+    payload=dispatch.CancelInvocation,
     publishers=("scheduler",),
     subscribers=("worker",),
 )
@@ -231,19 +233,19 @@ STREAM_CREDIT = Subject(
 )
 SHARD_OWNED = Subject(
     template="v1.shard.{shard}.owned",
-    payload=invocation.ShardOwned,
+    payload=dispatch.ShardOwned,
     publishers=("scheduler",),
     subscribers=("worker",),
 )
 BACKLOG = Subject(
     template="v1.backlog.{deployment_id}",
-    payload=invocation.BacklogChanged,
+    payload=dispatch.BacklogChanged,
     publishers=("scheduler",),
     subscribers=("autoscaler", "gateway"),
 )
 FACTS = Subject(
     template="v1.fact.{worker_id}",
-    payload=invocation.InvocationFacts,
+    payload=dispatch.InvocationFacts,
     publishers=("worker",),
     subscribers=("gateway",),
     stream=INVOCATION_EVENTS,

@@ -13,7 +13,8 @@ from glowplug_contracts.cloudevents import arguments_of_many, arguments_of_one, 
 from glowplug_contracts.ids import EventId, InvocationId, WorkspaceId, derived
 from glowplug_contracts.messages.deployment import Deployment
 from glowplug_contracts.messages.event import CloudEvent, StoredEvent
-from glowplug_contracts.messages.invocation import Format, Input, InvocationRecord, Payload
+from glowplug_contracts.messages.invocation import Format, Input, Payload
+from glowplug_contracts.messages.record import InvocationRecord
 
 # So many bytes of events go into one invocation: they stand in its record. More than one event's most.
 BATCH_BYTES_MAX: Final = 240 * 1024

@@ -18,7 +18,7 @@ from glowplug_contracts.errors import InvariantError
 from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.container import ContainerChanged, ContainerState
 from glowplug_contracts.messages.deployment import Deployment
-from glowplug_contracts.messages.invocation import BacklogChanged
+from glowplug_contracts.messages.dispatch import BacklogChanged
 from glowplug_contracts.messages.scale import Failing, ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
 

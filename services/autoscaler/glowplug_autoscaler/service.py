@@ -17,7 +17,7 @@ from glowplug_contracts.errors import TransientError
 from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.container import ContainerChanged
 from glowplug_contracts.messages.deployment import Deployment
-from glowplug_contracts.messages.invocation import BacklogChanged
+from glowplug_contracts.messages.dispatch import BacklogChanged
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_contracts.streams import DEPLOYMENTS, SCALE_DECISIONS

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 from glowplug_contracts.ids import ContainerId, WorkerId
-from glowplug_contracts.messages.invocation import InvocationRecord, State
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import InvocationRecord
 
 # With what stands around it, a record must fit a link's frame.
 STRAIGHT_BYTES_MAX: Final = 512 * 1024

@@ -11,14 +11,14 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.dispatch import InvocationFact
+from glowplug_contracts.messages.record import (
     HEADER_ABOUT,
     HEADER_ACCEPTED,
     HEADER_ATTEMPT,
     HEADER_CONTAINER,
     HEADER_DEPLOYMENT,
     HEADER_STATE,
-    InvocationFact,
     RecordAbout,
 )
 

@@ -24,10 +24,8 @@ from glowplug_contracts.errors import (
     QuotaExceededError,
 )
 from glowplug_contracts.ids import DeploymentId, InvocationId, WorkspaceId
+from glowplug_contracts.messages.dispatch import BacklogChanged, CallsKnown, CallsProbed
 from glowplug_contracts.messages.invocation import (
-    BacklogChanged,
-    CallsKnown,
-    CallsProbed,
     InputOutcome,
     InvocationRequested,
     Payload,

@@ -12,7 +12,8 @@ import msgspec
 from glowplug_contracts.ids import DeploymentId, InvocationId, check_digest, check_id
 from glowplug_contracts.messages.deployment import Deployment
 from glowplug_contracts.messages.http import ComposedTask
-from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, InvocationRecord, Payload
+from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, Payload
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_gateway.inputs import invalid
 from glowplug_gateway.intake import new_record

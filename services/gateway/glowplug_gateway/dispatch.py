@@ -7,7 +7,8 @@ where a linked worker has told of room and nothing waits in the deployment's que
 from __future__ import annotations
 
 from glowplug_contracts.ids import InvocationId
-from glowplug_contracts.messages.invocation import CancelInvocation, InvocationRequested
+from glowplug_contracts.messages.dispatch import CancelInvocation
+from glowplug_contracts.messages.invocation import InvocationRequested
 from glowplug_contracts.subjects import CALL, CANCEL, shard_of
 from glowplug_runtime.bus import Bus
 

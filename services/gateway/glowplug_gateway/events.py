@@ -22,7 +22,7 @@ from glowplug_contracts.errors import (
 from glowplug_contracts.ids import EventId, WorkspaceId, check_id
 from glowplug_contracts.messages.deployment import Deployment, FunctionKind
 from glowplug_contracts.messages.event import CloudEvent, StoredEvent
-from glowplug_contracts.messages.invocation import record_headers
+from glowplug_contracts.messages.record import record_headers
 from glowplug_contracts.streams import EVENTS
 from glowplug_contracts.subjects import EVENT, RECORD, Address, shard_of
 from glowplug_contracts.triggered import deployment_event, replayed_id, triggered_record

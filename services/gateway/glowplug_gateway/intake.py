@@ -15,14 +15,8 @@ from glowplug_contracts.errors import ConflictError, InvalidRequestError, Platfo
 from glowplug_contracts.ids import InvocationId, check_id, derived
 from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec, FunctionKind
 from glowplug_contracts.messages.http import PutItem, PutOptions
-from glowplug_contracts.messages.invocation import (
-    Format,
-    IdempotentPut,
-    Input,
-    InvocationRecord,
-    KeyLimit,
-    Payload,
-)
+from glowplug_contracts.messages.invocation import Format, Input, Payload
+from glowplug_contracts.messages.record import IdempotentPut, InvocationRecord, KeyLimit
 from glowplug_contracts.streams import IDEMPOTENCY
 from glowplug_contracts.subjects import shard_of
 

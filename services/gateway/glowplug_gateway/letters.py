@@ -15,11 +15,8 @@ import msgspec
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
 from glowplug_contracts.ids import InvocationId, WorkspaceId, derived
 from glowplug_contracts.messages.deployment import Deployment
-from glowplug_contracts.messages.invocation import (
-    InvocationRecord,
-    State,
-    is_dead_letter,
-)
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import InvocationRecord, is_dead_letter
 
 from glowplug_gateway.calllist import CallFilter, CallRow
 from glowplug_gateway.calls import Calls

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from glowplug_contracts.errors import InvariantError
 from glowplug_contracts.ids import DeploymentId, InvocationId
-from glowplug_contracts.messages.invocation import InvocationRecord, State
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import InvocationRecord
 
 LINE_MAX = 20_000
 

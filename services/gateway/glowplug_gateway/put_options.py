@@ -8,7 +8,7 @@ import msgspec
 from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.ids import check_id
 from glowplug_contracts.messages.http import PutOptions
-from glowplug_contracts.messages.invocation import IDEMPOTENCY_WINDOW_S_MAX
+from glowplug_contracts.messages.record import IDEMPOTENCY_WINDOW_S_MAX
 
 from glowplug_gateway.inputs import invalid
 

@@ -20,7 +20,8 @@ from typing import TypeVar
 import msgspec
 import structlog
 from glowplug_contracts.messages.container import ContainerChanged, LogSegment
-from glowplug_contracts.messages.invocation import InvocationFacts, InvocationRecord
+from glowplug_contracts.messages.dispatch import InvocationFacts
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.messages.trace import Span, SpanSegment
 from glowplug_contracts.streams import CONTAINER_EVENTS, INVOCATION_EVENTS, LOGS, SPANS, Stream
 from glowplug_contracts.subjects import CONTAINER, FACTS, LOG, SPAN

@@ -16,12 +16,8 @@ from typing import TypeVar
 
 import msgspec
 from glowplug_contracts.ids import InvocationId, WorkspaceId
-from glowplug_contracts.messages.invocation import (
-    HEADER_STATE,
-    InvocationRecord,
-    State,
-    is_terminal,
-)
+from glowplug_contracts.messages.invocation import State, is_terminal
+from glowplug_contracts.messages.record import HEADER_STATE, InvocationRecord
 from glowplug_contracts.streams import RECORDS, Stream
 from glowplug_contracts.subjects import RECORD, shard_of
 from glowplug_runtime.bus import Delivery

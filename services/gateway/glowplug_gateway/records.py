@@ -14,14 +14,11 @@ from collections.abc import Sequence
 import msgspec
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
 from glowplug_contracts.ids import InvocationId, WorkspaceId, check_id
-from glowplug_contracts.messages.invocation import (
-    InputOutcome,
+from glowplug_contracts.messages.invocation import InputOutcome, RemoteError, State, is_terminal
+from glowplug_contracts.messages.record import (
     InvocationRecord,
     Progress,
-    RemoteError,
-    State,
     attempts_after,
-    is_terminal,
     kept_s,
     ordered_by,
     record_headers,

@@ -19,7 +19,8 @@ from glowplug_contracts.messages.deployment import (
     FunctionKind,
 )
 from glowplug_contracts.messages.http import PutOptions
-from glowplug_contracts.messages.invocation import Format, InvocationRecord, Payload
+from glowplug_contracts.messages.invocation import Format, Payload
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.messages.schedule import (
     HISTORY_MAX,
     NO_ARGUMENTS,

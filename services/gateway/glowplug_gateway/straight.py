@@ -15,8 +15,9 @@ from typing import Final, Protocol
 import structlog
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
 from glowplug_contracts.ids import InvocationId, WorkspaceId
-from glowplug_contracts.messages.invocation import InvocationRecord, is_terminal
+from glowplug_contracts.messages.invocation import is_terminal
 from glowplug_contracts.messages.link import TaskEnded, TaskSent
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.subjects import shard_of
 
 from glowplug_gateway.at_once import may_go_straight, unclaimed

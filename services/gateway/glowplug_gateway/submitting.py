@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from glowplug_contracts.errors import OverloadedError, PlatformError
-from glowplug_contracts.messages.invocation import InvocationRecord
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.subjects import shard_of
 from glowplug_runtime.bus import Write
 

@@ -22,7 +22,7 @@ from glowplug_contracts.messages.http import (
     HEADER_CALLBACK_SIGNATURE,
     HEADER_CALLBACK_TIMESTAMP,
 )
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.record import (
     HEADER_ABOUT,
     CallbackState,
     InvocationRecord,

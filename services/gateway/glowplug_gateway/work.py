@@ -20,10 +20,10 @@ from glowplug_contracts.messages.invocation import (
     PLATFORM_RETRIES_MAX,
     Input,
     InputOutcome,
-    InvocationRecord,
     InvocationRequested,
     RemoteError,
 )
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_gateway.blobs import LEASE_S_MAX
 from glowplug_gateway.calls import HeldCall

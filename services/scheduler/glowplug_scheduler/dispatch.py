@@ -14,10 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from glowplug_contracts.messages.invocation import (
-    CallsKnown,
-    InvocationRequested,
-)
+from glowplug_contracts.messages.dispatch import CallsKnown
+from glowplug_contracts.messages.invocation import InvocationRequested
 from glowplug_contracts.streams import SHARD_BACKLOG_MAX
 
 from glowplug_scheduler.dispatch_audit import end_audit, see_audited, see_verified

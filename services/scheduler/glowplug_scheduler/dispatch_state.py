@@ -13,12 +13,8 @@ from typing import TypeAlias
 
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId
 from glowplug_contracts.messages.container import ContainerState
-from glowplug_contracts.messages.invocation import (
-    PLATFORM_RETRIES_MAX,
-    BacklogChanged,
-    RemoteError,
-    State,
-)
+from glowplug_contracts.messages.dispatch import BacklogChanged
+from glowplug_contracts.messages.invocation import PLATFORM_RETRIES_MAX, RemoteError, State
 from glowplug_contracts.streams import SHARD_BACKLOG_MAX
 
 from glowplug_scheduler.auditing import Audit

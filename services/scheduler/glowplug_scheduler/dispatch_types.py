@@ -10,16 +10,14 @@ from typing import TypeAlias
 
 import msgspec
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId, WorkspaceId
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.dispatch import (
     AttemptEnded,
     AttemptRefused,
     AttemptsBegan,
     BacklogChanged,
     CallsKnown,
-    InvocationRequested,
-    RemoteError,
-    State,
 )
+from glowplug_contracts.messages.invocation import InvocationRequested, RemoteError, State
 
 from glowplug_scheduler.events import (
     AskWorker,

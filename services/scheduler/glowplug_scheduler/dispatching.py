@@ -15,19 +15,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 from glowplug_contracts.errors import PlatformError, TransientError
 from glowplug_contracts.ids import DeploymentId
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.dispatch import (
     AttemptEnded,
-    AttemptLost,
     AttemptRefused,
     AttemptsBegan,
     BacklogChanged,
     CallsProbed,
     CancelInvocation,
-    InvocationRequested,
-    Reply,
     RunInvocation,
     ShardOwned,
 )
+from glowplug_contracts.messages.invocation import AttemptLost, InvocationRequested, Reply
 from glowplug_contracts.subjects import (
     BACKLOG,
     BEGAN,

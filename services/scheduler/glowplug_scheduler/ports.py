@@ -11,7 +11,7 @@ from typing import Protocol
 
 from glowplug_contracts.ids import ContainerId, InvocationId, WorkerId
 from glowplug_contracts.messages.container import BindContainer, BindReply, StopContainer
-from glowplug_contracts.messages.invocation import RunInvocation
+from glowplug_contracts.messages.dispatch import RunInvocation
 from glowplug_contracts.messages.worker import ForgetTemplates
 
 from glowplug_scheduler.dispatch_types import WriteRecord

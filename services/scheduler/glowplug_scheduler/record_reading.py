@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId, WorkspaceId
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import (
     HEADER_ACCEPTED,
     HEADER_AFTER,
     HEADER_ATTEMPT,
@@ -33,7 +34,6 @@ from glowplug_contracts.messages.invocation import (
     HEADER_TRACE,
     HEADER_WORKER,
     InvocationRecord,
-    State,
 )
 from glowplug_contracts.messages.worker import RecordsFloor
 from glowplug_contracts.streams import FLOORS, RECORDS

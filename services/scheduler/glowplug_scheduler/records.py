@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import msgspec
 from glowplug_contracts.errors import ConflictError
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.invocation import InputOutcome, RemoteError, State
+from glowplug_contracts.messages.record import (
     EXPIRED_ERROR,
-    InputOutcome,
     InvocationRecord,
-    RemoteError,
-    State,
     attempts_after,
     kept_s,
     ordered_by,

@@ -18,7 +18,7 @@ from glowplug_contracts.errors import ConflictError, PlatformError, TransientErr
 from glowplug_contracts.ids import WorkspaceId
 from glowplug_contracts.messages.deployment import Deployment
 from glowplug_contracts.messages.event import RouterPosition, StoredEvent, TriggerCursor
-from glowplug_contracts.messages.invocation import record_headers
+from glowplug_contracts.messages.record import record_headers
 from glowplug_contracts.streams import ROUTERS
 from glowplug_contracts.subjects import EVENT, RECORD
 from glowplug_contracts.triggered import DEPLOYMENTS_SOURCE, triggered_record

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from glowplug_contracts.ids import InvocationId
 from glowplug_contracts.messages.deployment import Deployment
-from glowplug_contracts.messages.invocation import (
-    Format,
-    Input,
-    InvocationRecord,
-    Payload,
-)
+from glowplug_contracts.messages.invocation import Format, Input, Payload
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.messages.schedule import NO_ARGUMENTS
 
 from glowplug_scheduler.schedules import KEPT_S_MIN

@@ -15,7 +15,7 @@ import structlog
 from glowplug_contracts.errors import ConflictError, PlatformError
 from glowplug_contracts.ids import DeploymentId, WorkspaceId
 from glowplug_contracts.messages.deployment import Deployment, DeploymentState, FunctionKind
-from glowplug_contracts.messages.invocation import record_headers
+from glowplug_contracts.messages.record import record_headers
 from glowplug_contracts.messages.schedule import ScheduleDue, ScheduleState, TimerSet
 from glowplug_contracts.streams import DEPLOYMENTS, SCHEDULE_STATES
 from glowplug_contracts.subjects import DUE, RECORD, TIMER, shard_of

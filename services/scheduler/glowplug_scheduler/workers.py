@@ -11,7 +11,7 @@ from glowplug_contracts.messages.container import (
     ContainerSpec,
     StopContainer,
 )
-from glowplug_contracts.messages.invocation import CancelInvocation, RunInvocation
+from glowplug_contracts.messages.dispatch import CancelInvocation, RunInvocation
 from glowplug_contracts.messages.worker import ForgetTemplates
 from glowplug_contracts.subjects import BIND, CANCEL_ATTEMPT, FORGET, RUN, STOP, Address
 from glowplug_runtime.bus import Bus

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import msgspec
 from glowplug_contracts.cloudevents import arguments_of_many
-from glowplug_contracts.messages.invocation import (
-    Input,
-    InvocationRecord,
-    Payload,
-    RemoteError,
-)
+from glowplug_contracts.messages.invocation import Input, Payload, RemoteError
+from glowplug_contracts.messages.record import InvocationRecord
 
 ITEMS_FAILED = "function.items_failed"
 

@@ -17,14 +17,12 @@ from glowplug_contracts.errors import (
     PlatformError,
     UnavailableError,
 )
-from glowplug_contracts.messages.invocation import (
-    InputOutcome,
+from glowplug_contracts.messages.dispatch import RunInvocation
+from glowplug_contracts.messages.invocation import InputOutcome, RemoteError, State
+from glowplug_contracts.messages.record import (
     InvocationRecord,
     Progress,
     ProgressMade,
-    RemoteError,
-    RunInvocation,
-    State,
     kept_s,
     ordered_by,
     record_headers,

@@ -17,13 +17,12 @@ import msgspec
 import structlog
 from glowplug_contracts.errors import PlatformError, UnavailableError
 from glowplug_contracts.ids import DeploymentId, InvocationId, WorkspaceId
+from glowplug_contracts.messages.dispatch import AttemptEnded, InvocationFact
 from glowplug_contracts.messages.invocation import (
     INLINE_BYTES_MAX,
-    AttemptEnded,
     Format,
     Input,
     InputOutcome,
-    InvocationFact,
     Payload,
     RemoteError,
     State,

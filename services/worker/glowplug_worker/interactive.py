@@ -21,16 +21,15 @@ from glowplug_contracts.errors import (
     PlatformError,
     UnavailableError,
 )
+from glowplug_contracts.messages.dispatch import AttemptRefused, RunInvocation
 from glowplug_contracts.messages.invocation import (
     PLATFORM_RETRIES_MAX,
     AttemptLost,
-    AttemptRefused,
     InputOutcome,
     InvocationRequested,
     Outcome,
     RemoteError,
     Reply,
-    RunInvocation,
     State,
     StreamFrame,
 )

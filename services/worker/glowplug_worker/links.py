@@ -15,7 +15,7 @@ import structlog
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.errors import ContractError
 from glowplug_contracts.ids import ContainerId, InvocationId, WorkerId
-from glowplug_contracts.messages.invocation import InvocationRecord, InvocationRequested, Reply
+from glowplug_contracts.messages.invocation import InvocationRequested, Reply
 from glowplug_contracts.messages.link import (
     LINK_FRAME_BYTES_MAX,
     LINK_HEARTBEAT_S,
@@ -31,6 +31,7 @@ from glowplug_contracts.messages.link import (
     ToWorker,
     WorkerLinked,
 )
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_worker.ports import Room
 from glowplug_worker.rooms import Told

@@ -29,7 +29,8 @@ from glowplug_contracts.ids import (
     WorkspaceId,
 )
 from glowplug_contracts.messages.container import ContainerKind, LayerCommitted
-from glowplug_contracts.messages.invocation import InvocationRecord, Reply
+from glowplug_contracts.messages.invocation import Reply
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_worker.access import Granted
 from glowplug_worker.slots import Slots

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from glowplug_contracts.errors import NotFoundError
 from glowplug_contracts.ids import InvocationId
-from glowplug_contracts.messages.invocation import InvocationRecord, Payload, State, is_terminal
+from glowplug_contracts.messages.invocation import Payload, State, is_terminal
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.subjects import RECORD
 
 if TYPE_CHECKING:

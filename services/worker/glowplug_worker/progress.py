@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from glowplug_contracts.messages.invocation import Progress
+from glowplug_contracts.messages.record import Progress
 
 PROGRESS_EVERY_S: Final = 0.25
 MESSAGE_CHARS_MAX: Final = 1_000

@@ -9,14 +9,12 @@ from __future__ import annotations
 import msgspec
 from glowplug_contracts.ids import ContainerId, WorkerId
 from glowplug_contracts.messages.invocation import (
-    EXPIRED_ERROR,
     PLATFORM_RETRIES_MAX,
     InputOutcome,
-    InvocationRecord,
     RemoteError,
     State,
-    attempts_after,
 )
+from glowplug_contracts.messages.record import EXPIRED_ERROR, InvocationRecord, attempts_after
 
 from glowplug_worker.attempts import decide_retry
 from glowplug_worker.batches import failed_items, keep_items

@@ -9,13 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from glowplug_contracts.messages.invocation import (
-    InvocationRecord,
-    RunInvocation,
-    State,
-    is_terminal,
-    ordered_by,
-)
+from glowplug_contracts.messages.dispatch import RunInvocation
+from glowplug_contracts.messages.invocation import State, is_terminal
+from glowplug_contracts.messages.record import InvocationRecord, ordered_by
 
 from glowplug_worker.durable import DurableFlight
 

@@ -25,17 +25,16 @@ from glowplug_contracts.messages.container import (
     LayerCommitted,
     StopContainer,
 )
-from glowplug_contracts.messages.invocation import (
+from glowplug_contracts.messages.dispatch import (
     AttemptEnded,
     AttemptRefused,
     AttemptsBegan,
     CancelInvocation,
     InvocationFacts,
-    RemoteError,
     RunInvocation,
     ShardOwned,
-    StreamCredit,
 )
+from glowplug_contracts.messages.invocation import RemoteError, StreamCredit
 from glowplug_contracts.messages.link import CallCancelled, CallSent, TaskSent
 from glowplug_contracts.messages.worker import (
     ContainerView,

@@ -24,7 +24,8 @@ from glowplug_contracts.messages.container import (
     ContainerState,
     ExecInContainer,
 )
-from glowplug_contracts.messages.invocation import RemoteError, RunInvocation
+from glowplug_contracts.messages.dispatch import RunInvocation
+from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_contracts.messages.link import TaskSent
 from glowplug_contracts.messages.worker import ContainerView
 from glowplug_contracts.subjects import CONTAINER, LOG

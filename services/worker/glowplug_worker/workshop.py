@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 from glowplug_contracts.ids import WorkerId
-from glowplug_contracts.messages.invocation import InvocationFact
+from glowplug_contracts.messages.dispatch import InvocationFact
 from glowplug_runtime.bus import Bus
 
 from glowplug_worker.door import Gateways, NoGateways

@@ -8,7 +8,7 @@ import json
 import pytest
 from glowplug_contracts.ids import DEFAULT_WORKSPACE, InvocationId, make_id
 from glowplug_contracts.messages.deployment import FunctionKind
-from glowplug_contracts.messages.invocation import KEEP_FOR_OTHERS_S, kept_s
+from glowplug_contracts.messages.record import KEEP_FOR_OTHERS_S, kept_s
 from glowplug_contracts.subjects import RECORD
 
 ARGS = base64.b64encode(b'{"args":[],"kwargs":{}}').decode()

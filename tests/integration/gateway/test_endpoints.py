@@ -8,13 +8,7 @@ import json
 
 import pytest
 from glowplug_contracts.messages.deployment import FieldSpec, FunctionKind
-from glowplug_contracts.messages.invocation import (
-    Format,
-    InputOutcome,
-    Payload,
-    RemoteError,
-    State,
-)
+from glowplug_contracts.messages.invocation import Format, InputOutcome, Payload, RemoteError, State
 
 from tests.support.eventually import eventually
 from tests.support.gateway_world import ok, open_gateway_service

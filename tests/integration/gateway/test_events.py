@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from glowplug_contracts.messages.deployment import FunctionKind
 from glowplug_contracts.messages.event import TriggerSpec
-from glowplug_contracts.messages.invocation import State, record_headers
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import record_headers
 from glowplug_contracts.streams import EVENTS
 from glowplug_contracts.subjects import EVENT, RECORD
 

@@ -11,11 +11,8 @@ import pytest
 import structlog
 from glowplug_contracts.codec import encode
 from glowplug_contracts.ids import ContainerId, DeploymentId, WorkerId, make_id
-from glowplug_contracts.messages.invocation import (
-    BacklogChanged,
-    Outcome,
-    Reply,
-)
+from glowplug_contracts.messages.dispatch import BacklogChanged
+from glowplug_contracts.messages.invocation import Outcome, Reply
 from glowplug_contracts.messages.link import (
     CallCancelled,
     CallRefused,

@@ -14,13 +14,7 @@ import grpc
 import msgspec
 import pytest
 from glowplug_contracts.messages.deployment import FunctionKind
-from glowplug_contracts.messages.invocation import (
-    Format,
-    InputOutcome,
-    Payload,
-    RemoteError,
-    State,
-)
+from glowplug_contracts.messages.invocation import Format, InputOutcome, Payload, RemoteError, State
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 

@@ -11,12 +11,7 @@ import msgspec
 import pytest
 from glowplug_contracts.ids import DEFAULT_WORKSPACE, WorkerId, make_id
 from glowplug_contracts.messages.deployment import FunctionKind
-from glowplug_contracts.messages.invocation import (
-    InvocationRecord,
-    State,
-    ordered_by,
-    record_headers,
-)
+from glowplug_contracts.messages.invocation import State
 from glowplug_contracts.messages.link import (
     CallCancelled,
     CallRefused,
@@ -25,6 +20,7 @@ from glowplug_contracts.messages.link import (
     TaskSent,
     WorkerLinked,
 )
+from glowplug_contracts.messages.record import InvocationRecord, ordered_by, record_headers
 from glowplug_contracts.subjects import RECORD
 from glowplug_gateway import straight
 from glowplug_gateway.at_once import claimed

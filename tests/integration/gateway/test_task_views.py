@@ -9,13 +9,9 @@ import json
 import aiohttp
 import msgspec
 import pytest
-from glowplug_contracts.messages.invocation import (
-    InvocationFact,
-    InvocationFacts,
-    Progress,
-    ProgressMade,
-    State,
-)
+from glowplug_contracts.messages.dispatch import InvocationFact, InvocationFacts
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import Progress, ProgressMade
 from glowplug_contracts.subjects import FACTS, PROGRESS
 
 from tests.support.builders_records import DEPLOYMENT, a_record, ended, record_at, task_id, write

@@ -9,14 +9,9 @@ import msgspec
 import pytest
 from glowplug_contracts.ids import DEFAULT_WORKSPACE, InvocationId, WorkerId, make_id
 from glowplug_contracts.messages.deployment import FunctionKind
-from glowplug_contracts.messages.invocation import (
-    InputOutcome,
-    InvocationFact,
-    InvocationFacts,
-    RemoteError,
-    State,
-    record_headers,
-)
+from glowplug_contracts.messages.dispatch import InvocationFact, InvocationFacts
+from glowplug_contracts.messages.invocation import InputOutcome, RemoteError, State
+from glowplug_contracts.messages.record import record_headers
 from glowplug_contracts.subjects import FACTS, RECORD
 
 from tests.support.eventually import eventually

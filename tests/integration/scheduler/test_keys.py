@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from glowplug_contracts.messages.invocation import KeyLimit, RateLimit, State
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import KeyLimit, RateLimit
 
 from tests.integration.scheduler.conftest import open_scheduler
 from tests.integration.scheduler.test_service import deploy, ids, record_of, settled, spawn

@@ -18,18 +18,9 @@ from glowplug_contracts.messages.container import (
     ContainerWanted,
 )
 from glowplug_contracts.messages.deployment import DeploymentState
-from glowplug_contracts.messages.invocation import (
-    CallsKnown,
-    CallsProbed,
-    CancelInvocation,
-    Format,
-    Input,
-    InvocationRecord,
-    Payload,
-    RemoteError,
-    State,
-    record_headers,
-)
+from glowplug_contracts.messages.dispatch import CallsKnown, CallsProbed, CancelInvocation
+from glowplug_contracts.messages.invocation import Format, Input, Payload, RemoteError, State
+from glowplug_contracts.messages.record import InvocationRecord, record_headers
 from glowplug_contracts.messages.scale import ScaleDecided
 from glowplug_contracts.streams import DEPLOYMENTS, LEASES, WANTED
 from glowplug_contracts.subjects import CALL, CANCEL, PROBE, RECORD, SCALE

@@ -11,14 +11,12 @@ from glowplug_contracts.messages.container import (
     ContainerChanged,
     LogSegment,
 )
+from glowplug_contracts.messages.dispatch import AttemptEnded, AttemptRefused, RunInvocation
 from glowplug_contracts.messages.invocation import (
-    AttemptEnded,
     AttemptLost,
-    AttemptRefused,
     InputOutcome,
     Outcome,
     Reply,
-    RunInvocation,
     StreamFrame,
 )
 from glowplug_contracts.messages.worker import WorkerBeat

@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.messages.container import StopContainer
-from glowplug_contracts.messages.invocation import AttemptsBegan, State
+from glowplug_contracts.messages.dispatch import AttemptsBegan
+from glowplug_contracts.messages.invocation import State
 from glowplug_contracts.messages.link import (
     LINK_PATH,
     CallAnswered,

@@ -8,19 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from glowplug_contracts.messages.dispatch import RunInvocation
 from glowplug_contracts.messages.invocation import (
     INLINE_BYTES_MAX,
     PLATFORM_RETRIES_MAX,
     Format,
     Input,
-    InvocationRecord,
     Payload,
     RemoteError,
     RetryPolicy,
-    RunInvocation,
     State,
-    record_headers,
 )
+from glowplug_contracts.messages.record import InvocationRecord, record_headers
 from glowplug_contracts.subjects import RECORD
 from glowplug_worker import frames
 from glowplug_worker.ports import Exit

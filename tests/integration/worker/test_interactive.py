@@ -6,13 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from glowplug_contracts.messages.dispatch import CancelInvocation, ShardOwned
 from glowplug_contracts.messages.invocation import (
-    CancelInvocation,
     InputOutcome,
     Outcome,
     RemoteError,
     RetryPolicy,
-    ShardOwned,
     State,
     StreamCredit,
 )

@@ -9,15 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from glowplug_contracts.ids import WorkerId
-from glowplug_contracts.messages.invocation import (
-    Format,
-    Input,
-    InvocationRecord,
-    Payload,
-    RetryPolicy,
-    State,
-    record_headers,
-)
+from glowplug_contracts.messages.invocation import Format, Input, Payload, RetryPolicy, State
 from glowplug_contracts.messages.link import (
     LINK_FRAME_BYTES_MAX,
     CallCancelled,
@@ -25,6 +17,7 @@ from glowplug_contracts.messages.link import (
     TaskEnded,
     TaskSent,
 )
+from glowplug_contracts.messages.record import InvocationRecord, record_headers
 from glowplug_contracts.subjects import RECORD
 
 from tests.integration.worker.test_direct import linked

@@ -15,7 +15,8 @@ from glowplug_contracts.messages.deployment import (
     SourceRef,
 )
 from glowplug_contracts.messages.http import PutOptions
-from glowplug_contracts.messages.invocation import Format, InvocationRecord, Payload, RateLimit
+from glowplug_contracts.messages.invocation import Format, Payload
+from glowplug_contracts.messages.record import InvocationRecord, RateLimit
 from glowplug_gateway.intake import fingerprint, new_record
 from glowplug_gateway.put_options import read_options
 

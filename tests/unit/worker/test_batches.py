@@ -5,13 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from glowplug_contracts.messages.invocation import (
-    InputOutcome,
-    InvocationRecord,
-    RemoteError,
-    RetryPolicy,
-    State,
-)
+from glowplug_contracts.messages.invocation import InputOutcome, RemoteError, RetryPolicy, State
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_contracts.triggered import triggered_record
 from glowplug_worker.batches import failed_items, keep_items
 from glowplug_worker.records import finish

@@ -10,12 +10,12 @@ from glowplug_contracts.messages.invocation import (
     Format,
     Input,
     InputOutcome,
-    InvocationRecord,
     Payload,
     RemoteError,
     RetryPolicy,
     State,
 )
+from glowplug_contracts.messages.record import InvocationRecord
 from glowplug_worker.attempts import decide_retry, pause_s, timed_out, trim_error
 from glowplug_worker.progress import Throttled, spoken
 from glowplug_worker.records import claim, expire, finish, lose

@@ -7,13 +7,9 @@ from enum import StrEnum
 from glowplug_contracts.ids import DeploymentId, Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.messages import Message
 from glowplug_contracts.messages.event import TriggerSpec
-from glowplug_contracts.messages.invocation import (
-    DEAD_LETTER_KEEP_S,
-    KEEP_RESULT_S,
-    RateLimit,
-    RetryPolicy,
-)
+from glowplug_contracts.messages.invocation import RetryPolicy
 from glowplug_contracts.messages.network import NetworkSpec
+from glowplug_contracts.messages.record import DEAD_LETTER_KEEP_S, KEEP_RESULT_S, RateLimit
 from glowplug_contracts.messages.schedule import ScheduleSpec
 
 

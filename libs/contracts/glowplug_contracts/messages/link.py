@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId, WorkerId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.invocation import InvocationRecord, InvocationRequested, Reply
+from glowplug_contracts.messages.invocation import InvocationRequested, Reply
+from glowplug_contracts.messages.record import InvocationRecord
 
 LINK_PATH = "/internal/v1/link"
 # A peer whose host vanished without a word is noticed within about one and a half of these.

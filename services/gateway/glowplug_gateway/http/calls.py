@@ -26,13 +26,8 @@ from glowplug_contracts.messages.http import (
     MapRequest,
     StreamItem,
 )
-from glowplug_contracts.messages.invocation import (
-    INLINE_BYTES_MAX,
-    Input,
-    InputOutcome,
-    InvocationRecord,
-    State,
-)
+from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, Input, InputOutcome, State
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_gateway.blobs import Blobs, OwnBlobs
 from glowplug_gateway.calls import Calls, HeldCall

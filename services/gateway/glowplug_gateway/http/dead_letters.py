@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 from glowplug_contracts.errors import InvalidRequestError
-from glowplug_contracts.messages.invocation import InvocationRecord
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.http import answers

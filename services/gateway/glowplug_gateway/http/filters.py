@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import msgspec
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import check_id, check_name
-from glowplug_contracts.messages.invocation import DEAD_LETTER_STATES, State
+from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.messages.record import DEAD_LETTER_STATES
 
 from glowplug_gateway.calllist import CallFilter, CallRow
 from glowplug_gateway.catalog import Catalog

@@ -7,7 +7,8 @@ from aiohttp import web
 from glowplug_contracts.codec import UNREADABLE
 from glowplug_contracts.errors import InvalidRequestError, PlatformError
 from glowplug_contracts.messages.http import PUTS_MAX, PutManyRequest
-from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, InvocationRecord
+from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.http import answers

@@ -10,11 +10,10 @@ from glowplug_contracts.messages.invocation import (
     INLINE_BYTES_MAX,
     Format,
     InputOutcome,
-    InvocationRecord,
-    Progress,
     State,
     is_terminal,
 )
+from glowplug_contracts.messages.record import InvocationRecord, Progress
 
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.calls import answer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 
 import msgspec
-from glowplug_contracts.messages.invocation import Format, InvocationRecord, State, is_dead_letter
+from glowplug_contracts.messages.invocation import Format, State
+from glowplug_contracts.messages.record import InvocationRecord, is_dead_letter
 
 
 def more_value(record: InvocationRecord) -> dict[str, object]:

@@ -13,14 +13,8 @@ from glowplug_contracts.codec import encode
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import Digest, InvocationId, check_id
 from glowplug_contracts.messages.deployment import Deployment
-from glowplug_contracts.messages.invocation import (
-    Format,
-    Input,
-    InvocationRecord,
-    RemoteError,
-    State,
-    is_terminal,
-)
+from glowplug_contracts.messages.invocation import Format, Input, RemoteError, State, is_terminal
+from glowplug_contracts.messages.record import InvocationRecord
 
 from glowplug_gateway.blobs import Blobs
 from glowplug_gateway.calls import Calls
