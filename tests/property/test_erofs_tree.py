@@ -6,7 +6,16 @@ import stat
 
 from glowplug_contracts.manifests import PATH_BYTES_MAX
 from glowplug_contracts.tree_rules import decode_tree
-from glowplug_contracts.trees import Directory, Fifo, File, HardLink, PackedFile, Socket, Symlink, encode_tree
+from glowplug_contracts.trees import (
+    Directory,
+    Fifo,
+    File,
+    HardLink,
+    PackedFile,
+    Socket,
+    Symlink,
+    encode_tree,
+)
 from glowplug_worker.images.erofs import build_image, place_objects
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -68,9 +77,7 @@ def _expected(laid: Laid, number: int) -> tuple[object, ...]:
     entry = laid.tree.entries[number]
     if isinstance(entry, HardLink):
         return _expected(laid, entry.target)
-    same = sum(
-        isinstance(each, HardLink) and each.target == number for each in laid.tree.entries
-    )
+    same = sum(isinstance(each, HardLink) and each.target == number for each in laid.tree.entries)
     target = entry.target if isinstance(entry, Symlink) else b""
     return (
         KINDS[type(entry)] | entry.mode,

@@ -4,6 +4,8 @@ The walk knows nothing of manifests: it asks the file system, and returns values
 trees, whatever the inodes' numbers are.
 """
 
+# ruff: noqa: PTH115, PTH118 - names are bytes here, which are no text
+
 from __future__ import annotations
 
 import contextlib
@@ -129,7 +131,9 @@ def _found(top: bytes, path: bytes, inodes: dict[int, list[bytes]]) -> Found:
     facts = os.lstat(full)
     kind = stat.S_IFMT(facts.st_mode)
     directory = stat.S_ISDIR(facts.st_mode)
-    folders = sum(entry.is_dir(follow_symlinks=False) for entry in os.scandir(full)) if directory else 0
+    folders = (
+        sum(entry.is_dir(follow_symlinks=False) for entry in os.scandir(full)) if directory else 0
+    )
     return Found(
         kind=kind,
         mode=stat.S_IMODE(facts.st_mode),

@@ -181,9 +181,10 @@ class Reader:
         end = at + 12 + 4 * (count - 1)
         shared = self.image[at + 4]
         assert self.image[at + 5 : at + 12] == bytes(7)
-        found = []
-        for number in struct.unpack_from(f"<{shared}I", self.image, at + 12):
-            found.append(self.xattr(self.xattr_block * BLOCK + 4 * number)[0])
+        found = [
+            self.xattr(self.xattr_block * BLOCK + 4 * number)[0]
+            for number in struct.unpack_from(f"<{shared}I", self.image, at + 12)
+        ]
         at += 12 + 4 * shared
         while at < end:
             each, at = self.xattr(at)

@@ -32,6 +32,7 @@ from glowplug_contracts.trees import (
     FlatTree,
     HardLink,
     PackedFile,
+    Run,
     StoredObject,
     Symlink,
 )
@@ -231,27 +232,44 @@ class _Contents:
             return f"has {entry.size} bytes"
         if entry.runs and entry.size <= PACKED_FILE_BYTES_MAX:
             return "is small, and not in a pack"
-        pieces = -(-entry.size // PIECE_BYTES)
-        end, end_object = 0, -1
+        before = Run(at=0, first=-2, count=0)
         for run in entry.runs:
-            if run.count < 1 or run.at < end or run.at + run.count > pieces:
-                return f"has runs that overlap or reach outside, at piece {run.at}"
-            if run.at == end and run.first == end_object:
-                return f"has a run that goes on as another one, at piece {run.at}"
-            end, end_object = run.at + run.count, run.first + run.count
-            if not 0 <= run.first <= self._pieces_seen or end_object > len(self._tree.pieces):
-                return f"needs object {run.first}, which is not there or out of order"
-            self._pieces_seen = max(self._pieces_seen, end_object)
-            last = self._tree.pieces[end_object - 1]
-            if last.size != min(PIECE_BYTES, entry.size - (end - 1) * PIECE_BYTES):
-                return f"has {last.size} bytes for piece {end - 1}"
-            if self._short_before[end_object - 1] != self._short_before[run.first]:
-                return f"has a short piece in its middle, after piece {run.at}"
-        if entry.runs and (len(entry.runs) > 1 or entry.runs[0].count != pieces):
+            fault = _fault_of_place(entry, before, run) or self._fault_of_objects(entry, run)
+            if fault:
+                return fault
+            before = run
+        pieces = _pieces_of(entry)
+        if entry.runs and entry.runs[0].count != pieces:
             self._mapped += pieces
         if self._mapped > MAPPED_PIECES_MAX:
-            return f"is the one too many with holes: over {MAPPED_PIECES_MAX} pieces are to be mapped"
+            return f"is one too many with holes: over {MAPPED_PIECES_MAX} pieces are to be mapped"
         return ""
+
+    def _fault_of_objects(self, entry: File, run: Run) -> str:
+        end = run.first + run.count
+        if not 0 <= run.first <= self._pieces_seen or end > len(self._tree.pieces):
+            return f"needs object {run.first}, which is not there or out of order"
+        self._pieces_seen = max(self._pieces_seen, end)
+        last = run.at + run.count - 1
+        size = self._tree.pieces[end - 1].size
+        if size != min(PIECE_BYTES, entry.size - last * PIECE_BYTES):
+            return f"has {size} bytes for piece {last}"
+        if self._short_before[end - 1] != self._short_before[run.first]:
+            return f"has a short piece in its middle, after piece {run.at}"
+        return ""
+
+
+def _fault_of_place(entry: File, before: Run, run: Run) -> str:
+    end = before.at + before.count
+    if run.count < 1 or run.at < end or run.at + run.count > _pieces_of(entry):
+        return f"has runs that overlap or reach outside, at piece {run.at}"
+    if run.at == end and run.first == before.first + before.count:
+        return f"has a run that goes on as another one, at piece {run.at}"
+    return ""
+
+
+def _pieces_of(entry: File) -> int:
+    return -(-entry.size // PIECE_BYTES)
 
 
 def _bad(path: bytes, why: str) -> InvalidRequestError:

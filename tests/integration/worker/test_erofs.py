@@ -38,7 +38,9 @@ def odd_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "deep/d0/d1/here").write_text("deep")
     (root / "empty file").touch()
     for size in (1, 4095, 4096, 4097, 32 * 1024, 32 * 1024 + 1, MIB, MIB + 1, 5 * MIB + 13):
-        (root / f"file of {size}").write_bytes(os.urandom(997) * (size // 997) + b"e" * (size % 997))
+        (root / f"file of {size}").write_bytes(
+            os.urandom(997) * (size // 997) + b"e" * (size % 997)
+        )
     shutil.copyfile(root / f"file of {5 * MIB + 13}", root / "again")
     _write_sparse(root)
     (root / "link").symlink_to("/etc/passwd")
@@ -50,7 +52,7 @@ def odd_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         os.link(root / "file of 4097", root / "wide" / f"hard{number}")
     os.link(root / "link", root / "hard link of a link", follow_symlinks=False)
     for name in (b"\xff\xfe", b"\n", b"-rf", b"n" * 255, "ünï".encode(), b"back\\slash"):
-        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(name)
+        (root / os.fsdecode(name)).write_bytes(name)
     _dress(root)
     return root
 
@@ -106,7 +108,9 @@ def test_every_path_of_a_mounted_image_is_what_the_source_has(
     wanted = erofs.walk(odd_tree)
     with erofs.mounted(odd_image, tmp_path / "mount") as mount:
         found = erofs.walk(mount)
-        absent = [name for name in ("nothing", "wide/nothing", "wide/zzz") if (mount / name).exists()]
+        absent = [
+            name for name in ("nothing", "wide/nothing", "wide/zzz") if (mount / name).exists()
+        ]
     assert sorted(found) == sorted(wanted)
     assert {path: found[path] for path in wanted if found[path] != wanted[path]} == {}
     assert len(wanted) > 3200

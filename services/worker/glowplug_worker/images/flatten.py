@@ -132,9 +132,7 @@ class _Reader:
                 ordered.append(pack)
             entry = self._entries[index]
             assert isinstance(entry, PackedFile)  # noqa: S101 - what `_small` is for
-            self._entries[index] = msgspec.structs.replace(
-                entry, pack=used[id(pack)], block=block
-            )
+            self._entries[index] = msgspec.structs.replace(entry, pack=used[id(pack)], block=block)
         named = [
             pack
             if pack.digest
@@ -160,7 +158,7 @@ class _Reader:
     def _read_directory(self, at: int) -> None:
         parts = self._paths[at]
         with _directory(self._root, parts) as folder:
-            for name in sorted(os.fsencode(name) for name in os.listdir(folder)):
+            for name in sorted(os.fsencode(name) for name in os.listdir(folder)):  # noqa: PTH208 - a descriptor
                 self._read_entry(at, folder, (*parts, name))
 
     def _read_entry(self, parent: int, folder: int, parts: Parts) -> None:
@@ -280,12 +278,8 @@ def _xattrs_of(folder: int, parts: Parts) -> tuple[Xattr, ...]:
 def _xattrs(what: int | bytes, parts: Parts) -> tuple[Xattr, ...]:
     follow = isinstance(what, int)
     try:
-        names = sorted(
-            os.fsencode(name) for name in os.listxattr(what, follow_symlinks=follow)
-        )
-        return tuple(
-            Xattr(name, os.getxattr(what, name, follow_symlinks=follow)) for name in names
-        )
+        names = sorted(os.fsencode(name) for name in os.listxattr(what, follow_symlinks=follow))
+        return tuple(Xattr(name, os.getxattr(what, name, follow_symlinks=follow)) for name in names)
     except OSError as err:
         if err.errno == errno.ENOTSUP:
             return ()

@@ -70,9 +70,7 @@ def map_of_runs(size: int, runs: Sequence[Run], device: Device) -> ChunkMap:
     for each in stretches:
         indexes += [hole] * ((each.at >> bits) - len(indexes))
         end = each.start + each.blocks
-        indexes += [
-            _index(PIECES_DEVICE, start) for start in range(each.start, end, 1 << bits)
-        ]
+        indexes += [_index(PIECES_DEVICE, start) for start in range(each.start, end, 1 << bits)]
     indexes += [hole] * (-(-blocks >> bits) - len(indexes))
     return ChunkMap(form, b"".join(indexes))
 

@@ -122,9 +122,7 @@ def device_slot(blocks: int, first_block: int) -> bytes:
 
     It has no tag: without a tag and without `device=` there is nothing a kernel could open.
     """
-    return _DEVICE.pack(
-        blocks & U32_MAX, first_block & U32_MAX, blocks >> 32, first_block >> 32
-    )
+    return _DEVICE.pack(blocks & U32_MAX, first_block & U32_MAX, blocks >> 32, first_block >> 32)
 
 
 def seal_block(image: bytearray) -> None:

@@ -273,9 +273,7 @@ def _count_links(entries: Sequence[AnyEntry]) -> list[int]:
 
 def _find_children(entries: Sequence[AnyEntry]) -> dict[int, tuple[int, int]]:
     """Return the range of numbers of every directory's children: they stand side by side."""
-    found = {
-        index: (0, 0) for index, entry in enumerate(entries) if isinstance(entry, Directory)
-    }
+    found = {index: (0, 0) for index, entry in enumerate(entries) if isinstance(entry, Directory)}
     first = 1
     while first < len(entries):
         parent = entries[first].parent
