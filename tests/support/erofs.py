@@ -18,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 from glowplug_worker.images.erofs import ErofsImage, build_image
-from glowplug_worker.images.flatten import Flattened, flatten, read_pack, read_piece
+from glowplug_worker.images.flat_objects import Flattened, read_pack, read_piece
+from glowplug_worker.images.flatten import flatten
 
 MS_READ_ONLY = 1
 IDENTITY = bytes(range(16))

@@ -1,27 +1,21 @@
-"""A directory on disk into a flattened manifest, and its objects' bytes out of it.
+"""A directory on disk into a flattened manifest.
 
-The first half of storing an image: `flatten` reads a tree once and names everything in it, `read_object`
-then gives the bytes of those objects that a store lacks. Like `tree.py` it may read what processes of a build
-still change, so every step is taken from a descriptor of the directory before it, no link is followed,
-and what is read twice is compared. All of it blocks: callers run it in threads.
+The first half of storing an image: everything is read once and named. `flat_objects.py` then gives the bytes of
+those objects that a store lacks. Blocks: callers run it in threads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import blake3
 import msgspec
-from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.manifests import ENTRIES_MAX
 from glowplug_contracts.tree_rules import check_tree
 from glowplug_contracts.trees import (
-    BLOCK_BYTES,
     PACKED_FILE_BYTES_MAX,
     PIECE_BYTES,
     AnyEntry,
@@ -38,23 +32,20 @@ from glowplug_contracts.trees import (
     Xattr,
 )
 
+from glowplug_worker.images.descend import (
+    Parts,
+    digest_of,
+    open_directory,
+    open_entry,
+    open_root,
+    read_exactly,
+    unfit,
+)
+from glowplug_worker.images.flat_objects import Flattened, pack_bytes
 from glowplug_worker.images.packing import Pack, SmallFile, plan_packs
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_READ_DIR = _READ | os.O_DIRECTORY
 _ZEROS = bytes(PIECE_BYTES)
 _LINK_MODE = 0o777
-
-Parts = tuple[bytes, ...]
-
-
-class Flattened(msgspec.Struct, frozen=True):
-    """A tree, and where the bytes of its objects are read: for a pack its files, for a piece one file."""
-
-    tree: FlatTree
-    packs: tuple[Pack, ...]
-    pack_paths: dict[bytes, Parts]
-    piece_places: tuple[tuple[Parts, int], ...]
 
 
 def flatten(root: Path, known: Sequence[Pack] = ()) -> Flattened:
@@ -67,27 +58,10 @@ def flatten(root: Path, known: Sequence[Pack] = ()) -> Flattened:
     Raises: InvalidRequestError (request.invalid) naming what a manifest can't hold: a device, a name or an
         attribute outside its rules, or what changed while it was read.
     """
-    with _opened(root) as descriptor:
+    with open_root(root) as descriptor:
         reader = _Reader(descriptor)
         reader.read()
         return reader.finish(known)
-
-
-def read_pack(root: Path, flattened: Flattened, number: int) -> bytes:
-    """Return the bytes of a pack, read again. Raises: InvalidRequestError if a file changed."""
-    with _opened(root) as descriptor:
-        return _pack_bytes(descriptor, flattened.packs[number], flattened.pack_paths)
-
-
-def read_piece(root: Path, flattened: Flattened, number: int) -> bytes:
-    """Return the bytes of a piece, read again. Raises: InvalidRequestError if the file changed."""
-    parts, offset = flattened.piece_places[number]
-    wanted = flattened.tree.pieces[number]
-    with _opened(root) as descriptor, _file(descriptor, parts) as file:
-        data = os.pread(file, wanted.size, offset)
-    if blake3.blake3(data).digest() != wanted.digest:
-        raise _unfit(parts, "changed while it was being stored")
-    return data
 
 
 class _Reader:
@@ -137,7 +111,7 @@ class _Reader:
             pack
             if pack.digest
             else msgspec.structs.replace(
-                pack, digest=_digest(_pack_bytes(self._root, pack, self._small_paths))
+                pack, digest=digest_of(pack_bytes(self._root, pack, self._small_paths))
             )
             for pack in ordered
         ]
@@ -153,11 +127,11 @@ class _Reader:
         self._entries.append(entry)
         self._paths.append(parts)
         if len(self._entries) > ENTRIES_MAX:
-            raise _unfit(parts, f"is the one too many: a tree may have {ENTRIES_MAX} entries")
+            raise unfit(parts, f"is the one too many: a tree may have {ENTRIES_MAX} entries")
 
     def _read_directory(self, at: int) -> None:
         parts = self._paths[at]
-        with _directory(self._root, parts) as folder:
+        with open_directory(self._root, parts) as folder:
             for name in sorted(os.fsencode(name) for name in os.listdir(folder)):  # noqa: PTH208 - a descriptor
                 self._read_entry(at, folder, (*parts, name))
 
@@ -184,25 +158,25 @@ class _Reader:
         elif stat.S_ISSOCK(facts.st_mode):
             self._add(parts, Socket(parent, name, *about))
         else:
-            raise _unfit(parts, "is a device; a container gets its devices from the platform")
+            raise unfit(parts, "is a device; a container gets its devices from the platform")
 
     def _read_file(self, parent: int, folder: int, parts: Parts) -> None:
         name = parts[-1]
-        with _at(folder, name, _READ) as file:
+        with open_entry(folder, name) as file:
             facts = os.fstat(file)
             if not stat.S_ISREG(facts.st_mode):
-                raise _unfit(parts, "changed while it was being read")
+                raise unfit(parts, "changed while it was being read")
             about = _attributes(facts, _xattrs(file, parts))
             size = facts.st_size
             if size > PACKED_FILE_BYTES_MAX:
                 runs = self._read_pieces(file, parts, size)
                 self._add(parts, File(parent, name, *about, size, runs))
                 return
-            data = _pread(file, parts, size, 0)
+            data = read_exactly(file, parts, size, 0)
         if data == _ZEROS[:size]:
             self._add(parts, File(parent, name, *about, size, ()))
             return
-        small = SmallFile(_digest(data), size)
+        small = SmallFile(digest_of(data), size)
         self._small[len(self._entries)] = small
         self._small_paths.setdefault(small.digest, parts)
         self._add(parts, PackedFile(parent, name, *about, size, 0, 0))
@@ -211,7 +185,7 @@ class _Reader:
         runs: list[Run] = []
         for number in _pieces_with_data(file, size):
             offset = number * PIECE_BYTES
-            data = _pread(file, parts, min(PIECE_BYTES, size - offset), offset)
+            data = read_exactly(file, parts, min(PIECE_BYTES, size - offset), offset)
             if data == (_ZEROS if len(data) == PIECE_BYTES else bytes(len(data))):
                 continue
             first = self._piece(data, parts, offset)
@@ -223,7 +197,7 @@ class _Reader:
         return tuple(runs)
 
     def _piece(self, data: bytes, parts: Parts, offset: int) -> int:
-        digest = _digest(data)
+        digest = digest_of(data)
         number = self._pieces.setdefault(digest, len(self._pieces))
         if number == len(self._piece_list):
             self._piece_list.append(StoredObject(digest, len(data)))
@@ -247,21 +221,6 @@ def _pieces_with_data(file: int, size: int) -> Iterator[int]:
         at = (number + 1) * PIECE_BYTES
 
 
-def _pack_bytes(root: int, pack: Pack, paths: dict[bytes, Parts]) -> bytes:
-    data = bytearray()
-    for member in pack.members:
-        data += bytes(-len(data) % BLOCK_BYTES)
-        parts = paths.get(member.digest)
-        if parts is None:
-            raise _unfit((), "is no source of a pack of another tree; ask the store for it")
-        with _file(root, parts) as file:
-            content = _pread(file, parts, member.size, 0)
-        if _digest(content) != member.digest:
-            raise _unfit(parts, "changed while it was being stored")
-        data += content
-    return bytes(data)
-
-
 def _attributes(
     facts: os.stat_result, xattrs: tuple[Xattr, ...]
 ) -> tuple[int, int, int, int, int, tuple[Xattr, ...]]:
@@ -283,55 +242,4 @@ def _xattrs(what: int | bytes, parts: Parts) -> tuple[Xattr, ...]:
     except OSError as err:
         if err.errno == errno.ENOTSUP:
             return ()
-        raise _unfit(parts, f"does not let its attributes be read: {err}") from err
-
-
-def _pread(file: int, parts: Parts, size: int, offset: int) -> bytes:
-    data = os.pread(file, size, offset)
-    if len(data) != size:
-        raise _unfit(parts, "changed while it was being read")
-    return data
-
-
-@contextlib.contextmanager
-def _opened(root: Path) -> Iterator[int]:
-    descriptor = os.open(root, _READ_DIR)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _directory(root: int, parts: Parts) -> Iterator[int]:
-    """Open a directory, one step after the other."""
-    with contextlib.ExitStack() as stack:
-        descriptor = os.open(".", _READ_DIR, dir_fd=root)
-        stack.callback(os.close, descriptor)
-        for part in parts:
-            descriptor = os.open(part, _READ_DIR, dir_fd=descriptor)
-            stack.callback(os.close, descriptor)
-        yield descriptor
-
-
-@contextlib.contextmanager
-def _file(root: int, parts: Parts) -> Iterator[int]:
-    with _directory(root, parts[:-1]) as folder, _at(folder, parts[-1], _READ) as file:
-        yield file
-
-
-@contextlib.contextmanager
-def _at(folder: int, name: bytes, flags: int) -> Iterator[int]:
-    descriptor = os.open(name, flags, dir_fd=folder)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _digest(data: bytes) -> bytes:
-    return blake3.blake3(data).digest()
-
-
-def _unfit(parts: Parts, why: str) -> InvalidRequestError:
-    return InvalidRequestError("request.invalid", f"path {b'/'.join(parts)[:200]!r} {why}")
+        raise unfit(parts, f"does not let its attributes be read: {err}") from err
