@@ -87,7 +87,12 @@ NAMES = st.one_of(
 ).filter(lambda name: name not in {b".", b".."} and not {0, 47} & set(name))
 XATTRS = st.dictionaries(
     st.sampled_from([b"user.a", b"user.b", b"trusted.c", b"security.d", b"user.\xff" + b"x" * 240]),
-    st.one_of(st.binary(max_size=40), st.sampled_from([b"same", b"", b"v" * 900])),
+    st.one_of(
+        st.binary(max_size=40),
+        st.sampled_from([(b"same", 1), (b"", 1), (b"v", 900), (b"w", 9000)]).map(
+            lambda drawn: drawn[0] * drawn[1]
+        ),
+    ),
     max_size=4,
 ).map(lambda found: tuple(Xattr(name, found[name]) for name in sorted(found)))
 ABOUTS = st.builds(

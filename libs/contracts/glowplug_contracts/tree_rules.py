@@ -25,6 +25,7 @@ from glowplug_contracts.trees import (
     PACKED_FILE_BYTES_MAX,
     PIECE_BYTES,
     TREE_FORMAT,
+    XATTRS_MAX,
     AnyEntry,
     Directory,
     Entry,
@@ -51,7 +52,6 @@ LINK_MODE = 0o777
 OWNER_MAX = 2**32 - 2
 TIME_S_MAX = 2**63 - 1
 NANOSECONDS = 1_000_000_000
-XATTRS_MAX = 128
 # Names and values of one entry together; Linux lists no more names than this, and EROFS has 16 bits.
 XATTR_BYTES_MAX = 60 * 1024
 XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")

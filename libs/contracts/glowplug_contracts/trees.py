@@ -16,10 +16,12 @@ is no object: it is a hole.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from glowplug_contracts.codec import encode
-from glowplug_contracts.manifests import CHUNK_BYTES
+from glowplug_contracts.manifests import CHUNK_BYTES, ENTRIES_MAX
 
 # What a reader of this release understands. A higher one is refused: it may mean anything.
 TREE_FORMAT = 1
@@ -30,6 +32,9 @@ PIECE_BYTES = CHUNK_BYTES
 # Files up to here travel in packs, so that thousands of them are a few objects. Above, a request more
 # costs less than moving neighbours that nobody asked for.
 PACKED_FILE_BYTES_MAX = 32 * 1024
+# Of each table: 4 TiB of content. What is longer is refused before anything of it is read.
+OBJECTS_MAX = 4 * 1024 * 1024
+XATTRS_MAX = 128
 
 
 class Xattr(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -52,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     mtime_s: int
     """Seconds since 1970, before it negative."""
     mtime_ns: int
-    xattrs: tuple[Xattr, ...]
+    xattrs: Annotated[tuple[Xattr, ...], msgspec.Meta(max_length=XATTRS_MAX)]
     """Sorted by name."""
 
 
@@ -115,13 +120,16 @@ class StoredObject(msgspec.Struct, frozen=True, array_like=True, gc=False):
     size: int
 
 
+Objects = Annotated[tuple[StoredObject, ...], msgspec.Meta(max_length=OBJECTS_MAX)]
+
+
 class FlatTree(msgspec.Struct, frozen=True, kw_only=True):
     """A whole tree. Devices do not exist here: what makes a manifest refuses them."""
 
     format: int = TREE_FORMAT
-    entries: tuple[AnyEntry, ...]
-    packs: tuple[StoredObject, ...] = ()
-    pieces: tuple[StoredObject, ...] = ()
+    entries: Annotated[tuple[AnyEntry, ...], msgspec.Meta(max_length=ENTRIES_MAX)]
+    packs: Objects = ()
+    pieces: Objects = ()
 
 
 def encode_tree(tree: FlatTree) -> bytes:

@@ -173,20 +173,25 @@ def test_whatever_tree_is_written_is_what_is_mounted(drawing: Folder) -> None:
 
 
 def test_content_past_what_32_bits_of_blocks_can_name_is_read(tmp_path: Path) -> None:
-    """The devices are sparse files of over 16 TiB, which tmpfs can hold. (The kernel takes no metadata from there.)"""
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "small").write_bytes(b"small" * 1000)
-    (root / "large").write_bytes(os.urandom(2 * MIB + 5))
-    with (root / "sparse").open("wb") as file:
-        os.pwrite(file.fileno(), b"end", 9 * MIB)
-    flattened = flatten(root)
-    devices = [
-        place_objects(objects, 2**32 + 5)
-        for objects in (flattened.tree.packs, flattened.tree.pieces)
-    ]
-    image = build_image(flattened.tree, erofs.IDENTITY, *devices)
+    """The devices are sparse files of over 16 TiB, which tmpfs can hold, as it can attributes of many blocks.
+
+    The metadata can't be there: the kernel mounts no file of a tmpfs.
+    """
     with tempfile.TemporaryDirectory(dir="/dev/shm") as roomy:
+        root = Path(roomy, "root")
+        root.mkdir()
+        (root / "small").write_bytes(b"small" * 1000)
+        (root / "large").write_bytes(os.urandom(2 * MIB + 5))
+        with (root / "sparse").open("wb") as file:
+            os.pwrite(file.fileno(), b"end", 9 * MIB)
+        for name, value in (("small", b"s"), ("large", b"s"), ("sparse", b"other")):
+            os.setxattr(root / name, "trusted.long", value * (40_000 // len(value)))
+        flattened = flatten(root)
+        devices = [
+            place_objects(objects, 2**32 + 5)
+            for objects in (flattened.tree.packs, flattened.tree.pieces)
+        ]
+        image = build_image(flattened.tree, erofs.IDENTITY, *devices)
         files = erofs.write_files(root, flattened, image, tmp_path / "image", Path(roomy))
         with erofs.mounted(files, tmp_path / "mount") as mount:
             assert erofs.walk(mount) == erofs.walk(root)

@@ -123,7 +123,7 @@ BAD_TREES: dict[str, FlatTree] = {
 def test_refuses_what_breaks_a_rule(words: str) -> None:
     with pytest.raises(InvalidRequestError, match=words):
         check_tree(BAD_TREES[words])
-    with pytest.raises(ContractError, match=words):
+    with pytest.raises(ContractError, match=f"{words}|length"):
         decode_tree(encode_tree(BAD_TREES[words]))
 
 
@@ -167,6 +167,13 @@ def test_refuses_bytes_that_are_no_tree(data: bytes) -> None:
     """The last one says "x" where an entry says what kind it is: a device, or whatever may come."""
     with pytest.raises(ContractError):
         decode_tree(data)
+
+
+def test_refuses_tables_that_are_too_long_before_it_reads_them() -> None:
+    """The entries are announced and not there: whoever looked for them would complain about that."""
+    announced = b"\x81\xa7entries\xdd" + (2_000_000).to_bytes(4, "big")
+    with pytest.raises(ContractError, match="length <= 1000000"):
+        decode_tree(announced)
 
 
 def test_holds_nothing_that_has_no_rule() -> None:

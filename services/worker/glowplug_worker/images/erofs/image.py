@@ -113,6 +113,7 @@ class _Writer:
         self._entries = tree.entries
         self._packs, self._pieces = devices
         self._epoch = _commonest_time(tree.entries)
+        self._kinds = _find_kinds(tree.entries)
         self._links = _count_links(tree.entries)
         self._children = _find_children(tree.entries)
         self._xattrs = XattrPlan(
@@ -141,11 +142,11 @@ class _Writer:
 
     def _place(self, index: int, entry: AnyEntry) -> Inode:
         """Give one entry its inode, after all that came before."""
-        if isinstance(entry, HardLink):
-            return self._inodes[entry.target]
         if isinstance(entry, PackedFile):
             start = self._packs.starts[entry.pack] + entry.block
             return self._place_file(index, entry, entry.size, map_of_packed(entry.size, start))
+        if isinstance(entry, HardLink):
+            return self._inodes[entry.target]
         if isinstance(entry, File):
             if entry.size:
                 runs = map_of_runs(entry.size, entry.runs, self._pieces)
@@ -194,11 +195,10 @@ class _Writer:
 
     def _write_inode(self, image: bytearray, index: int, entry: Entry) -> None:
         inode = self._inodes[index]
-        kind, _ = _KINDS[type(entry)]
-        record = inode_bytes(entry, inode, kind, self._links[index], index + 1)
-        content = inode.tail
+        mode, _ = self._kinds[index]
+        record = inode_bytes(entry, inode, mode, self._links[index], index + 1)
+        content = self._directory(index) if isinstance(entry, Directory) else inode.tail
         if isinstance(entry, Directory | Symlink):
-            content = self._directory(index) if isinstance(entry, Directory) else content
             apart = _bytes_apart(inode)
             _put(image, inode.value * BLOCK, content[:apart])
             content = content[apart:]
@@ -207,19 +207,13 @@ class _Writer:
     def _directory(self, index: int) -> bytes:
         first, end = self._children[index]
         links: list[Link] = [
-            (self._entries[child].name, self._inodes[child].number, self._type(child))
+            (self._entries[child].name, self._inodes[child].number, self._kinds[child][1])
             for child in range(first, end)
         ]
         parent = self._inodes[self._entries[index].parent]
         bisect.insort(links, (b".", self._inodes[index].number, TYPE_DIRECTORY))
         bisect.insort(links, (b"..", parent.number, TYPE_DIRECTORY))
         return directory_bytes(self._directories[index], links)
-
-    def _type(self, index: int) -> int:
-        entry = self._entries[index]
-        if isinstance(entry, HardLink):
-            return self._type(entry.target)
-        return _KINDS[type(entry)][1]
 
     def _write_super(self, image: bytearray, identity: bytes, xattr_block: int) -> None:
         packs_at = self._blocks
@@ -256,6 +250,17 @@ def _commonest_time(entries: Sequence[AnyEntry]) -> Epoch:
         (entry.mtime_s, entry.mtime_ns) for entry in entries if not isinstance(entry, HardLink)
     )
     return Epoch(*min(counts, key=lambda time: (-counts[time], time)))
+
+
+def _find_kinds(entries: Sequence[AnyEntry]) -> list[tuple[int, int]]:
+    """Return the kind that each entry's inode has: the bits of its mode, and a directory's number for it."""
+    kinds: list[tuple[int, int]] = []
+    for entry in entries:
+        if isinstance(entry, HardLink):
+            kinds.append(kinds[entry.target])
+        else:
+            kinds.append(_KINDS[type(entry)])
+    return kinds
 
 
 def _count_links(entries: Sequence[AnyEntry]) -> list[int]:
