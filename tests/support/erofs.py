@@ -27,11 +27,23 @@ BLOCK = 64 * 1024
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+# Which kernels mount files, and which know 48-bit addresses.
+MOUNTS_FILES = (6, 12)
+KNOWS_48BIT = (6, 15)
+CAP_SYS_ADMIN = 1 << 21
+
+
+def kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split(".")[:2])
+
+
 def kernel_mounts_erofs() -> bool:
     """Whether this process may mount an EROFS image that is a file."""
-    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     filesystems = Path("/proc/filesystems").read_text(encoding="ascii")
-    return os.geteuid() == 0 and "\terofs\n" in filesystems and release >= (6, 12)
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")]
+    allowed = bool(int(mask, 16) & CAP_SYS_ADMIN)
+    return allowed and "\terofs\n" in filesystems and kernel() >= MOUNTS_FILES
 
 
 class Files(msgspec.Struct, frozen=True):
