@@ -96,6 +96,21 @@ def test_objects_are_what_their_names_say(tmp_path: Path) -> None:
     assert len(flat.tree.pieces) == 2
 
 
+def test_holes_lie_where_they_are(tmp_path: Path) -> None:
+    """Both where the file system knows of them, and where somebody wrote zeros."""
+    one, two = NOISE[:MIB], NOISE[1 : MIB + 1]
+    root = write_tree(
+        tmp_path / "root", {"written": one + bytes(MIB) + two + bytes(9), "kept": b""}
+    )
+    with (root / "kept").open("wb") as file:
+        for place, data in ((0, one), (2 * MIB, two)):
+            os.pwrite(file.fileno(), data, place)
+        file.truncate(3 * MIB + 9)
+    found = entries(flatten.flatten(root))
+    for name in (b"written", b"kept"):
+        assert (found[name].size, found[name].runs) == (3 * MIB + 9, (Run(0, 0, 1), Run(2, 1, 1)))
+
+
 def test_packs_of_a_known_image_are_used_again(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "root", {f"f{number:03}": b"%d" % number for number in range(200)})
     before = flatten.flatten(root)
