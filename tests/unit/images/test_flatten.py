@@ -126,6 +126,20 @@ def test_packs_of_a_known_image_are_used_again(tmp_path: Path) -> None:
         read_pack(root, after, stale)
 
 
+def test_a_file_that_holds_what_a_pack_holds_shares_its_object(tmp_path: Path) -> None:
+    both = write_tree(tmp_path / "both", {"a": b"a" * 4096, "b": b"b"})
+    known = flatten.flatten(both).packs
+    (both / "c").write_bytes(b"a" * 4096 + b"b")
+    flat = flatten.flatten(both, known)
+    found = entries(flat)
+    assert len(flat.tree.packs) == 1
+    assert [(found[name].pack, found[name].block) for name in (b"a", b"b", b"c")] == [
+        (0, 0),
+        (0, 1),
+        (0, 0),
+    ]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
 def test_refuses_a_device(tmp_path: Path) -> None:
     os.mknod(tmp_path / "null", 0o20666, os.makedev(1, 3))

@@ -56,7 +56,8 @@ def flatten(root: Path, known: Sequence[Pack] = ()) -> Flattened:
         known: packs that may be used again, with their digests; see `plan_packs`.
 
     Raises: InvalidRequestError (request.invalid) naming what a manifest can't hold: a device, a name or an
-        attribute outside its rules, or what changed while it was read.
+        attribute outside its rules, or what changed while it was read. OSError if something can't be read,
+        or is no more.
     """
     with open_root(root) as descriptor:
         reader = _Reader(descriptor)
@@ -91,37 +92,35 @@ class _Reader:
 
     def finish(self, known: Sequence[Pack]) -> Flattened:
         """Name the packs; return it all, checked."""
-        packs = plan_packs(list(self._small.values()), known)
-        place = {
-            member.digest: (pack, block)
-            for pack in reversed(packs)
-            for member, block in pack.blocks()
-        }
-        used: dict[int, int] = {}
-        ordered: list[Pack] = []
+        planned = plan_packs(list(self._small.values()), known)
+        places: dict[bytes, tuple[Pack, int]] = {}
+        for pack in map(self._named, planned):
+            for member, block in pack.blocks():
+                places.setdefault(member.digest, (pack, block))
+        # By digest: a file may hold, byte by byte, what a pack of other files does.
+        packs: dict[bytes, Pack] = {}
+        numbers: dict[bytes, int] = {}
         for index, small in self._small.items():
-            pack, block = place[small.digest]
-            if id(pack) not in used:
-                used[id(pack)] = len(ordered)
-                ordered.append(pack)
+            pack, block = places[small.digest]
+            packs.setdefault(pack.digest, pack)
+            number = numbers.setdefault(pack.digest, len(numbers))
             entry = self._entries[index]
             assert isinstance(entry, PackedFile)  # noqa: S101 - what `_small` is for
-            self._entries[index] = msgspec.structs.replace(entry, pack=used[id(pack)], block=block)
-        named = [
-            pack
-            if pack.digest
-            else msgspec.structs.replace(
-                pack, digest=digest_of(pack_bytes(self._root, pack, self._small_paths))
-            )
-            for pack in ordered
-        ]
+            self._entries[index] = msgspec.structs.replace(entry, pack=number, block=block)
         tree = FlatTree(
             entries=tuple(self._entries),
-            packs=tuple(StoredObject(pack.digest, pack.size) for pack in named),
+            packs=tuple(StoredObject(pack.digest, pack.size) for pack in packs.values()),
             pieces=tuple(self._piece_list),
         )
         check_tree(tree)
-        return Flattened(tree, tuple(named), self._small_paths, tuple(self._piece_places))
+        return Flattened(tree, tuple(packs.values()), self._small_paths, tuple(self._piece_places))
+
+    def _named(self, pack: Pack) -> Pack:
+        """Return the pack with its digest; a new one's files are read again for it."""
+        if pack.digest:
+            return pack
+        data = pack_bytes(self._root, pack, self._small_paths)
+        return msgspec.structs.replace(pack, digest=digest_of(data))
 
     def _add(self, parts: Parts, entry: AnyEntry) -> None:
         self._entries.append(entry)
