@@ -20,7 +20,7 @@ from glowplug_contracts.trees import (
 from glowplug_worker.images.erofs import build_image
 from glowplug_worker.images.erofs.checksum import crc32c
 from glowplug_worker.images.erofs.chunkmaps import ChunkMap, map_of_packed, map_of_runs
-from glowplug_worker.images.erofs.devices import Device
+from glowplug_worker.images.erofs.devices import Device, place_objects
 from glowplug_worker.images.erofs.directories import measure
 from glowplug_worker.images.erofs.inodes import place_inline
 from glowplug_worker.images.erofs.xattrs import XattrPlan, entry_bytes
@@ -119,6 +119,26 @@ def test_a_file_far_out_on_its_device_has_wide_addresses_and_holes() -> None:
     far = Device((2**32 + 3,), 2**32 + 259)
     found = map_of_runs(2 * PIECE_BYTES, [Run(1, 0, 1)], far)
     assert found == ChunkMap(0x60 | 8, HOLE_48 + index(3, high=1))
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "expected"),
+    [
+        (0, 1, [0]),
+        (4096, 1, [0]),
+        (2 * 4096, 1, [1]),
+        (2 * 4096 - 1, 2, [0, 1]),
+        (0, 10 * 4096, [0, 1, 2]),
+        (5 * 4096, 4096, [2]),
+        (4096, 0, []),
+    ],
+)
+def test_a_read_of_a_device_touches_these_objects(
+    offset: int, size: int, expected: list[int]
+) -> None:
+    device = place_objects([StoredObject(b"x" * 32, size) for size in (8000, 4096, 9000)])
+    assert device == Device((0, 2, 3), 6)
+    assert list(device.numbers_in(offset, size)) == expected
 
 
 def test_directories_fill_blocks_to_the_last_byte() -> None:

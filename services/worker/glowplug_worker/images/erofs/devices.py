@@ -6,6 +6,7 @@ A device is a sparse file with no header. Whoever fills it writes an object's by
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
 import msgspec
@@ -28,6 +29,14 @@ class Device(msgspec.Struct, frozen=True):
     def offset_of(self, number: int) -> int:
         """Return the byte at which an object starts."""
         return self.starts[number] * BLOCK
+
+    def numbers_in(self, offset: int, size: int) -> range:
+        """Return the objects that a read of `size` bytes from `offset` touches."""
+        if size < 1:
+            return range(0)
+        first = bisect.bisect_right(self.starts, offset // BLOCK) - 1
+        end = bisect.bisect_left(self.starts, blocks_of(offset + size))
+        return range(max(first, 0), end)
 
 
 def place_objects(objects: Sequence[StoredObject], first_block: int = 0) -> Device:
