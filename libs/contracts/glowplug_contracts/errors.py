@@ -275,6 +275,49 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
     ),
     "image.not_found": ("operator", "The image's manifest or chunks are gone; deploy again."),
     "image.corrupt": ("operator", "A chunk's bytes do not match its name; see `glowplug doctor`."),
+    "layer.corrupt": (
+        "user",
+        "A layer is cut off or is not what the image's configuration names; push the image again.",
+    ),
+    "layer.refused": ("user", "The message names what an image may not hold; build it without."),
+    "layer.too_large": ("user", "The image is larger than the platform unpacks; make it smaller."),
+    "registry.bad_reference": (
+        "user",
+        "Write an image like 'debian:12' or 'registry.example:5000/team/app@sha256:…'.",
+    ),
+    "registry.corrupt": (
+        "operator",
+        "The registry or a mirror sends bytes that do not match their digest; look what is between.",
+    ),
+    "registry.denied": (
+        "user",
+        "Give credentials that may pull the image, and check its name.",
+    ),
+    "registry.forbidden": (
+        "operator",
+        "The registry has no public address; name its network in the setting that opens it.",
+    ),
+    "registry.no_platform": (
+        "user",
+        "Use an image that is built for the workers' platform; the message lists what there is.",
+    ),
+    "registry.no_room": (
+        "operator",
+        "Free room on the disk of imagecache; the pull can be tried again.",
+    ),
+    "registry.not_found": ("user", "Check the image's name and tag."),
+    "registry.rate_limited": (
+        "user",
+        "Wait as long as the answer says, give credentials, or have a mirror set up.",
+    ),
+    "registry.unavailable": (
+        "operator",
+        "The registry does not answer or breaks off; try again, or name a mirror.",
+    ),
+    "registry.unsupported": (
+        "user",
+        "The image has a form that can't be run here; the message says which can.",
+    ),
     "sandbox.failed": ("user", "Its container ended and what was in it is gone; create a new one."),
     "sandbox.overloaded": ("operator", "Too many sandboxes start at once; retry, or add replicas."),
     "sandbox.not_found": ("user", "The sandbox has ended or never was."),

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Sequence
 
 import msgspec
+from glowplug_contracts.addresses import Network
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
 from glowplug_contracts.ids import InvocationId, WorkspaceId, check_id
 from glowplug_contracts.messages.invocation import InputOutcome, RemoteError, State, is_terminal
@@ -26,7 +27,7 @@ from glowplug_contracts.messages.record import (
 from glowplug_contracts.subjects import PROGRESS, RECORD, Address, shard_of
 from glowplug_runtime.bus import Write
 
-from glowplug_gateway.addresses import Network, check_url
+from glowplug_gateway.addresses import check_url
 from glowplug_gateway.at_once import claimed
 from glowplug_gateway.blobs import Blobs, not_stored
 from glowplug_gateway.calls import Calls

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glowplug_contracts.addresses import parse_networks
 from glowplug_runtime.bus import Bus
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.service import Shell, spawn, version
@@ -16,7 +17,6 @@ from glowplug_runtime.settings import read_secret
 from glowplug_runtime.tls import LOOK_S as LOOK_AT_TLS_S
 from glowplug_runtime.tls import ServerCertificate, open_certificate
 
-from glowplug_gateway.addresses import parse_networks
 from glowplug_gateway.blobs import Blobs, open_blobs
 from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog

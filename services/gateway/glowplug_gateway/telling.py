@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import msgspec
 import structlog
+from glowplug_contracts.addresses import Network
 from glowplug_contracts.errors import ConflictError, NotFoundError, PlatformError
 from glowplug_contracts.ids import InvocationId, WorkspaceId
 from glowplug_contracts.messages.http import (
@@ -33,7 +34,7 @@ from glowplug_contracts.subjects import RECORD
 from glowplug_runtime.bus import Delivery
 from glowplug_runtime.lease import Lease
 
-from glowplug_gateway.addresses import GuardedResolver, Network, check_url
+from glowplug_gateway.addresses import GuardedResolver, check_url
 from glowplug_gateway.callbacks import (
     Callbacks,
     Event,

@@ -7,6 +7,7 @@ import ipaddress
 import pytest
 from glowplug import verify_callback
 from glowplug.callbacks import BadSignatureError
+from glowplug_contracts.addresses import may_reach, parse_networks
 from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.messages.http import (
     HEADER_CALLBACK_SIGNATURE,
@@ -16,8 +17,6 @@ from glowplug_gateway.addresses import (
     ForbiddenAddressError,
     GuardedResolver,
     check_url,
-    may_reach,
-    parse_networks,
 )
 from glowplug_gateway.callbacks import BETWEEN_MAX_S, next_try_s
 from glowplug_gateway.signing import signature
