@@ -36,7 +36,9 @@ def lacking() -> str:
 
 
 @contextlib.contextmanager
-def open_registry(folder: Path, auth: Mapping[str, Mapping[str, str]] | None = None) -> Iterator[str]:
+def open_registry(
+    folder: Path, auth: Mapping[str, Mapping[str, str]] | None = None
+) -> Iterator[str]:
     """Yield "127.0.0.1:port" of a registry of one's own."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -248,7 +250,14 @@ def strange_files(root: Path) -> None:
     long.write_text("a long way down")
     (root / "to-long").symlink_to("l" * 180 + "/" + "m" * 60)
     os.link(long, root / "short")
-    for name in (b"caf\xc3\xa9", b"latin-\xe9\xff", b"new\nline", b" lead and trail ", b"-rf", b"wh."):
+    for name in (
+        b"caf\xc3\xa9",
+        b"latin-\xe9\xff",
+        b"new\nline",
+        b" lead and trail ",
+        b"-rf",
+        b"wh.",
+    ):
         with open(os.path.join(os.fsencode(root), b"etc", name), "wb") as file:
             file.write(name)
     with (root / "sparse").open("wb") as file:

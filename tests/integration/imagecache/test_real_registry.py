@@ -77,7 +77,9 @@ def registry(workshop: Path) -> Iterator[str]:
         yield host
 
 
-async def pull(puller: Puller, host: str, name: str, folder: Path) -> tuple[RemoteImage, list[Path]]:
+async def pull(
+    puller: Puller, host: str, name: str, folder: Path
+) -> tuple[RemoteImage, list[Path]]:
     mine = {host: Credentials(*MINE)}
     image = await puller.find(parse_reference(f"{host}/{name}"), AMD64, mine)
     files = await asyncio.gather(
@@ -166,13 +168,18 @@ async def test_a_pulled_image_is_what_buildah_mounts(
 async def test_each_refusal_of_a_real_registry_has_its_sentence(registry: str) -> None:
     async with open_puller() as puller:
 
-        async def refusal(name: str, who: tuple[str, str] | None, platform: Platform = AMD64) -> RejectedError:
+        async def refusal(
+            name: str, who: tuple[str, str] | None, platform: Platform = AMD64
+        ) -> RejectedError:
             mine = {registry: Credentials(*who)} if who else {}
             with pytest.raises(RejectedError) as raised:
                 await puller.find(parse_reference(f"{registry}/{name}"), platform, mine)
             return raised.value
 
-        none, wrong = await refusal("built:gzip", None), await refusal("built:gzip", ("me", "guess"))
+        none, wrong = (
+            await refusal("built:gzip", None),
+            await refusal("built:gzip", ("me", "guess")),
+        )
         assert isinstance(none, UnauthenticatedError)
         assert "asks for a name and a password" in str(none)
         assert isinstance(wrong, UnauthenticatedError)
@@ -186,7 +193,9 @@ async def test_each_refusal_of_a_real_registry_has_its_sentence(registry: str) -
         assert "linux/amd64" in str(other)
 
 
-async def test_a_download_goes_on_where_it_broke_off(registry: str, built: Path, tmp_path: Path) -> None:
+async def test_a_download_goes_on_where_it_broke_off(
+    registry: str, built: Path, tmp_path: Path
+) -> None:
     async with open_puller() as puller:
         mine = {registry: Credentials(*MINE)}
         image = await puller.find(parse_reference(f"{registry}/built:gzip"), AMD64, mine)

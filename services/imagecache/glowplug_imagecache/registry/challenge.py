@@ -27,6 +27,7 @@ _PIECE: Final = re.compile(
     rf"""[\s,]*(?:
       (?P<key>{_TOKEN})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"=]+)(?=[\s,]|\Z))
     | (?P<scheme>{_TOKEN})(?=[\s,]|\Z)
+    | [A-Za-z0-9._~+/-]+=*(?=[\s,]|\Z)  # "token68", of schemes that we have no answer to
     )""",
     re.VERBOSE,
 )
@@ -66,7 +67,7 @@ def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
             at = piece.end()
             if piece["scheme"]:
                 found.append(Challenge(piece["scheme"].lower(), {}))
-            elif found:
+            elif found and piece["key"]:
                 quoted = piece["quoted"]
                 value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else piece["plain"]
                 found[-1].parameters.setdefault(piece["key"].lower(), value)

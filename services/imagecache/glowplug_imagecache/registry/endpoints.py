@@ -78,7 +78,10 @@ def follow(url: str, location: str) -> str:
     """Return where a redirect leads. Raises: UnavailableError where it must not be followed."""
     if len(location) > URL_CHARS_MAX:
         raise _astray(url, f"a URL of {len(location)} characters")
-    target = urljoin(url, location)
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        raise _astray(url, "no URL") from None
     if origin_of(url)[0] == "https" and origin_of(target)[0] != "https":
         raise _astray(url, "a URL without TLS")
     return target

@@ -117,7 +117,7 @@ class _Document(msgspec.Struct, kw_only=True, rename="camel"):
     manifests: tuple[Descriptor, ...] | None = None
     config: Descriptor | None = None
     layers: tuple[Descriptor, ...] | None = None
-    fs_layers: msgspec.Raw | None = None
+    fs_layers: Any = None
 
 
 def read_manifest(data: bytes, content_type: str) -> Index | Manifest:
