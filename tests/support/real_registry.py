@@ -154,36 +154,28 @@ def facts_of_folder(root: Path) -> dict[bytes, Facts]:
     """Return what another tool unpacked; devices in /dev are left out, as containers get their own."""
     found: dict[bytes, Facts] = {}
     first: dict[tuple[int, int], bytes] = {}
-    start = os.fsencode(root)
-    waiting = [start]
-    while waiting:
-        folder = waiting.pop()
-        for name in sorted(os.listdir(folder)):
-            path = os.path.join(folder, name)
-            inside = path[len(start) + 1 :]
-            status = os.lstat(path)
-            kind = KINDS.get(stat.S_IFMT(status.st_mode))
-            if kind is None:
-                assert inside.startswith(b"dev/"), inside
-                continue
-            if kind == "dir":
-                waiting.append(path)
-            found[inside] = _path_facts(path, kind, status)
-    # As ours: the first in the order of a walk that goes down before it goes on.
-    for path in sorted(found, key=lambda path: path.split(b"/")):
-        status = os.lstat(os.path.join(start, path))
-        if status.st_nlink > 1 and found[path].kind != "dir":
-            key = (status.st_dev, status.st_ino)
-            if key in first:
-                found[path] = msgspec.structs.replace(found[path], same_as=first[key])
-            first.setdefault(key, path)
+    # As ours: names by their bytes, and what is in a directory before what comes after it.
+    everything = sorted(
+        root.rglob("*"), key=lambda path: [os.fsencode(part) for part in path.parts]
+    )
+    for path in everything:
+        inside = os.fsencode(path.relative_to(root))
+        status = path.lstat()
+        kind = KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            assert inside.startswith(b"dev/"), inside
+            continue
+        same_as = b""
+        if status.st_nlink > 1 and kind != "dir":
+            same_as = first.setdefault((status.st_dev, status.st_ino), inside)
+        found[inside] = _path_facts(path, kind, status, b"" if same_as == inside else same_as)
     return found
 
 
-def _path_facts(path: bytes, kind: str, status: os.stat_result) -> Facts:
-    content = os.fsdecode(os.readlink(path)) if kind == "link" else ""
+def _path_facts(path: Path, kind: str, status: os.stat_result, same_as: bytes) -> Facts:
+    content = str(path.readlink()) if kind == "link" else ""
     if kind == "file":
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     names = sorted(os.fsencode(name) for name in os.listxattr(path, follow_symlinks=False))
     return Facts(
@@ -198,7 +190,7 @@ def _path_facts(path: bytes, kind: str, status: os.stat_result) -> Facts:
             for name in names
             if not name.startswith((b"trusted.", b"security.selinux"))
         ),
-        same_as=b"",
+        same_as=same_as,
     )
 
 
@@ -258,8 +250,7 @@ def strange_files(root: Path) -> None:
         b"-rf",
         b"wh.",
     ):
-        with open(os.path.join(os.fsencode(root), b"etc", name), "wb") as file:
-            file.write(name)
+        (root / "etc" / os.fsdecode(name)).write_bytes(name)
     with (root / "sparse").open("wb") as file:
         file.seek(3_000_000)
         file.write(b"in the middle")
@@ -269,6 +260,10 @@ def strange_files(root: Path) -> None:
     tool("setcap", "cap_net_raw+ep", root / "usr/bin/sudo")
     os.utime(root / "etc/empty", ns=(1, 1_234_567_890_123_456_789))
     os.utime(root / "etc/hostname", ns=(1, -86_400 * 10**9))
+    _what_will_change(root)
+
+
+def _what_will_change(root: Path) -> None:
     (root / "gone-soon").mkdir()
     (root / "gone-soon/a").write_text("a")
     (root / "emptied").mkdir()
