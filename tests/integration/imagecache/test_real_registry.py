@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tarfile import LNKTYPE, SYMTYPE
 
 import pytest
 from glowplug_contracts.errors import NotFoundError, RejectedError, UnauthenticatedError
@@ -16,6 +18,7 @@ from glowplug_imagecache.registry.platforms import Platform
 from glowplug_imagecache.registry.pulling import Puller, RemoteImage
 from glowplug_imagecache.registry.reference import parse_reference
 
+from tests.support.layers import tar_of
 from tests.support.real_registry import (
     PASSWORD,
     USER,
@@ -163,6 +166,91 @@ async def test_a_pulled_image_is_what_buildah_mounts(
     magic = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5"}[form]
     assert all(file.read_bytes().startswith(magic) for file in files)
     assert differences(read(image, files), facts_of_folder(built)) == []
+
+
+def through_links() -> list[bytes]:
+    """Return layers that no tool here would write, but that others have: links in paths, implied parents."""
+    lower = [
+        a_tar_dir("usr/bin"), (info("usr/bin/ls"), b"ls"), (info("bin", type=SYMTYPE, linkname="usr/bin"), b""),
+        a_tar_dir("d"), (info("d/x"), b"x"), (info("d/e/y"), b"y"), (info("f"), b"f"), (info("g"), b"g"),
+    ]  # fmt: skip
+    upper = [
+        (info("bin/new"), b"through a link of the layer below"),
+        (info("here", type=SYMTYPE, linkname="/d/e"), b""), a_tar_dir("d"), a_tar_dir("d/e"),
+        (info("here/z"), b"through a link of this layer"),
+        (info("d/.wh.x"), b""), (info("g/h"), b"below what was a file"), (info("i/j/k"), b"implied"),
+        (info("i/l", type=LNKTYPE, linkname="i/j/k"), b""),
+    ]  # fmt: skip
+    top = [
+        (info("d/e/.wh..wh..opq"), b""), a_tar_dir("d/e"), (info("d/e/new"), b"n"), (info(".wh.f"), b""),
+    ]  # fmt: skip
+    return [tar_of(layer) for layer in (lower, upper, top)]
+
+
+def removed_and_made_again() -> list[bytes]:
+    """Return layers in which a whiteout and what replaces it stand in one layer, in both orders."""
+    lower = [
+        (info("i/j/k"), b"k"), (info("l/m"), b"m"), (info("n/o"), b"o"), (info("f"), b"f"),
+        (info("same", type=LNKTYPE, linkname="f"), b""),
+    ]  # fmt: skip
+    upper = [
+        (info(".wh.i"), b""), a_tar_dir("i"), (info("i/again"), b"i"), a_tar_dir("l"), (info("l/again"), b"l"),
+        (info(".wh.l"), b""), (info("n/again"), b"n"), (info("n/.wh..wh..opq"), b""), (info("f"), b"another"),
+        (info("linked", type=LNKTYPE, linkname="same"), b""), (info("i/.wh.again"), b""),
+    ]  # fmt: skip
+    return [tar_of(layer) for layer in (lower, upper)]
+
+
+def info(name: str, **facts: object) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    for key, value in facts.items():
+        setattr(member, key, value)
+    return member
+
+
+def a_tar_dir(name: str) -> tuple[tarfile.TarInfo, bytes]:
+    return info(name, type=tarfile.DIRTYPE, mode=0o755), b""
+
+
+def make(workshop: Path, host: str, name: str, tars: list[bytes]) -> str:
+    """Push an image of these layers; return where umoci has it."""
+    oci = f"{workshop / 'oci'}:{name}"
+    tool("umoci", "new", "--image", oci)
+    tool("umoci", "config", "--image", oci, "--architecture", "amd64", "--os", "linux")
+    for number, tar in enumerate(tars):
+        (workshop / f"{number}.tar").write_bytes(tar)
+        tool("umoci", "raw", "add-layer", "--image", oci, workshop / f"{number}.tar")
+    push = ("skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", ":".join(MINE))
+    tool(*push, f"oci:{oci}", f"docker://{host}/{name}:1")
+    return oci
+
+
+# Of directories that nobody names, tools make up the time.
+NOT_TIMES = ("mtime_ns",)
+
+
+async def test_paths_through_links_lead_where_an_overlay_has_them(
+    workshop: Path, registry: str, built: Path, tmp_path: Path
+) -> None:
+    oci = make(workshop, registry, "through", through_links())
+    container = buildah(workshop, "from", f"oci:{oci}")
+    theirs = facts_of_folder(Path(buildah(workshop, "mount", container)))
+    async with open_puller() as puller:
+        image, files = await pull(puller, registry, "through:1", tmp_path)
+    assert differences(read(image, files), theirs, without=NOT_TIMES) == []
+
+
+async def test_what_is_removed_and_made_again_in_one_layer_is_what_umoci_unpacks(
+    workshop: Path, registry: str, tmp_path: Path
+) -> None:
+    # buildah is not asked: with its overlays, what a whiteout hid comes back below a new directory.
+    oci = make(workshop, registry, "again", removed_and_made_again())
+    tool("umoci", "unpack", "--image", oci, tmp_path / "theirs")
+    async with open_puller() as puller:
+        image, files = await pull(puller, registry, "again:1", tmp_path)
+    theirs = facts_of_folder(tmp_path / "theirs/rootfs")
+    assert differences(read(image, files), theirs, without=NOT_TIMES) == []
+    assert b"i/again" in theirs
 
 
 async def test_each_refusal_of_a_real_registry_has_its_sentence(registry: str) -> None:
