@@ -6,10 +6,8 @@ import contextlib
 import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-import msgspec
-from glowplug_imagecache.registry.asking import Asker
+from glowplug_imagecache.registry import pulling
 from glowplug_imagecache.registry.endpoints import Registries
-from glowplug_imagecache.registry.guarding import open_session
 from glowplug_imagecache.registry.patience import Patience
 from glowplug_imagecache.registry.pulling import Puller
 from glowplug_runtime.clock import Clock
@@ -22,12 +20,10 @@ QUICK = Patience(first_pause_s=0.001, pause_max_s=0.002, connect_s=30.0, stalled
 async def open_puller(
     mirrors: Mapping[str, Sequence[str]] | None = None,
     patience: Patience = QUICK,
-    clock: Clock | None = None,
     *,
     networks: Sequence[ipaddress.IPv4Network] = HERE,
 ) -> AsyncIterator[Puller]:
     """Yield a client; `networks` are the closed addresses that it may reach."""
     registries = Registries(mirrors=mirrors or {}, networks=tuple(networks))
-    async with open_session(registries.networks, patience) as session:
-        asker = Asker(session, registries, clock or Clock())
-        yield Puller(asker, registries, clock or Clock(), msgspec.structs.replace(patience))
+    async with pulling.open_puller(registries, Clock(), patience) as puller:
+        yield puller

@@ -146,7 +146,7 @@ async def open_scripted() -> AsyncIterator[ScriptedRegistry]:
     """Yield a registry that listens on a port of its own."""
     registry = ScriptedRegistry()
     server = web.Server(registry.answer)
-    runner = web.ServerRunner(server)
+    runner = web.ServerRunner(server, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -21,6 +21,7 @@ from glowplug_contracts.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from glowplug_imagecache.registry.endpoints import Registries
 from glowplug_imagecache.registry.logins import Credentials
 from glowplug_imagecache.registry.platforms import Platform
 from glowplug_imagecache.registry.pulling import Puller
@@ -107,6 +108,20 @@ async def test_nobody_there_is_named(puller: Puller, tmp_path: Path) -> None:
         reference = ref(gone)
     error = await refusal(puller, reference, tmp_path)
     assert error.code == "registry.unavailable"
+    assert "Connect call failed" in str(error)
+
+
+async def test_a_registry_without_tls_is_told_from_one_that_is_away(
+    registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    # By its name on this host it may be asked in the open; by a mirror's URL it is as that says.
+    mirrors = {registry.host: [registry.url.replace("http:", "https:")]}
+    async with open_puller(mirrors) as puller:
+        (mirror, _) = Registries(mirrors=mirrors).endpoints(registry.host)
+        with pytest.raises(UnavailableError, match="speaks no TLS"):
+            async with puller._asker.ask(mirror, f"{mirror.url}/v2/", "", None, {}):
+                pass
+        assert await pull(puller, ref(registry), tmp_path) == LAYER
 
 
 async def test_a_limit_is_obeyed_or_passed_on(
@@ -199,6 +214,19 @@ async def test_a_part_that_was_not_asked_for_is_not_taken(
     ]
     path = await puller.fetch(image, image.layers[0], tmp_path, on_bytes=registry.hear)
     assert gzip.decompress(path.read_bytes()) == LAYER
+
+
+async def test_a_layer_that_a_disk_has_forgotten_is_fetched_again(
+    registry: ScriptedRegistry, puller: Puller, tmp_path: Path
+) -> None:
+    image = await puller.find(ref(registry), AMD64)
+    path = await puller.fetch(image, image.layers[0], tmp_path)
+    right = path.read_bytes()
+    path.write_bytes(right[:500] + bytes(100) + right[600:])
+    assert await puller.fetch(image, image.layers[0], tmp_path) == path
+    assert path.read_bytes() == right
+    await puller.fetch(image, image.layers[0], tmp_path)
+    assert len(registry.asked(image.layers[0].blob.digest)) == 2
 
 
 async def test_two_who_want_one_layer_fetch_it_once(

@@ -263,8 +263,22 @@ def _named(url: str) -> Iterator[None]:
     except (aiohttp.ClientError, TimeoutError) as err:
         if isinstance(err.__cause__, ClosedAddressError):
             raise endpoints.forbidden(host) from err
-        reason = str(err)[:SAID_CHARS_MAX] or type(err).__name__
-        raise UnavailableError("registry.unavailable", f"{host} broke off: {reason}") from err
+        raise UnavailableError(
+            "registry.unavailable", f"{host} does not answer: {_reason(err)}"
+        ) from err
+
+
+def _reason(err: Exception) -> str:
+    """Return what went wrong, without the URL: a signed one is a secret."""
+    if isinstance(err, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({str(err.certificate_error)[:SAID_CHARS_MAX]})"
+    if isinstance(err, aiohttp.ClientConnectorSSLError):
+        return "it speaks no TLS that we know; one without TLS must be named by the operator"
+    if isinstance(err, aiohttp.ClientConnectorError):
+        return str(err.os_error)[:SAID_CHARS_MAX]
+    if isinstance(err, TimeoutError):
+        return "not a byte in time"
+    return f"it broke off ({type(err).__name__})"
 
 
 def no_room(err: OSError) -> PlatformError | None:

@@ -46,6 +46,10 @@ class Download:
         self._too_long = False
         self._hashed = self._fresh_hash()
 
+    async def is_there(self) -> bool:
+        """Return whether the file is there, with the right bytes; remove it if they are others."""
+        return await _on_disk(self._check_target)
+
     async def open(self) -> int:
         """Return how many bytes are there, of this try or an earlier one."""
         if self.size is None:
@@ -112,13 +116,21 @@ class Download:
 
         try:
             await _on_disk(write)
-        except OSError:
+        except (OSError, UnavailableError):
+            # The last piece may be there in part; and the room that it took is needed.
             await self._start_again()
             raise
-        except UnavailableError:
-            # The room that it took is needed; and the last piece may be there in part.
-            await self._start_again()
-            raise
+
+    def _check_target(self) -> bool:
+        try:
+            with self._target.open("rb") as file:
+                found = hashlib.file_digest(file, self.blob.digest.partition(":")[0]).hexdigest()
+        except FileNotFoundError:
+            return False
+        if found == self.blob.digest.partition(":")[2]:
+            return True
+        self._target.unlink()
+        return False
 
     def _look(self) -> int:
         self._part.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from glowplug_imagecache.registry.reference import is_digest
 MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
 CONFIG_BYTES_MAX: Final = 8 * 1024 * 1024
 LAYERS_MAX: Final = 512
-LAYER_BYTES_MAX: Final = 64 * 1024 * 1024 * 1024
+LAYERS_BYTES_MAX: Final = 64 * 1024 * 1024 * 1024
 INDEX_ENTRIES_MAX: Final = 1024
 MEDIA_TYPE_CHARS_MAX: Final = 255
 
@@ -53,9 +53,9 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     media_type: str = ""
     digest: str
     size: int
-    urls: tuple[str, ...] | None = None
+    urls: tuple[str, ...] = ()
     platform: Platform | None = None
-    annotations: dict[str, str] | None = None
+    annotations: dict[str, str] = {}
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -72,23 +72,23 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """How an image wants to be run. None and empty mean the same."""
+    """How an image wants to be run."""
 
-    user: str | None = None
-    env: tuple[str, ...] | None = None
-    entrypoint: tuple[str, ...] | None = None
-    cmd: tuple[str, ...] | None = None
-    working_dir: str | None = None
-    labels: dict[str, str] | None = None
-    exposed_ports: dict[str, Any] | None = None
-    stop_signal: str | None = None
+    user: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    labels: dict[str, str] = {}
+    exposed_ports: dict[str, Any] = {}
+    stop_signal: str = ""
 
 
 class RootFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     """The digests of the layers' tars, uncompressed."""
 
     type: str = "layers"
-    diff_ids: tuple[str, ...] | None = None
+    diff_ids: tuple[str, ...] = ()
 
 
 class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,19 +96,19 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     architecture: str = ""
     os: str = ""
-    variant: str | None = None
-    config: RunConfig | None = None
+    variant: str = ""
+    config: RunConfig = RunConfig()
     rootfs: RootFilesystem = RootFilesystem()
 
     @property
     def platform(self) -> Platform:
         """Return the platform that the image says it is for."""
-        return Platform(self.os.lower(), self.architecture.lower(), (self.variant or "").lower())
+        return Platform(self.os.lower(), self.architecture.lower(), self.variant.lower())
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
         """Return the digest of each layer's tar."""
-        return self.rootfs.diff_ids or ()
+        return self.rootfs.diff_ids
 
 
 class _Document(msgspec.Struct, kw_only=True, rename="camel"):
@@ -165,8 +165,7 @@ def _index(entries: tuple[Descriptor, ...]) -> Index:
     images = tuple(
         entry
         for entry in entries
-        if entry.media_type in INDEXES | MANIFESTS
-        and _REFERENCE_TYPE not in (entry.annotations or {})
+        if entry.media_type in INDEXES | MANIFESTS and _REFERENCE_TYPE not in entry.annotations
     )
     for entry in images:
         _check_descriptor(entry, MANIFEST_BYTES_MAX)
@@ -187,7 +186,10 @@ def _manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> Manifest:
             )
         if layer.urls:
             raise unsupported("has a layer that lies outside the registry (a foreign layer)")
-        _check_descriptor(layer, LAYER_BYTES_MAX)
+        _check_descriptor(layer, LAYERS_BYTES_MAX)
+    total = sum(layer.size for layer in layers)
+    if total > LAYERS_BYTES_MAX:
+        raise unsupported(f"has layers of {total} bytes together; {LAYERS_BYTES_MAX} at most")
     return Manifest(config, layers)
 
 
@@ -203,6 +205,15 @@ def _check_descriptor(descriptor: Descriptor, bytes_max: int) -> None:
 
 def _decoded(data: bytes, kind: type[T], what: str) -> T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.convert(_without_nulls(msgspec.json.decode(data)), kind)
     except (msgspec.MsgspecError, RecursionError) as err:
         raise unsupported(f"has a {what} that can't be read: {str(err)[:200]}") from err
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a document whose nulls are left out: to Go, in which the field is written, they say nothing."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    return value

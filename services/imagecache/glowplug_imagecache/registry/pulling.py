@@ -8,10 +8,11 @@ process; the folder of the blobs belongs to one process at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -27,6 +28,7 @@ from glowplug_runtime.clock import Clock
 from glowplug_imagecache.registry.asking import Asker, read_body
 from glowplug_imagecache.registry.downloads import Download
 from glowplug_imagecache.registry.endpoints import Endpoint, Registries
+from glowplug_imagecache.registry.guarding import open_session
 from glowplug_imagecache.registry.logins import Credentials
 from glowplug_imagecache.registry.manifests import (
     ACCEPT,
@@ -155,9 +157,10 @@ class Puller:
         target = folder / layer.blob.digest.replace(":", "-")
         lock = self._downloading.setdefault(target, asyncio.Lock())
         async with lock:
-            if await asyncio.to_thread(target.exists):
-                return target  # it got its name after it was checked
             download = Download(target, layer.blob, on_bytes)
+            # Of an earlier pull; disks forget, and what was wrong once would stay so.
+            if await download.is_there():
+                return target
 
             async def ask(endpoint: Endpoint, mine: Credentials | None) -> None:
                 await self._download(endpoint, mine, image.reference, download)
@@ -279,6 +282,16 @@ class Puller:
                 if tries >= tries_max or pause is None or err.code == "registry.no_room":
                     raise
             await asyncio.sleep(pause)
+
+
+@contextlib.asynccontextmanager
+async def open_puller(
+    registries: Registries, clock: Clock, patience: Patience | None = None
+) -> AsyncIterator[Puller]:
+    """Yield a client of registries."""
+    patience = patience or Patience()
+    async with open_session(registries.networks, patience) as session:
+        yield Puller(Asker(session, registries, clock), registries, clock, patience)
 
 
 def check_bytes(data: bytes, digest: str, size: int, endpoint: Endpoint) -> None:
