@@ -214,8 +214,16 @@ def moved(to: str, *, on: str) -> Fault:
 class TokenService:
     """Gives tokens, and a registry's requests without one a challenge."""
 
-    def __init__(self, realm: str, *, password: str = "", expires_in: int = 300) -> None:
+    def __init__(
+        self,
+        realm: str,
+        *,
+        password: str = "",
+        expires_in: int = 300,
+        sign: Callable[[str], str] | None = None,
+    ) -> None:
         self.realm = realm
+        self.sign = sign
         self.password = password
         self.expires_in = expires_in
         self.given: list[str] = []
@@ -239,7 +247,8 @@ class TokenService:
         basic = base64.b64encode(f"me:{self.password}".encode()).decode()
         if self.password and request.headers.get("Authorization") != f"Basic {basic}":
             return web.json_response({"errors": [{"message": "who are you?"}]}, status=401)
-        token = f"token-{len(self.given)}"
+        scope = request.query["scope"]
+        token = self.sign(scope) if self.sign else f"token-{len(self.given)}"
         self.given.append(token)
         self.valid.add(token)
         return web.json_response({"token": token, "expires_in": self.expires_in})

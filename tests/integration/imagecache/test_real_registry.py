@@ -18,6 +18,7 @@ from glowplug_imagecache.registry.platforms import Platform
 from glowplug_imagecache.registry.pulling import Puller, RemoteImage
 from glowplug_imagecache.registry.reference import parse_reference
 
+from tests.support.certificates import a_certificate
 from tests.support.layers import tar_of
 from tests.support.real_registry import (
     PASSWORD,
@@ -35,6 +36,8 @@ from tests.support.real_registry import (
     tool,
 )
 from tests.support.registry_client import open_puller
+from tests.support.registry_tokens import SERVICE, signed_token, token_auth
+from tests.support.scripted_registry import TokenService, open_scripted
 
 pytestmark = [
     pytest.mark.root,
@@ -278,6 +281,25 @@ async def test_each_refusal_of_a_real_registry_has_its_sentence(registry: str) -
         other = await refusal("built:gzip", MINE, Platform("linux", "riscv64"))
         assert other.code == "registry.no_platform"
         assert "linux/amd64" in str(other)
+
+
+async def test_a_real_registry_believes_the_tokens_that_we_fetch(
+    registry: str, workshop: Path, tmp_path: Path
+) -> None:
+    certificate, key = a_certificate(tmp_path / "keys")
+    async with open_scripted() as service, open_puller() as puller:
+        tokens = TokenService(
+            f"{service.url}/token",
+            sign=lambda scope: signed_token(certificate, key, scope),
+        )
+        service.always.append(tokens.give)
+        with open_registry(workshop / "tokens", token_auth(tokens.realm, certificate)) as host:
+            # What docker-registry has behind a password, it has behind tokens too.
+            (workshop / "tokens/store").symlink_to(workshop / "registry/store")
+            image, files = await pull(puller, host, "made/oci:1", tmp_path)
+            assert len(read(image, files)) > 20
+            assert [asked["service"] for asked in tokens.asked] == [SERVICE]
+            assert tokens.asked[0]["scope"] == "repository:made/oci:pull"
 
 
 async def test_a_download_goes_on_where_it_broke_off(
