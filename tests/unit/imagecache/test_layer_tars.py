@@ -118,6 +118,18 @@ def resummed(data: bytearray) -> bytes:
     return bytes(data)
 
 
+def test_sums_of_signed_bytes_are_right_too() -> None:
+    data = bytearray(tar_of([(info("ümläut"), b"")], tarfile.GNU_FORMAT))
+    unsigned = resummed(data)
+    assert members_of(unsigned)[0][0].name == "ümläut".encode()
+    blanked = unsigned[:148] + b" " * 8 + unsigned[156:512]
+    signed = sum(byte - 256 if byte > 127 else byte for byte in blanked)
+    data[148:156] = b"%06o\x00 " % signed
+    assert members_of(bytes(data))[0][0].name == "ümläut".encode()
+    data[148:156] = b"%06o\x00 " % (signed + 1)
+    assert "damaged header" in refusal(bytes(data))
+
+
 @pytest.mark.skipif(shutil.which("tar") is None, reason="takes GNU tar")
 @pytest.mark.parametrize(
     "form",

@@ -6,6 +6,7 @@ right, in either of the two ways in which it was ever computed.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import msgspec
@@ -40,7 +41,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 def parse_block(raw: bytes) -> Block:
     """Return what a block says. Raises: InvalidRequestError (layer.corrupt)."""
     assert len(raw) == BLOCK, len(raw)  # noqa: S101 - the reader's duty
-    if number(raw[_SUM_AT]) not in _sums(raw):
+    if not _adds_up(raw):
         raise corrupt("has a damaged header in its archive")
     name = text(raw[0:100])
     posix = raw[257:263] == _POSIX_MAGIC
@@ -84,8 +85,11 @@ def number(field: bytes) -> int:
     return value
 
 
-def _sums(raw: bytes) -> tuple[int, int]:
-    blanked = raw[: _SUM_AT.start] + b" " * 8 + raw[_SUM_AT.stop :]
-    unsigned = sum(blanked)
+def _adds_up(raw: bytes) -> bool:
+    said = number(raw[_SUM_AT])
+    # As if the sum's own field were blanks.
+    if sum(raw) - sum(raw[_SUM_AT]) + 8 * ord(" ") == said:
+        return True
     # Bytes of 128 and more counted as negative ones in some old tars.
-    return unsigned, unsigned - 256 * sum(byte >> 7 for byte in blanked)
+    signed = struct.unpack(f"{BLOCK}b", raw)
+    return sum(signed) - sum(signed[_SUM_AT]) + 8 * ord(" ") == said
