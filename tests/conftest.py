@@ -25,6 +25,7 @@ ONE_BY_ONE = (
     "faults",
     "security",
     "integration/backends",
+    "integration/imagecache/test_real_registry",
     "integration/network",
     "integration/worker",
 )

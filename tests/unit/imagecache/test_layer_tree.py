@@ -124,6 +124,8 @@ def test_a_path_through_a_link_of_its_layer_goes_where_that_leads() -> None:
     assert paths(tree) == ["bin", "usr/", "usr/bin/", "usr/bin/ls", "usr/r"]
     through = lay([a_link(b"a/b", b"../c"), a_member(b"a/b/f"), a_hard_link(b"g", b"a/b/f")])
     assert paths(through) == ["a/", "a/b", "c/", "c/f", "g"]
+    opaque = [a_link(b"here", b"d/e"), a_dir(b"d"), a_dir(b"d/e"), a_member(b"here/.wh..wh..opq")]
+    assert paths(lay(LOWER, opaque)) == ["d/", "d/e/", "d/x", "f", "here"]
 
 
 def test_a_link_of_a_lower_layer_is_hidden_by_a_directory_as_in_an_overlay() -> None:

@@ -91,5 +91,5 @@ def _adds_up(raw: bytes) -> bool:
     if sum(raw) - sum(raw[_SUM_AT]) + 8 * ord(" ") == said:
         return True
     # Bytes of 128 and more counted as negative ones in some old tars.
-    signed = struct.unpack(f"{BLOCK}b", raw)
+    signed: tuple[int, ...] = struct.unpack(f"{BLOCK}b", raw)
     return sum(signed) - sum(signed[_SUM_AT]) + 8 * ord(" ") == said

@@ -98,7 +98,8 @@ class Tree:
         elif isinstance(change, Whiteout):
             self._white_out(change)
         elif isinstance(change, Opaque):
-            if (folder := self._find(change.path)) is not None and folder.is_dir:
+            folder = self._descend(change.path, change.path, make=False)
+            if folder is not None:
                 self._bare(folder)
         else:
             self._leave_out(change)

@@ -15,6 +15,7 @@ from urllib.parse import quote_plus
 
 import aiohttp
 import msgspec
+import yarl
 from glowplug_contracts.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -24,7 +25,6 @@ from glowplug_contracts.errors import (
     UnavailableError,
 )
 from glowplug_runtime.clock import Clock
-from yarl import URL
 
 from glowplug_imagecache.registry import endpoints
 from glowplug_imagecache.registry.challenge import (
@@ -176,7 +176,7 @@ class Asker:
             endpoints.check_address(url, self._registries.networks)
             # What is percent-encoded in a signed URL must stay so.
             request = self._session.get(
-                URL(url, encoded=True), headers=shown, allow_redirects=False
+                yarl.URL(url, encoded=True), headers=shown, allow_redirects=False
             )
             answer = await stack.enter_async_context(request)
             if answer.status not in REDIRECTS:

@@ -7,19 +7,21 @@ open where the registry itself was asked over TLS.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
-from glowplug_contracts.addresses import Network, may_reach
-from glowplug_contracts.errors import ForbiddenError, InvalidRequestError, UnavailableError
+from glowplug_contracts.addresses import Network, may_reach, parse_networks
+from glowplug_contracts.errors import ForbiddenError, UnavailableError
 
 from glowplug_imagecache.registry.reference import DOCKER_HUB, Reference
 
 URL_CHARS_MAX: Final = 8 * 1024
 # Docker Hub's registry is not where its name points.
 _HUB_URL: Final = "https://registry-1.docker.io"
+_PRINTABLE: Final = re.compile(r"[\x21-\x7e]+\Z")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 Origin = tuple[str, str, int]
@@ -114,21 +116,44 @@ def forbidden(host: str) -> ForbiddenError:
     )
 
 
-def check_mirrors(mirrors: Mapping[str, Sequence[str]]) -> None:
-    """Raise InvalidRequestError (request.invalid) for an operator's mirror that is no base URL."""
-    for host, urls in mirrors.items():
-        for url in urls:
-            try:
-                parts = _split(url)
-            except UnavailableError as err:
-                raise InvalidRequestError("request.invalid", f"mirror of {host}: {err}") from err
-            if parts.query or parts.fragment:
-                raise InvalidRequestError(
-                    "request.invalid", f"mirror of {host}: {url!r} must end with its path"
-                )
+def parse_registries(mirrors: str, plain: str, networks: str) -> Registries:
+    """Return what operators write in settings.
+
+    Args:
+        mirrors: "docker.io=https://mirror.example, docker.io=http://10.0.0.1:5000", in the order to ask.
+        plain: "old.example:80, other:5000".
+        networks: "10.1.0.0/16, fd00::/8".
+
+    Raises: ValueError with the part that is wrong.
+    """
+    by_host: dict[str, list[str]] = {}
+    for one in _listed(mirrors):
+        host, equals, url = one.partition("=")
+        if not equals or not host:
+            raise ValueError(
+                f"{one[:200]!r} is no mirror; write it like docker.io=https://mirror.example"
+            )
+        try:
+            parts = _split(url)
+        except UnavailableError:
+            raise ValueError(
+                f"{url[:200]!r}, a mirror of {host}, is no http or https URL"
+            ) from None
+        if parts.query or parts.fragment:
+            raise ValueError(f"{url[:200]!r}, a mirror of {host}, must end with its path")
+        by_host.setdefault(host, []).append(url)
+    return Registries(
+        mirrors=by_host, plain=frozenset(_listed(plain)), networks=parse_networks(networks)
+    )
+
+
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 def _split(url: str) -> SplitResult:
+    if not _PRINTABLE.match(url):
+        raise _astray(url, "a URL with blanks or signs that are not encoded")
     try:
         parts = urlsplit(url)
         fine = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0

@@ -82,7 +82,7 @@ def choose_platform(offered: Sequence[Platform | None], wanted: Platform) -> int
         return min(fits)[1]
     if len(offered) == 1 and offered[0] is None:
         return 0
-    there_is = sorted({str(one) for one in offered if one is not None})
+    there_is = sorted({str(one) for one in offered if one is not None and one.os != "unknown"})
     raise no_platform(wanted, ", ".join(there_is[:20]) or "none")
 
 
