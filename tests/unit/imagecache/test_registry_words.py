@@ -183,7 +183,9 @@ def test_a_login_serves_whose_it_is_until_it_ends() -> None:
     assert logins.get(login_key(ORIGIN, "s", None), 9.0) == ""
     assert logins.get(mine, 10.0) == ""
     assert logins.get(mine, 9.0) == ""  # it was dropped
-    assert "pw" not in repr(mine) + repr(Credentials("me", "pw"))
+    shown = f"{mine} {Credentials('me', 'pw')} {Login('Bearer a', 10.0)}"
+    assert "pw" not in shown
+    assert "Bearer" not in shown
 
 
 def test_logins_are_bounded_and_a_refused_one_is_dropped_once() -> None:

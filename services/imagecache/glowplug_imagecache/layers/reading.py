@@ -35,7 +35,10 @@ class Contents(Protocol):
     """Who takes files' bytes."""
 
     def take(self, content: int, offset: int, data: bytes) -> None:
-        """Take a piece of a file; holes are not told. Pieces of one file come in order."""
+        """Take a piece of a file; holes are not told. Pieces of one file come in order.
+
+        What it raises ends the reading: so a caller that no longer wants the image stops it.
+        """
 
 
 def read_layers(

@@ -41,11 +41,14 @@ class LoginKey(NamedTuple):
     owner: str
 
 
-class Login(NamedTuple):
+class Login(msgspec.Struct, frozen=True):
     """An Authorization header, and until when it is shown (monotonic seconds)."""
 
     header: str
     until: float
+
+    def __repr__(self) -> str:
+        return f"Login(until={self.until})"
 
 
 def login_key(

@@ -148,6 +148,9 @@ class Puller:
     ) -> Path:
         """Bring a layer's blob; return its file, whose bytes were checked.
 
+        There is no limit on the whole time, since a layer may be large: whoever waits sets one. What a
+        cancelled fetch has brought serves the next.
+
         Args:
             folder: where blobs lie, named by digest; what broke off lies beside them.
             on_bytes: hears how many bytes are there, after each piece.
