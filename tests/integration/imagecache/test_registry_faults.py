@@ -111,6 +111,13 @@ async def test_nobody_there_is_named(puller: Puller, tmp_path: Path) -> None:
     assert "Connect call failed" in str(error)
 
 
+@pytest.mark.parametrize("host", ["l" * 64 + ".example", "no-such-host.invalid"])
+async def test_names_that_lead_nowhere_are_named(puller: Puller, tmp_path: Path, host: str) -> None:
+    error = await refusal(puller, parse_reference(f"{host}/app"), tmp_path)
+    assert error.code == "registry.unavailable"
+    assert host in str(error)
+
+
 async def test_a_registry_without_tls_is_told_from_one_that_is_away(
     registry: ScriptedRegistry, tmp_path: Path
 ) -> None:

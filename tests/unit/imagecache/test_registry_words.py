@@ -98,7 +98,7 @@ def test_a_digest_rules_over_a_tag() -> None:
         "a:tag with space", "a:-x", f"x:{'t' * 129}", "a@sha256:12", f"a@SHA256:{'1' * 64}", f"a@md5:{'1' * 32}",
         "docker://debian", "https://r.example/a", "r.example:0/a", "r.example:99999/a", "r.example:x/a",
         "-r.example/a", "r..example/a", "[::1/a", "r.example/a?b", "r.example/a#b", "r.example\n/a", "a\n",
-        "user:pw@r.example/a", "1" * 64, "a" * 513, f"r.example/{'a' * 256}", "r.example/ä",
+        "user:pw@r.example/a", "1" * 64, "a" * 513, f"r.example/{'a' * 256}", "r.example/ä", "127.1/a", "0x7f.1:5000/a", "1.2.3.4.5/a",
     ],
 )  # fmt: skip
 def test_what_is_no_name_is_refused_with_a_sentence(text: str) -> None:
@@ -338,6 +338,24 @@ def test_closed_addresses_are_refused_however_they_are_written() -> None:
             check_address(f"http://{host}:5000/", nothing)
     check_address("http://8.8.8.8/", nothing)
     check_address("http://10.1.2.3/", [ipaddress.ip_network("10.0.0.0/8")])
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.1",
+        "0177.0.0.1",
+        "2130706433",
+        "0x7f.0.0.1",
+        "127.0.0.01",
+        "127.0.0.1.",
+        "a.0x1",
+        "1.2.3.4.5",
+    ],
+)
+def test_addresses_that_are_not_written_out_are_not_asked(host: str) -> None:
+    with pytest.raises(UnavailableError, match="not written out"):
+        check_address(f"http://{host}/", [ipaddress.ip_network("0.0.0.0/0")])
 
 
 def test_what_operators_write_is_read() -> None:

@@ -16,7 +16,11 @@ import msgspec
 from glowplug_contracts.addresses import Network, may_reach, parse_networks
 from glowplug_contracts.errors import ForbiddenError, UnavailableError
 
-from glowplug_imagecache.registry.reference import DOCKER_HUB, Reference
+from glowplug_imagecache.registry.reference import (
+    DOCKER_HUB,
+    Reference,
+    is_odd_address,
+)
 
 URL_CHARS_MAX: Final = 8 * 1024
 # Docker Hub's registry is not where its name points.
@@ -161,6 +165,8 @@ def _split(url: str) -> SplitResult:
         raise _astray(url, "no URL") from None
     if not fine or parts.username is not None or parts.password is not None:
         raise _astray(url, "no plain http or https URL")
+    if is_odd_address(parts.hostname or ""):
+        raise _astray(url, "an address that is not written out")
     return parts
 
 

@@ -35,9 +35,12 @@ class GuardedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the open addresses of a name. Raises: ClosedAddressError, OSError."""
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, family=family, type=socket.SOCK_STREAM
-        )
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, family=family, type=socket.SOCK_STREAM
+            )
+        except UnicodeError as err:
+            raise OSError(f"{host[:100]!r} is no host name") from err
         results = [
             ResolveResult(
                 hostname=host,

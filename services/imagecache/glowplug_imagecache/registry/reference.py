@@ -6,6 +6,7 @@ whose images without a folder are in "library/". The grammar is that of the dist
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
@@ -77,7 +78,8 @@ def parse_reference(text: str) -> Reference:
         raise _bad(text, f"has the tag {tag[:140]!r}; tags are letters, digits, '_', '.' and '-'")
     if not path or not _REPOSITORY.match(path) or len(path) > REPOSITORY_CHARS_MAX:
         raise _bad(text, "has no usable name: lower-case words, digits, '.', '_', '-' and '/'")
-    if not _HOST.match(host) or not _port_fits(host):
+    name, port = _split_port(host)
+    if not _HOST.match(host) or not 0 < port <= PORT_MAX or is_odd_address(name):
         raise _bad(text, f"names {host[:100]!r}, which is no host")
     if host == DOCKER_HUB and "/" not in path:
         if _HEX_ONLY.match(path):
@@ -93,6 +95,18 @@ def is_digest(text: str) -> bool:
     return bool(_DIGEST.match(text))
 
 
+def is_odd_address(host: str) -> bool:
+    """Return whether some programs would read an address (127.1, 0177.0.0.1) where others see a name."""
+    last = host.rstrip(".").rpartition(".")[2]
+    if not (last.isdigit() or last.startswith("0x")) or ":" in host:
+        return False
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return True
+    return False
+
+
 def _split_host(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     is_host = any(c in ".:[" for c in first) or first == "localhost" or first != first.lower()
@@ -102,9 +116,11 @@ def _split_host(name: str) -> tuple[str, str]:
     return (DOCKER_HUB if host in _HUB_NAMES else host), rest
 
 
-def _port_fits(host: str) -> bool:
-    port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else "1"
-    return 0 < int(port) <= PORT_MAX
+def _split_port(host: str) -> tuple[str, int]:
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        return host, 1
+    return name, int(port) if port.isdecimal() else 0
 
 
 def _bad(text: str, why: str) -> InvalidRequestError:
