@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import ssl
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
@@ -142,13 +143,13 @@ class ScriptedRegistry:
 
 
 @contextlib.asynccontextmanager
-async def open_scripted() -> AsyncIterator[ScriptedRegistry]:
+async def open_scripted(tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedRegistry]:
     """Yield a registry that listens on a port of its own."""
     registry = ScriptedRegistry()
     server = web.Server(registry.answer)
     runner = web.ServerRunner(server, shutdown_timeout=1.0)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
     registry.host = f"{host}:{port}"

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gzip
 import os
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from glowplug_imagecache.registry.platforms import Platform
 from glowplug_imagecache.registry.pulling import Puller
 from glowplug_imagecache.registry.reference import Reference, parse_reference
 
+from tests.support.certificates import a_certificate
 from tests.support.registry_client import QUICK, open_puller
 from tests.support.scripted_registry import (
     ScriptedRegistry,
@@ -118,17 +120,23 @@ async def test_names_that_lead_nowhere_are_named(puller: Puller, tmp_path: Path,
     assert host in str(error)
 
 
-async def test_a_registry_without_tls_is_told_from_one_that_is_away(
-    registry: ScriptedRegistry, tmp_path: Path
+@pytest.mark.parametrize(("has_tls", "words"), [(False, "speaks no TLS"), (True, "not trusted")])
+async def test_what_is_wrong_with_a_registrys_tls_is_told(
+    tmp_path: Path, has_tls: bool, words: str
 ) -> None:
-    # By its name on this host it may be asked in the open; by a mirror's URL it is as that says.
-    mirrors = {registry.host: [registry.url.replace("http:", "https:")]}
-    async with open_puller(mirrors) as puller:
-        (mirror, _) = Registries(mirrors=mirrors).endpoints(registry.host)
-        with pytest.raises(UnavailableError, match="speaks no TLS"):
-            async with puller._asker.ask(mirror, f"{mirror.url}/v2/", "", None, {}):
-                pass
-        assert await pull(puller, ref(registry), tmp_path) == LAYER
+    context = None
+    if has_tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*a_certificate(tmp_path))
+    async with open_scripted(context) as registry:
+        # By a name of this host it would be asked without TLS; a mirror's URL is taken as it stands.
+        mirrors = {"r.example": [f"https://{registry.host}"]}
+        (mirror, _) = Registries(mirrors=mirrors).endpoints("r.example")
+        async with open_puller(mirrors) as puller:
+            with pytest.raises(UnavailableError, match=words):
+                async with puller._asker.ask(mirror, f"{mirror.url}/v2/", "", ME, {}):
+                    pass
+        assert registry.requests == []
 
 
 async def test_a_limit_is_obeyed_or_passed_on(

@@ -98,7 +98,8 @@ def test_a_digest_rules_over_a_tag() -> None:
         "a:tag with space", "a:-x", f"x:{'t' * 129}", "a@sha256:12", f"a@SHA256:{'1' * 64}", f"a@md5:{'1' * 32}",
         "docker://debian", "https://r.example/a", "r.example:0/a", "r.example:99999/a", "r.example:x/a",
         "-r.example/a", "r..example/a", "[::1/a", "r.example/a?b", "r.example/a#b", "r.example\n/a", "a\n",
-        "user:pw@r.example/a", "1" * 64, "a" * 513, f"r.example/{'a' * 256}", "r.example/ä", "127.1/a", "0x7f.1:5000/a", "1.2.3.4.5/a",
+        "user:pw@r.example/a", "1" * 64, "a" * 513, f"r.example/{'a' * 256}", "r.example/ä",
+        "127.1/a", "0x7f.1:5000/a", "1.2.3.4.5/a",
     ],
 )  # fmt: skip
 def test_what_is_no_name_is_refused_with_a_sentence(text: str) -> None:
