@@ -385,6 +385,24 @@ async def test_a_mirror_that_fails_costs_nothing_but_time(
         assert await pull(puller, ref(registry), tmp_path) == LAYER
 
 
+@pytest.mark.parametrize("honest", [True, False])
+async def test_what_a_mirror_began_the_registry_ends(
+    registry: ScriptedRegistry, other: ScriptedRegistry, tmp_path: Path, honest: bool
+) -> None:
+    other.add_image(LAYER)
+    async with open_puller({registry.host: [other.url]}) as puller:
+        image = await puller.find(ref(registry), AMD64)
+        blob = image.layers[0].blob
+        if not honest:
+            other.blobs[blob.digest] = bytes(blob.size)
+        other.faults += [broken_off(other, 1000) for _ in range(QUICK.mirror_tries_max)]
+        path = await puller.fetch(image, image.layers[0], tmp_path, on_bytes=other.hear)
+    assert gzip.decompress(path.read_bytes()) == LAYER
+    ranges = [headers.get("Range") for headers in registry.asked(blob.digest)]
+    # A lie is seen at the end only; then the registry is asked for the whole.
+    assert ranges == ["bytes=2000-"] + ([] if honest else [None])
+
+
 # Who we are
 
 
