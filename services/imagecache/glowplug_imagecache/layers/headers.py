@@ -18,6 +18,7 @@ NUMBER_MAX: Final = 2**63 - 1
 _SUM_AT: Final = slice(148, 156)
 _POSIX_MAGIC: Final = b"ustar\x00"
 _GNU_MAGIC: Final = b"ustar  \x00"
+_DEVICES: Final = (b"3", b"4")
 _BINARY: Final = 0x80
 _NEGATIVE: Final = 0xFF
 
@@ -47,7 +48,8 @@ def parse_block(raw: bytes) -> Block:
     posix = raw[257:263] == _POSIX_MAGIC
     if posix and (prefix := text(raw[345:500])):
         name = prefix + b"/" + name
-    has_device = posix or raw[257:265] == _GNU_MAGIC
+    # Older forms have other bytes there, and so may what is no device.
+    has_device = raw[156:157] in _DEVICES and (posix or raw[257:265] == _GNU_MAGIC)
     return Block(
         name=name,
         mode=number(raw[100:108]),
