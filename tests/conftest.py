@@ -25,7 +25,7 @@ ONE_BY_ONE = (
     "faults",
     "security",
     "integration/backends",
-    "integration/imagecache/test_real_registry",
+    "integration/imagecache/test_real_registry.py",
     "integration/network",
     "integration/worker",
 )
