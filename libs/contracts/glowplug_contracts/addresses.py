@@ -31,6 +31,18 @@ def may_reach(address: Address, networks: Sequence[Network]) -> bool:
     return all(one.is_global and not one.is_multicast and not one.is_reserved for one in inner)
 
 
+def is_odd_address(host: str) -> bool:
+    """Return whether some programs would read an address (127.1, 0177.0.0.1) where others see a name."""
+    last = host.rstrip(".").rpartition(".")[2]
+    if not (last.isdigit() or last.startswith("0x")) or ":" in host:
+        return False
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return True
+    return False
+
+
 def _inner(address: Address) -> tuple[Address, ...]:
     """Return the address and those hidden in it."""
     if isinstance(address, ipaddress.IPv4Address):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from glowplug_contracts.addresses import Network, may_reach
+from glowplug_contracts.addresses import Network, is_odd_address, may_reach
 from glowplug_contracts.errors import InvalidRequestError
 
 URL_CHARS_MAX = 2_048
@@ -36,6 +36,8 @@ def check_url(url: str, networks: Sequence[Network]) -> None:
         raise _bad(url, "must begin with https:// or http:// and name a host")
     if parts.username is not None or parts.password is not None:
         raise _bad(url, "must hold no password; check the signature instead")
+    if is_odd_address(host):
+        raise _bad(url, "has a host that some programs would read as an address; write it out")
     try:
         literal = ipaddress.ip_address(host)
     except ValueError:

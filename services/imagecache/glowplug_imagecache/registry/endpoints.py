@@ -13,13 +13,12 @@ from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
-from glowplug_contracts.addresses import Network, may_reach, parse_networks
+from glowplug_contracts.addresses import Network, is_odd_address, may_reach, parse_networks
 from glowplug_contracts.errors import ForbiddenError, UnavailableError
 
 from glowplug_imagecache.registry.reference import (
     DOCKER_HUB,
     Reference,
-    is_odd_address,
 )
 
 URL_CHARS_MAX: Final = 8 * 1024

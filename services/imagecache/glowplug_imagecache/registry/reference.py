@@ -6,11 +6,11 @@ whose images without a folder are in "library/". The grammar is that of the dist
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Final
 
 import msgspec
+from glowplug_contracts.addresses import is_odd_address
 from glowplug_contracts.errors import InvalidRequestError
 
 DOCKER_HUB: Final = "docker.io"
@@ -93,18 +93,6 @@ def parse_reference(text: str) -> Reference:
 def is_digest(text: str) -> bool:
     """Return whether this is the name of some bytes, by an algorithm that we can check."""
     return bool(_DIGEST.match(text))
-
-
-def is_odd_address(host: str) -> bool:
-    """Return whether some programs would read an address (127.1, 0177.0.0.1) where others see a name."""
-    last = host.rstrip(".").rpartition(".")[2]
-    if not (last.isdigit() or last.startswith("0x")) or ":" in host:
-        return False
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        return True
-    return False
 
 
 def _split_host(name: str) -> tuple[str, str]:
