@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ ONE_BY_ONE = (
     "integration/imagecache/test_real_registry.py",
     "integration/network",
     "integration/worker",
+    "repo/test_images.py",
 )
 # Of these, what starts no container and looks at no host.
 BESIDE = tuple(
@@ -69,6 +71,14 @@ def _alone(request: pytest.FixtureRequest) -> None:
     """Fail what looks at the host beside another process that does."""
     if group_of(request.node.nodeid) == "host":
         request.getfixturevalue("_host")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _session() -> Iterator[None]:
+    """The SDK keeps a program's session: what comes next in this process has a platform of its own."""
+    yield
+    if (loaded := sys.modules.get("glowplug.client.session")) is not None:
+        loaded.close_session()
 
 
 @pytest.fixture
