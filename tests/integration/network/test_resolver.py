@@ -78,16 +78,26 @@ def wired(asked: dns.Question) -> bytes:
 @contextlib.asynccontextmanager
 async def open_server(answer: Answer) -> AsyncIterator[tuple[NameServer, Server]]:
     server = NameServer(answer)
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: server, local_addr=("127.0.0.1", 0)
-    )
-    at = transport.get_extra_info("sockname")
-    streams = await asyncio.start_server(server.on_stream, *at)
-    try:
+    async with contextlib.AsyncExitStack() as closing:
+        at = await _listen(server, closing)
         yield server, at
-    finally:
-        transport.close()
-        streams.close()
+
+
+async def _listen(server: NameServer, closing: contextlib.AsyncExitStack) -> Server:
+    """Take a port of both protocols: one that is free for datagrams may be another's for streams."""
+    while True:
+        streams = await asyncio.start_server(server.on_stream, "127.0.0.1", 0)
+        at = streams.sockets[0].getsockname()
+        try:
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: server, local_addr=at
+            )
+        except OSError:
+            streams.close()
+            continue
+        closing.callback(streams.close)
+        closing.callback(transport.close)
+        return at
 
 
 @contextlib.asynccontextmanager
