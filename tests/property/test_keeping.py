@@ -61,7 +61,8 @@ def test_any_order_of_events_keeps_the_invariants(data):
             world.made(min(world.making, key=str), data.draw(st.integers(1, 120)))
         elif kind == "unsafe" and world.making:
             gone = world.making.pop()
-            world.step(keeping.Unsafe(key=gone, reason="threads"))
+            kind = data.draw(st.sampled_from((keeping.Unsafe, keeping.Failed)))
+            world.step(kind(key=gone, reason="threads"))
         elif kind == "fork" and world.machine.usable(key):
             world.children[key] = world.children.get(key, 0) + 1
             world.step(keeping.Forked(key=key))
@@ -148,6 +149,16 @@ def test_what_is_unsafe_or_fails_again_and_again_is_not_made_again():
         world.step(keeping.Died(key=B))
     assert world.step(keeping.Served(key=B, import_s=1.0)) == []
     assert B in world.machine.unsafe
+
+
+def test_what_could_not_be_made_is_tried_again_at_later_starts_but_not_for_ever():
+    world = World()
+    for _ in range(keeping.FAILURES_MAX):
+        assert world.step(keeping.Served(key=A, import_s=1.0)) == [Make(A)]
+        world.making.clear()
+        world.step(keeping.Failed(key=A, reason="no memory"))
+    assert world.step(keeping.Served(key=A, import_s=1.0)) == []
+    assert world.machine.unsafe == {A: "no memory"}
 
 
 def test_what_is_larger_than_the_budget_is_dropped_at_once_and_says_why():

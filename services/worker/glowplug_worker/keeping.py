@@ -66,7 +66,13 @@ class Made(_Event, frozen=True, kw_only=True):
 
 
 class Unsafe(_Event, frozen=True, kw_only=True):
-    """It must not be forked from, or could not be made; `reason` is for the user."""
+    """It must not be forked from; `reason` is for the user."""
+
+    reason: str
+
+
+class Failed(_Event, frozen=True, kw_only=True):
+    """It could not be made, for a `reason` that may be another's: it is tried again at a later start."""
 
     reason: str
 
@@ -101,11 +107,23 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True):
     """Time passed."""
 
 
-Event = Served | Made | Unsafe | Forked | Retired | Forgotten | Emptied | ChildEnded | Died | Passed
+Event = (
+    Served
+    | Made
+    | Unsafe
+    | Failed
+    | Forked
+    | Retired
+    | Forgotten
+    | Emptied
+    | ChildEnded
+    | Died
+    | Passed
+)
 
 
 class Make(msgspec.Struct, frozen=True):
-    """Make it; say Made or Unsafe."""
+    """Make it; say Made, Unsafe or Failed."""
 
     key: Key
 
@@ -155,7 +173,7 @@ class Keeping:
         """Return what all of them use."""
         return sum(each.memory_bytes for each in self._templates.values())
 
-    def step(self, event: Event, now: float) -> Sequence[Decision]:  # noqa: C901, PLR0911 - a table
+    def step(self, event: Event, now: float) -> Sequence[Decision]:  # noqa: C901, PLR0911, PLR0912 - a table
         """Take one event; return what to do, in order."""
         match event:
             case Served():
@@ -166,6 +184,8 @@ class Keeping:
                 self._templates.pop(event.key, None)
                 self._remember(self.unsafe, event.key, event.reason)
                 return ()
+            case Failed():
+                return self._on_failed(event)
             case Forked():
                 self._templates[event.key].used_at = now
                 self._templates[event.key].children += 1
@@ -229,6 +249,13 @@ class Keeping:
             if not key.bare and other.owner == key.owner and other != key:
                 template.retired = True  # an older version of the same deployment
         return self._tidy(now)
+
+    def _on_failed(self, event: Failed) -> Sequence[Decision]:
+        self._templates.pop(event.key, None)
+        self._count_failure(event.key)
+        if self._failures[event.key] >= FAILURES_MAX:
+            self._remember(self.unsafe, event.key, event.reason)
+        return ()
 
     def _on_retired(self, key: Key, now: float) -> Sequence[Decision]:
         found = self._templates.get(key)

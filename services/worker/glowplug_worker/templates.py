@@ -284,7 +284,7 @@ class Templates:
             self._step(keeping.Unsafe(key=key, reason=str(error)))
         except (PlatformError, OSError) as error:
             log.warning("template.failed", owner=key.owner, error=str(error))
-            self._step(keeping.Unsafe(key=key, reason=f"it could not be started: {error}"))
+            self._step(keeping.Failed(key=key, reason=f"it could not be started: {error}"))
         except BaseException:
             self._step(keeping.Died(key=key))
             _remove(folder)

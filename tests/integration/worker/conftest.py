@@ -78,9 +78,11 @@ class Rest:
             for each in self.changes:
                 if each.container_id == container_id and each.state == state:
                     return each
+                # It has no other state after this one.
+                assert each.container_id != container_id or each.state != "failed", each.error
             return None
 
-        return await eventually(look, what=f"{container_id} {state} in {self.states()}")
+        return await eventually(look, what=f"{container_id} {state}")
 
     def states(self, container_id: str = "ctr_1") -> list[str]:
         return [each.state.value for each in self.changes if each.container_id == container_id]
