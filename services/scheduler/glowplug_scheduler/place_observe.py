@@ -153,7 +153,9 @@ def hear_container(state: PlaceState, event: ContainerMoved, now: float) -> None
 
 
 def _end(state: PlaceState, held: Held | None, change: ContainerChanged, now: float) -> None:
-    state.ended.add(change.container_id, now)
+    # What another placement only took for lost, before us or as a zombie beside us, may turn up again.
+    said_by_worker = change.reason != WORKER_LOST
+    (state.ended if said_by_worker else state.mourned).add(change.container_id, now)
     if change.container_id in state.wanted:
         state.finished.add(change.container_id)
     if change.kind is ContainerKind.FUNCTION and change.state is ContainerState.FAILED:

@@ -348,6 +348,17 @@ def test_a_buried_container_that_turns_up_again_is_stopped_and_does_not_count(ma
     assert (stop.worker_id, stop.stop.container_id) == ("w1", bind.bind.container_id)
 
 
+def test_what_another_placement_buried_is_stopped_too_when_it_turns_up_again(machine):
+    (bind,) = machine.bind()
+    name = bind.bind.container_id
+    machine.hear(view_of(bind))
+    decisions = machine(moved(ContainerState.FAILED, name, reason="worker_lost"))
+    (again,) = of_type(decisions, p.Bind)
+    machine.accept(again)
+    (stop,) = of_type(machine.hear(view_of(bind), view_of(again)), p.Stop)
+    assert stop.stop.container_id == name
+
+
 def test_a_restarted_workers_containers_are_gone_at_once(machine):
     (bind,) = machine.bind()
     machine.hear(view_of(bind))
