@@ -62,7 +62,13 @@ def a_deployment(
 
 
 def a_backlog(
-    name: str = "f", queued: int = 0, in_flight: int = 0, arrivals: int = 0, trace: str = ""
+    name: str = "f",
+    queued: int = 0,
+    in_flight: int = 0,
+    arrivals: int = 0,
+    trace: str = "",
+    generation: int = 0,
+    number: int = 0,
 ) -> BacklogChanged:
     return BacklogChanged(
         deployment_id=DeploymentId(f"dep_{name}"),
@@ -70,6 +76,8 @@ def a_backlog(
         in_flight=in_flight,
         arrivals=arrivals or queued,
         trace=trace,
+        generation=generation,
+        number=number,
     )
 
 

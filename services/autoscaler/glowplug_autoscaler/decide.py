@@ -168,6 +168,9 @@ class Autoscaler:
 
     def _take_backlog(self, backlog: BacklogChanged, now: float) -> set[DeploymentId]:
         entry = self._entry(backlog.deployment_id, now)
+        fresh = now - entry.heard_at <= BACKLOG_KEPT_S
+        if entry.backlog is not None and fresh and backlog.is_older_than(entry.backlog):
+            return set()  # late, or of a dispatcher that has lost its shard
         before = entry.backlog.arrivals if entry.backlog else 0
         if backlog.queued > 0 and backlog.arrivals != before and now < entry.history.blocked_until:
             entry.history.trial = True

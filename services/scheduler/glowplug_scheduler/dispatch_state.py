@@ -112,6 +112,7 @@ class ShardState:
         self.overflowed = False
         self.followers: set[InvocationId] = set()
         self.announced_all_at = 0.0
+        self.announcements = 0
         self._tickets = 0
         self._dues = 0
 
@@ -446,6 +447,7 @@ class ShardState:
         oldest = queue.oldest()
         brief = sum(queue.brief.values())
         queue.announced_at = queue.active_at = now
+        self.announcements += 1
         if queue.dirty:
             queue.dirty = False
             del self.dirty[queue.deployment_id]
@@ -460,6 +462,8 @@ class ShardState:
                     shard=self.shard,
                     trace="" if oldest is None else oldest.trace,
                     held=queue.items - queue.waiting - queue.flying,
+                    generation=self.generation,
+                    number=self.announcements,
                 )
             )
         )

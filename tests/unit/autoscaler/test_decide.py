@@ -440,3 +440,14 @@ def test_idle_deployments_cost_a_tick_nothing():
 def test_policy_bounds_what_the_spec_says():
     policy = policy_of(a_deployment(minimum=5, maximum=2, tasks_per_container=0))
     assert (policy.minimum, policy.maximum, policy.tasks_per_container) == (2, 2, 1)
+
+
+def test_older_news_of_a_backlog_is_no_news_while_the_newer_is_fresh():
+    reign = Reign(a_deployment(maximum=5))
+    waiting = a_backlog(queued=2, generation=2, number=8)
+    reign.step(a_backlog(queued=0, generation=2, number=9), 1)
+    assert reign.step(waiting, 2) == []
+    assert reign.step(a_backlog(queued=3, generation=1, number=99), 2) == []
+    assert reign.target == 0
+    # A dispatcher whose broker lost its disk may count from the beginning.
+    assert reign.step(waiting, 1 + BACKLOG_KEPT_S + 0.1) == [(2, "backlog")]

@@ -94,7 +94,8 @@ class BacklogChanged(Message, frozen=True, kw_only=True):
 
     `held` inputs wait for something else than a container (their time, their key, other invocations).
     `arrivals` counts inputs since the dispatcher took over; `trace` is that of the oldest waiting one,
-    so that the cold start it causes shows up in its trace.
+    so that the cold start it causes shows up in its trace. `generation` (of the shard's lease) and
+    `number` (of the announcement) order what one dispatcher says, and what two say: the older is not news.
     """
 
     deployment_id: DeploymentId
@@ -105,6 +106,12 @@ class BacklogChanged(Message, frozen=True, kw_only=True):
     shard: int = 0
     trace: str = ""
     held: int = 0
+    generation: int = 0
+    number: int = 0
+
+    def is_older_than(self, other: BacklogChanged) -> bool:
+        """Return whether what `other` says was said after this."""
+        return (self.generation, self.number) < (other.generation, other.number)
 
 
 class InvocationFact(Message, frozen=True, kw_only=True):
