@@ -26,7 +26,21 @@ SEEDS = int(os.environ.get("GLOWPLUG_SIM_SEEDS", "150"))
 CALM_SEEDS = 20
 REPLAY = os.environ.get("GLOWPLUG_SIM_SEED")
 # Worlds that every run has in common.
-KEPT = (14, 16, 24, 31, 49, 1688, 513311083, 562847030, 971078649, 926389403, 933421994, 24109329)
+KEPT = (
+    14,
+    16,
+    24,
+    31,
+    49,
+    1688,
+    513311083,
+    562847030,
+    971078649,
+    926389403,
+    933421994,
+    24109329,
+    11500379,
+)
 SOME = range(60)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import msgspec
+from glowplug_autoscaler.decide import BACKLOG_KEPT_S
 from glowplug_contracts.ids import DeploymentId
 from glowplug_contracts.messages.deployment import Resources
 
@@ -63,7 +64,8 @@ def _play(world: World) -> None:
     if world.illness.death_every_s:
         _let_die(world, nodes)
     world.run(ILL_S)
-    latest = world.now + world.illness.late_s  # of what was sent before it heals
+    # Of what was sent before it heals; where no more is said, an autoscaler goes by it for a while.
+    latest = world.now + world.illness.late_s + BACKLOG_KEPT_S
     stopped = (*nodes.workers, *nodes.gateways, nodes.autoscaler)
     latest = max(latest, *(node.frozen_until for node in stopped))
     heal(world, nodes)
