@@ -337,6 +337,46 @@ class Networks(Protocol):
         """
 
 
+class HeldTree(msgspec.Struct, frozen=True, kw_only=True):
+    """A tree (`contracts/trees.py`) that containers can have as their root.
+
+    Attributes:
+        root: its root directory on this host, read-only by agreement.
+        method: how it is there: "extraction" and so on.
+        reason: why that way, in one sentence; also what it does not keep (owners, for an ordinary user).
+    """
+
+    root: Path
+    method: str
+    reason: str
+
+
+class Mounts(Protocol):
+    """Brings trees to this host, as directories: extracted whole, or mounted before their content is there."""
+
+    @property
+    def method(self) -> str:
+        """Return the word for how: "extraction", …"""
+
+    @property
+    def reason(self) -> str:
+        """Return why this one was chosen, in one sentence for `doctor`."""
+
+    async def hold(self, tree: Digest, holder: str) -> HeldTree:
+        """Return the tree's root, which stays until `holder` releases it; holding twice is holding once.
+
+        Args:
+            tree: digest of its manifest, a blob of imagecache.
+            holder: a container's id.
+
+        Raises: NotFoundError (image.not_found), ContractError (image.corrupt), UnavailableError (no
+            imagecache answers, or the disk is full). Cancelling leaves nothing held.
+        """
+
+    async def release(self, tree: Digest, holder: str) -> None:
+        """The holder has ended. May be repeated."""
+
+
 class LocalImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image on this host's disk.
 
@@ -344,11 +384,29 @@ class LocalImage(msgspec.Struct, frozen=True, kw_only=True):
         root: the layer directory (`bin`, `site-packages`, files), read-only by agreement.
         env: the image's own environment; the container's wins.
         python_version: minor version it was built for; "" = the platform's own.
+        base: what the container has as its root instead of the host's system; None for the host base.
     """
 
     root: Path
     env: dict[str, str] = {}
     python_version: str = ""
+    base: LocalBase | None = None
+
+
+class LocalBase(msgspec.Struct, frozen=True, kw_only=True):
+    """A root directory that came with an image.
+
+    Attributes:
+        root: on this host.
+        python: the path of its interpreter, inside.
+        path: its PATH; "" where it says nothing.
+        cwd: its working directory, inside; "" where it says nothing.
+    """
+
+    root: Path
+    python: str
+    path: str = ""
+    cwd: str = ""
 
 
 class BuildNeeds(Protocol):
