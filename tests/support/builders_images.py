@@ -9,12 +9,14 @@ from pathlib import Path
 
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.image import ChunkRef, ImageManifest, ManifestEntry
+from glowplug_contracts.tree_rules import decode_tree
 from glowplug_imagecache.http import make_app
 from glowplug_imagecache.objects import digest_of
 from glowplug_imagecache.store import Store
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.http import open_http
 from glowplug_worker.images.client import StoreClient, open_session
+from glowplug_worker.images.extract import TreeExtractor
 from glowplug_worker.images.local import LocalImages, open_images
 
 TOKEN = "secret-of-the-test"
@@ -22,6 +24,18 @@ TOKEN = "secret-of-the-test"
 
 def a_store(root: Path, *, free_bytes_min: int = 0, blob_bytes_max: int = 1 << 30) -> Store:
     return Store(root, free_bytes_min=free_bytes_min, blob_bytes_max=blob_bytes_max)
+
+
+def extract(store: Store, digest: Digest, root: Path) -> dict[str, int]:
+    """Extract a stored tree as a worker does; return what was not kept."""
+    extractor = TreeExtractor(root, decode_tree(store.blob(digest)))
+    try:
+        # In an order that has nothing to do with the tree's.
+        for each in sorted(extractor.objects):
+            extractor.write([store.chunk(each)])
+        return extractor.finish()
+    finally:
+        extractor.close()
 
 
 def a_file(path: str, content: bytes = b"content", mode: int = 0o644) -> ManifestEntry:

@@ -170,7 +170,10 @@ class FolderImages:
         self.asked: list[str] = []
         self.failures: list[Exception] = []
 
-    async def ensure(self, digest: ImageDigest) -> LocalImage:
+    async def release(self, holder: str) -> None:
+        """Nothing is held."""
+
+    async def ensure(self, digest: ImageDigest, holder: str = "") -> LocalImage:
         self.asked.append(digest)
         if self.failures or digest not in self.layers:
             raise (

@@ -49,6 +49,9 @@ ALLOWED: Final[tuple[tuple[str, str], ...]] = (
 # What a worker asks for a container that starts; no container gets through to it.
 WORKER_ALLOWED: Final[tuple[tuple[str, str], ...]] = (("GET", "/api/v1/container/environment"),)
 
+# What imagecache asks for a build, with the internal token; `ask` is whom the gateway wanted to be told.
+PULL_CREDENTIALS: Final = "/internal/pulls/{ask}/credentials"
+
 # Who asks; a gateway believes these from whoever shows the internal token, and from nobody else.
 TRUSTED_PREFIX: Final = "glowplug-inside-"
 INSIDE_WORKSPACE: Final = "Glowplug-Inside-Workspace"

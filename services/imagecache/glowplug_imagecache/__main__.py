@@ -11,6 +11,7 @@ from glowplug_runtime.http import open_http
 from glowplug_runtime.service import Shell, run
 
 from glowplug_imagecache.http import make_app
+from glowplug_imagecache.pulled import open_sources
 from glowplug_imagecache.service import SERVICE, open_builds
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
@@ -31,10 +32,14 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         await asyncio.to_thread(store.sweep, shell.clock.unix())
 
     app = make_app(store, shell.clock, shell.internal_token())
-    async with open_http(app, settings.host, settings.port) as port:
+    async with (
+        open_http(app, settings.host, settings.port) as port,
+        open_sources(shell, store, Path(settings.data_dir or SERVICE)) as sources,
+    ):
         shell.url = f"http://{settings.host}:{port}"
         shell.every(settings.sweep_s, sweep, "sweep expired blobs")
-        async with open_builds(shell, store):
+        shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
+        async with open_builds(shell, store, sources):
             yield
 
 

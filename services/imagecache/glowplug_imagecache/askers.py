@@ -37,6 +37,11 @@ class Askers:
         """Return whether the build's end was told."""
         return bool(self._told) and self._told[-1].done
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return who waits, the latest first: each is also the name of what was asked."""
+        return tuple(reversed(self._reply_to))
+
     async def join(self, reply_to: str) -> None:
         """Add somebody (again); they hear everything that was said so far."""
         async with self._order:

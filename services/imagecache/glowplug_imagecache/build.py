@@ -1,6 +1,6 @@
 """The life of one build, as a pure machine.
 
-    planned → (want a container → run a step in it → commit its layer | merge a file step) … → ended
+    planned → (want a container → run a step in it → commit its layer | pull, or merge a file step) … → ended
 
 Every step ends in an image of its own that is recorded under the step's chain, so a build that fails or
 is cut off goes on after its last good step. `pip` and `run` steps share a container until a file step,
@@ -40,7 +40,7 @@ from glowplug_imagecache.build_types import (
     Tick,
     WantContainer,
 )
-from glowplug_imagecache.plan import LATER, BuildPlan, PlannedStep
+from glowplug_imagecache.plan import LATER, OWN_STEPS, BuildPlan, PlannedStep
 
 LOST_MAX = 2
 # A worker beats once a second; a container that no beat names for this long is gone.
@@ -145,7 +145,7 @@ class Build:
             return [*self._end(), Succeed(self._image)]
         self._tail = ""
         told: list[Decision] = [Tell("step", self._step.text)]
-        if self._step.spec.kind == "file":
+        if self._step.spec.kind in OWN_STEPS:
             dropped = self._drop()
             self._enter(Phase.MERGE, now)
             return [*told, *dropped, MergeFiles(self._image, self._step)]

@@ -109,7 +109,7 @@ class StoreLayer(msgspec.Struct, frozen=True):
 
 
 class MergeFiles(msgspec.Struct, frozen=True):
-    """Add a file step's content to an image."""
+    """Do a step that needs no container: pull a base, or add a file step's content to an image."""
 
     parent: ImageDigest
     step: PlannedStep

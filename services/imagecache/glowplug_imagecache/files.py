@@ -25,6 +25,7 @@ from glowplug_contracts.manifests import (
     plan_pieces,
 )
 from glowplug_contracts.messages.image import ChunkRef, ImageManifest, ManifestEntry
+from glowplug_contracts.tree_rules import decode_tree
 
 from glowplug_imagecache.layering import merge_entries
 from glowplug_imagecache.objects import frame_of
@@ -51,6 +52,12 @@ def has_image(store: Store, digest: ImageDigest) -> bool:
     except NotFoundError:
         return False
     chunks = {chunk.digest for entry in manifest.entries for chunk in entry.chunks}
+    if manifest.base is not None:
+        try:
+            tree = decode_tree(store.blob(manifest.base.tree))
+        except NotFoundError:
+            return False
+        chunks |= {Digest(each.digest.hex()) for each in (*tree.packs, *tree.pieces)}
     return not store.missing(list(chunks))
 
 
@@ -80,11 +87,16 @@ def add_files(
     return write_manifest(store, msgspec.structs.replace(below, entries=entries))
 
 
+def write_image(store: Store, manifest: ImageManifest) -> ImageDigest:
+    """Store a manifest as it is; return the image's digest."""
+    return ImageDigest(store.add_blob(encode_manifest(manifest)))
+
+
 def write_manifest(store: Store, manifest: ImageManifest) -> ImageDigest:
     """Store a manifest, with its total counted; return the image's digest."""
     total = sum(entry.size for entry in manifest.entries)
     whole = msgspec.structs.replace(manifest, bytes_total=total)
-    return ImageDigest(store.add_blob(encode_manifest(whole)))
+    return write_image(store, whole)
 
 
 def _read_tar(store: Store, archive: Path, path: str) -> list[ManifestEntry]:

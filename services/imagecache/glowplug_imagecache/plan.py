@@ -18,11 +18,19 @@ from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.manifests import check_path
 from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
 
+from glowplug_imagecache.registry.platforms import parse_platform
+from glowplug_imagecache.registry.reference import parse_reference
+
 STEPS_MAX = 100
-HOST_BASE = "host"
 LAYER_PATH = "/layer/"
 TEXT_MAX = 200
-LATER = "OCI bases, which can hold such changes, come with a later release"
+LATER = (
+    "OCI bases can bring such changes with them (Image.from_registry); to make them in a build comes with a "
+    "later release"
+)
+# What imagecache does itself, without a container.
+PULL = "pull"
+OWN_STEPS = frozenset({PULL, "file"})
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +41,18 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image is built for."""
+    """What an image is built for.
 
-    host: str
-    python_version: str
+    Attributes:
+        host, python_version: of a build on the host's base; "" and "" for an image of a registry.
+        platform: what an image of a registry must be for; "" for the host's base.
+        reference: what is pulled, with its digest.
+    """
+
+    host: str = ""
+    python_version: str = ""
+    platform: str = ""
+    reference: str = ""
 
 
 class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,19 +81,31 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_spec(spec: ImageSpec) -> None:
     """Refuse what no worker could build. Raises: RejectedError (image.unsupported)."""
-    if spec.base != HOST_BASE:
-        raise _unsupported(f'base {spec.base!r}: only "host" can be built on yet; {LATER}')
+    if not spec.on_host:
+        parse_reference(spec.base)
+    elif spec.credentials:
+        raise _unsupported("credentials are for an image of a registry; leave them out")
     if len(spec.steps) > STEPS_MAX:
         raise _unsupported(f"{len(spec.steps)} steps; an image may have {STEPS_MAX}")
     for number, step in enumerate(spec.steps, 1):
         _check_step(number, step)
+        if not spec.on_host and step.kind not in OWN_STEPS:
+            raise _unsupported(
+                f"step {number}: {describe(step)!r} can't be done on an image of a registry yet, only files "
+                "can be added: start from an image that has it"
+            )
 
 
 def choose_target(spec: ImageSpec, offers: Sequence[Offer]) -> Target:
     """Return what to build for: the host that most workers with the wanted Python have.
 
+    For an image of a registry it is the kind of machine that most workers are.
+
     Raises: RejectedError (image.unsupported) if no live worker has that Python.
     """
+    if not spec.on_host:
+        machines = Counter(str(parse_platform(offer.host.rpartition("/")[2])) for offer in offers)
+        return Target(platform=min(machines, key=lambda each: (-machines[each], each)))
     wanted = spec.python_version
     fitting = [offer for offer in offers if offer.pythons and wanted in ("", *offer.pythons)]
     if not fitting:
@@ -93,14 +121,15 @@ def choose_target(spec: ImageSpec, offers: Sequence[Offer]) -> Target:
 
 def plan_build(spec: ImageSpec, workspace: WorkspaceId, target: Target) -> BuildPlan:
     """Return every step with its chain digest; nothing counts as cached yet."""
-    link = _link(
-        b"",
-        encode(
-            [workspace, target.host, target.python_version, sorted(spec.env.items())], "msgpack"
-        ),
-    )
+    begins = [workspace, target.host, target.python_version, sorted(spec.env.items())]
+    pulls: list[ImageStep] = []
+    if not spec.on_host:
+        # Which Python is taken is decided when the image is there.
+        begins += [target.platform, spec.python_version]
+        pulls = [ImageStep(kind=PULL, args=(target.reference,))]
+    link = _link(b"", encode(begins, "msgpack"))
     steps: list[PlannedStep] = []
-    for number, step in enumerate(spec.steps, 1):
+    for number, step in enumerate((*pulls, *spec.steps), 1):
         link = _link(link.encode(), encode(step, "msgpack"))
         steps.append(PlannedStep(number=number, spec=step, chain=link, text=describe(step)))
     return BuildPlan(

@@ -54,8 +54,22 @@ from glowplug_imagecache.build_types import (
     WantContainer,
 )
 from glowplug_imagecache.commands import command_for
-from glowplug_imagecache.files import add_files, has_image, read_manifest, seal_image
-from glowplug_imagecache.plan import BuildPlan, Target, place_in_layer, plan_build
+from glowplug_imagecache.files import (
+    add_files,
+    has_image,
+    read_manifest,
+    seal_image,
+    write_image,
+)
+from glowplug_imagecache.plan import (
+    PULL,
+    BuildPlan,
+    PlannedStep,
+    Target,
+    place_in_layer,
+    plan_build,
+)
+from glowplug_imagecache.pulled import BaseStep, Sources
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
 
@@ -83,6 +97,7 @@ class BuildRun:
         askers: Askers,
         spec: ImageSpec,
         workspace: WorkspaceId,
+        sources: Sources,
     ) -> None:
         self.askers = askers
         self.container_id = ContainerId("")
@@ -91,6 +106,7 @@ class BuildRun:
         self._store = store
         self._spec = spec
         self._workspace = workspace
+        self._base = BaseStep(sources, spec, askers, self._say)
         self._steps = shell.bus.bucket(BUILD_STEPS)
         self._wanted = shell.bus.bucket(WANTED)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -105,7 +121,7 @@ class BuildRun:
     async def run(self, choose: Callable[[ImageSpec], Awaitable[Target]]) -> None:
         """Build, and tell everybody how it ended. `choose` waits for workers and picks among them."""
         try:
-            target = await choose(self._spec)
+            target = await self._base.pin(await choose(self._spec))
             plan = plan_build(self._spec, self._workspace, target)
             async with self._only_one(plan):
                 await self._build(await self._with_cached(plan))
@@ -229,13 +245,19 @@ class BuildRun:
 
     async def _merge(self, decision: MergeFiles) -> None:
         try:
-            digest = await asyncio.to_thread(self._merge_blocking, decision)
+            if decision.step.spec.kind == PULL:
+                digest = await self._pull()
+            else:
+                digest = await asyncio.to_thread(self._merge_blocking, decision)
         except (PlatformError, OSError) as err:
-            message = f"the files can't be added: {err}"
-            error = RemoteError(code="image.build_failed", type="ImageBuildError", message=message)
-            self.feed(FilesMerged(ImageDigest(""), error))
+            self.feed(FilesMerged(ImageDigest(""), _failure(decision.step, err)))
         else:
             self.feed(FilesMerged(digest))
+
+    async def _pull(self) -> ImageDigest:
+        assert self._plan is not None  # noqa: S101 - decisions come after the plan
+        manifest = await self._base.pull(self._plan.target)
+        return await asyncio.to_thread(write_image, self._store, manifest)
 
     def _merge_blocking(self, decision: MergeFiles) -> ImageDigest:
         step = decision.step.spec
@@ -306,12 +328,15 @@ class BuildRun:
     async def _succeed(self, digest: ImageDigest) -> None:
         assert self._plan is not None  # noqa: S101 - decisions come after the plan
         sealed = await asyncio.to_thread(seal_image, self._store, digest, self._empty())
+        python = self._plan.target.python_version
+        if not self._spec.on_host:
+            python = (await asyncio.to_thread(read_manifest, self._store, sealed)).python_version
         log.info("build.succeeded", build_id=self.askers.build_id, image_digest=sealed)
         await self._tell(
             kind="done",
             done=True,
             image_digest=sealed,
-            base_python=self._plan.target.python_version,
+            base_python=python,
         )
 
     def _empty(self) -> ImageManifest:
@@ -324,12 +349,24 @@ class BuildRun:
             entries=(),
         )
 
+    async def _say(self, text: str) -> None:
+        await self._tell(kind="output", text=text)
+
     async def _tell_error(self, error: RemoteError) -> None:
         await self._tell(kind="done", done=True, error=error)
 
     async def _tell(self, **fields: Any) -> None:
         progress = BuildProgress(build_id="", number=0, **fields)
         await self.askers.tell(progress, self._shell.clock.now())
+
+
+def _failure(step: PlannedStep, err: PlatformError | OSError) -> RemoteError:
+    """Return how a step of our own failed: what a registry did has its own names."""
+    kind = "ImageBuildError"
+    if step.spec.kind == PULL and isinstance(err, PlatformError):
+        return RemoteError(code=err.code, type=kind, message=err.message, details=err.details)
+    what = "the image can't be kept" if step.spec.kind == PULL else "the files can't be added"
+    return RemoteError(code="image.build_failed", type=kind, message=f"{what}: {err}")
 
 
 async def _keep_fresh(lease: Lease) -> None:

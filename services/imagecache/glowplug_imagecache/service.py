@@ -46,6 +46,7 @@ from glowplug_imagecache.build_types import (
     Tick,
 )
 from glowplug_imagecache.plan import Offer, Target, check_spec, choose_target
+from glowplug_imagecache.pulled import Sources
 from glowplug_imagecache.running import BuildRun
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
@@ -66,9 +67,10 @@ BUILDS_WAITING_MAX = 256
 class Builds:
     """See the module."""
 
-    def __init__(self, shell: Shell[ImagecacheSettings], store: Store) -> None:
+    def __init__(self, shell: Shell[ImagecacheSettings], store: Store, sources: Sources) -> None:
         self._shell = shell
         self._store = store
+        self._sources = sources
         self._running: dict[bytes, BuildRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._beats: dict[WorkerId, tuple[float, WorkerBeat]] = {}
@@ -172,7 +174,9 @@ class Builds:
                 "platform.unavailable", "too many builds wait already", retry_after_s=10.0
             )
         askers = Askers(self._shell.clock.id("build"), self._send)
-        run = BuildRun(self._shell, self._store, askers, request.spec, request.workspace)
+        run = BuildRun(
+            self._shell, self._store, askers, request.spec, request.workspace, self._sources
+        )
         self._running[key] = run
         task = self._shell.tasks.create_task(self._run(key, run), name="build")
         self._tasks.add(task)
@@ -216,9 +220,11 @@ class Builds:
 
 
 @contextlib.asynccontextmanager
-async def open_builds(shell: Shell[ImagecacheSettings], store: Store) -> AsyncIterator[Builds]:
+async def open_builds(
+    shell: Shell[ImagecacheSettings], store: Store, sources: Sources
+) -> AsyncIterator[Builds]:
     """Take requests for images until closed."""
-    builds = Builds(shell, store)
+    builds = Builds(shell, store, sources)
     bus = shell.bus
     heard: list[Subscription] = [
         await bus.listen(WORKER_BEAT.pattern(), builds.on_worker_beat),

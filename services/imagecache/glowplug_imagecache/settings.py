@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glowplug_contracts.manifests import ENTRIES_MAX
 from glowplug_runtime.settings import Settings
 
 GIB = 1024 * 1024 * 1024
@@ -21,6 +22,14 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
         container_wait_s: seconds that a build waits for a container before it gives up, because no
             worker has room.
         builds_max: builds at once in this replica; more wait in line.
+        registry_mirrors: servers that are asked before a registry, in order:
+            "docker.io=https://mirror.example, docker.io=http://10.0.0.1:5000".
+        registry_plain: registries that speak HTTP without TLS ("old.example:80"); those of localhost do anyway.
+        registry_networks: addresses that are not public and that pulls may reach all the same
+            ("10.1.0.0/16"); wider means that users' images may name more of your network.
+        registry_tries: how often a request to a registry is made while it fails, 1 … 20; pauses double.
+        image_bytes_max: files of one image, and its layers' tars, 1 MiB … 1 TiB; larger ones are refused.
+        image_entries_max: files and directories of one image, 1 … 1000000.
     """
 
     blob_bytes_max: int = 4 * GIB
@@ -29,3 +38,9 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     step_timeout_s: float = 1800.0
     container_wait_s: float = 120.0
     builds_max: int = 4
+    registry_mirrors: str = ""
+    registry_plain: str = ""
+    registry_networks: str = ""
+    registry_tries: int = 5
+    image_bytes_max: int = 64 * GIB
+    image_entries_max: int = ENTRIES_MAX

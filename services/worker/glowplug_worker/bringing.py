@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, TypeVar
 
 import structlog
@@ -14,7 +14,7 @@ from glowplug_contracts.messages.container import BindContainer, ContainerKind, 
 from glowplug_runtime.trees import remove_tree
 
 from glowplug_worker.launch import Brought
-from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalImage
+from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalBase, LocalImage
 from glowplug_worker.workshop import Workshop
 
 T = TypeVar("T")
@@ -32,10 +32,15 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
     image: LocalImage | None = None
     needs: BuildNeeds | None = None
     if spec.image_digest:
-        image = await patiently(workshop, lambda: workshop.images.ensure(spec.image_digest))
-    interpreter = _interpreter(
-        workshop, spec.base_python or (image.python_version if image else "")
-    )
+        image = await patiently(
+            workshop, lambda: workshop.images.ensure(spec.image_digest, binding.container_id)
+        )
+    if image is not None and image.base is not None:
+        interpreter = _image_python(workshop, image, image.base)
+    else:
+        interpreter = _interpreter(
+            workshop, spec.base_python or (image.python_version if image else "")
+        )
     if spec.kind is ContainerKind.BUILD:
         needs = await workshop.images.prepare_build(
             binding.container_id,
@@ -108,6 +113,23 @@ def _interpreter(workshop: Workshop, version: str) -> Interpreter:
             "python_version",
         )
     return found
+
+
+def _image_python(workshop: Workshop, image: LocalImage, base: LocalBase) -> Interpreter:
+    """Return the interpreter of an image that brings its own; its paths are inside."""
+    if not workshop.backend.mounts:
+        raise RejectedError(
+            "image.unsupported",
+            f"this worker's containers ({workshop.backend.name}) have no root of their own, and an image of "
+            "a registry is one: start workers where bubblewrap or an OCI runtime works (`glowplug doctor` "
+            "says why it does not here)",
+        )
+    executable = PurePosixPath(base.python)
+    return Interpreter(
+        version=image.python_version,
+        executable=Path(executable),
+        prefix=Path(executable.parent.parent),
+    )
 
 
 async def _blob(workshop: Workshop, spec: ContainerSpec, digest: Digest | None) -> bytes:

@@ -197,6 +197,8 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
         network: "shared" is the host's own; "none" takes it away; "own" is the one that `netns` leads to.
         netns: open descriptor of the network namespace that the container joins before it becomes
             anybody else; None = with "shared" the host's, with "none" an empty one that the backend makes.
+        root: what the container has as its root, read-only, instead of the host's system; the paths of `argv`
+            are then its own. Only with `mounts`.
         home: open descriptors of the user and mount namespaces that it is made in, if that is to be forked
             from which an ordinary user's worker has made.
     """
@@ -217,6 +219,7 @@ class StartPlan(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceNode, ...] = ()
     network: Network = "shared"
     netns: int | None = None
+    root: Path | None = None
     home: tuple[int, int] | None = None
 
     def command(self, numbers: Sequence[int]) -> tuple[str, ...]:
@@ -356,7 +359,7 @@ class Mounts(Protocol):
 
     @property
     def method(self) -> str:
-        """Return the word for how: "extraction", …"""
+        """Return the word for how: "extraction" and so on."""
 
     @property
     def reason(self) -> str:
@@ -424,8 +427,8 @@ class BuildNeeds(Protocol):
 class ImageStore(Protocol):
     """Images and sources on this host's disk, filled from imagecache, verified by digest."""
 
-    async def ensure(self, digest: ImageDigest) -> LocalImage:
-        """Return the extracted image, fetched first where it is not here.
+    async def ensure(self, digest: ImageDigest, holder: str = "") -> LocalImage:
+        """Return the extracted image, fetched first where it is not here; held until `release`.
 
         Concurrent calls for one digest share the work. Raises: NotFoundError (image.not_found),
         RejectedError (image.unsupported: another host), ContractError (image.corrupt),
@@ -446,6 +449,9 @@ class ImageStore(Protocol):
         mounts: bool,
     ) -> BuildNeeds:
         """Make a build container's writable layer, `directory`/layer; return what it needs besides."""
+
+    async def release(self, holder: str) -> None:
+        """The holder (a container) has ended: what it alone had of images may go. May be repeated."""
 
     def end_build(self, container_id: ContainerId) -> None:
         """A build container has ended."""

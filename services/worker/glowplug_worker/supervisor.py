@@ -647,6 +647,7 @@ class Supervisor:
             await self._send_announcements()
         finally:
             self.workshop.images.end_build(self.container_id)
+            await self.workshop.images.release(self.container_id)
             await asyncio.to_thread(remove_directory, self.directory)
             self._on_ended(self)
             self.workshop.changes.tell(self)

@@ -33,7 +33,11 @@ async def imagecache(bus: NatsBus, tmp_path: Path) -> AsyncIterator[Shell[Imagec
     token_file = tmp_path / "token"
     token_file.write_text(TOKEN)
     settings = ImagecacheSettings(
-        data_dir=str(tmp_path / "store"), internal_token_file=str(token_file), free_bytes_min=0
+        data_dir=str(tmp_path / "store"),
+        internal_token_file=str(token_file),
+        free_bytes_min=0,
+        registry_networks="127.0.0.0/8",
+        registry_tries=1,
     )
     ready: asyncio.Future[Shell[ImagecacheSettings]] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:

@@ -12,12 +12,14 @@ from tarfile import LNKTYPE, SYMTYPE
 
 import pytest
 from glowplug_contracts.errors import NotFoundError, RejectedError, UnauthenticatedError
+from glowplug_imagecache.flattening import flatten_layers
 from glowplug_imagecache.layers.reading import read_layers
 from glowplug_imagecache.registry.logins import Credentials
 from glowplug_imagecache.registry.platforms import Platform
 from glowplug_imagecache.registry.pulling import Puller, RemoteImage
 from glowplug_imagecache.registry.reference import parse_reference
 
+from tests.support.builders_images import a_store, extract
 from tests.support.certificates import a_certificate
 from tests.support.layers import tar_of
 from tests.support.real_registry import (
@@ -117,6 +119,24 @@ async def test_a_pulled_image_is_what_umoci_unpacks(
     assert ours[b"etc/latin-\xe9\xff"].kind == "file"
     assert ours[b"usr/bin/write"].same_as == b"etc/wall"
     assert b"emptied/deep" not in ours
+
+
+async def test_what_is_flattened_and_extracted_again_is_what_umoci_unpacks(
+    registry: str, workshop: Path, tmp_path: Path
+) -> None:
+    async with open_puller() as puller:
+        image, files = await pull(puller, registry, "made/oci:1", tmp_path)
+    pairs = [(file, layer.diff_id) for file, layer in zip(files, image.layers, strict=True)]
+    store = a_store(tmp_path / "store")
+    flat = flatten_layers(store, pairs)
+    assert flatten_layers(a_store(tmp_path / "another"), pairs).digest == flat.digest
+    lost = extract(store, flat.digest, tmp_path / "root")
+    assert lost == {}
+    theirs = facts_of_folder(workshop / "third/rootfs")
+    assert differences(facts_of_folder(tmp_path / "root"), theirs) == []
+    sparse = (tmp_path / "root/sparse").stat()
+    assert sparse.st_size == 5_000_000
+    assert sparse.st_blocks * 512 < 4_000_000  # of its five pieces, the ones with content
 
 
 @pytest.fixture(scope="module")

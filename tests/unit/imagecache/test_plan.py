@@ -37,7 +37,9 @@ def chains(*steps: ImageStep, target: Target = HERE, workspace: WorkspaceId = MI
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (ImageSpec(base="docker.io/library/debian"), "OCI bases"),
+        (ImageSpec(base="Debian:12:3"), "tags are letters"),
+        (ImageSpec(base="debian", steps=(pip("six"),)), "image of a registry yet"),
+        (ImageSpec(credentials="login"), "leave them out"),
         (ImageSpec(steps=(ImageStep(kind="apt", args=("curl",)),)), "OCI bases"),
         (ImageSpec(steps=(ImageStep(kind="system_packages", args=("curl",)),)), "OCI bases"),
         (ImageSpec(steps=(pip(),)), "requirement lines"),

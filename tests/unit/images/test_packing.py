@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from glowplug_worker.images.packing import Pack, SmallFile, plan_packs
+from glowplug_contracts.packing import Pack, SmallFile, plan_packs
 from hypothesis import given
 from hypothesis import strategies as st
 

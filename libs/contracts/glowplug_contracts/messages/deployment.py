@@ -12,6 +12,8 @@ from glowplug_contracts.messages.network import NetworkSpec
 from glowplug_contracts.messages.record import DEAD_LETTER_KEEP_S, KEEP_RESULT_S, RateLimit
 from glowplug_contracts.messages.schedule import ScheduleSpec
 
+HOST_BASE = "host"
+
 
 class FunctionKind(StrEnum):
     """Which decorator made it."""
@@ -27,15 +29,22 @@ class ImageSpec(Message, frozen=True, kw_only=True):
     """How an image is made. Equal specs make equal images.
 
     Attributes:
-        base: "host", the only base so far.
-        python_version: "3.11", or "" for the one the platform runs.
+        base: "host", or the name of an image in a registry: "debian:12", "registry.example/app@sha256:…".
+        credentials: name of the secret with the registry's user and password; "" = none are shown.
+        python_version: "3.11", or "" for the one the platform runs, or that the base has.
         steps: in order; each is cached by the digest of everything before it.
     """
 
-    base: str = "host"
+    base: str = HOST_BASE
+    credentials: str = ""
     python_version: str = ""
     steps: tuple[ImageStep, ...] = ()
     env: dict[str, str] = {}
+
+    @property
+    def on_host(self) -> bool:
+        """Return whether containers have the host's system and one of its Pythons."""
+        return self.base == HOST_BASE
 
 
 class ImageStep(Message, frozen=True, kw_only=True):

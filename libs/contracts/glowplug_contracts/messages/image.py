@@ -62,11 +62,34 @@ class ManifestEntry(Message, frozen=True, kw_only=True):
     chunks: tuple[ChunkRef, ...] = ()
 
 
+class BaseImage(Message, frozen=True, kw_only=True):
+    """An image of a registry below an image of ours: its whole tree, and how it wants to be run.
+
+    Attributes:
+        reference: with the digest of what was pulled.
+        platform: "linux/amd64": what its programs run on.
+        tree: digest of its flattened manifest (`trees.py`), a blob of the platform's own.
+        python: path of the interpreter in it that runs user code.
+        env: its environment, without PATH.
+        path: its PATH; "" = the usual one.
+        cwd: its working directory; "" = it names none.
+    """
+
+    reference: str
+    platform: str
+    tree: Digest
+    python: str
+    env: dict[str, str] = {}
+    path: str = ""
+    cwd: str = ""
+
+
 class ImageManifest(Message, frozen=True, kw_only=True):
     """What an image holds. Its msgpack bytes' BLAKE3 is the image's digest.
 
     `host` names OS, libc, full Python version and architecture it was built on: a worker with
-    another `host` refuses it. `python_version` is the minor version whose interpreter runs it.
+    another `host` refuses it. `python_version` is the minor version whose interpreter runs it. With a
+    `base`, `host` says nothing: its tree is the container's root, and the entries lie in the layer on top.
     """
 
     host: str
@@ -74,6 +97,7 @@ class ImageManifest(Message, frozen=True, kw_only=True):
     entries: tuple[ManifestEntry, ...]
     env: dict[str, str] = {}
     bytes_total: int = 0
+    base: BaseImage | None = None
 
 
 class CachedStep(Message, frozen=True, kw_only=True):

@@ -8,20 +8,23 @@ are written, and the manifest before any path of it is used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 from glowplug_contracts.errors import ContractError, NotFoundError, PlatformError, RejectedError
 from glowplug_contracts.ids import Digest, ImageDigest
 from glowplug_contracts.manifests import ChunkFrame, chunk_sizes, decode_manifest, group_by_size
-from glowplug_contracts.messages.image import ImageManifest
+from glowplug_contracts.messages.image import BaseImage, ImageManifest
 
 from glowplug_worker.images.client import StoreClient
 from glowplug_worker.images.tree import TreeWriter
 
 # One reads from the network while another decompresses and writes.
 FETCHERS = 2
+
+# As registries call what Linux calls otherwise.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 ABOUT = "about.json"
 LAYER = "layer"
@@ -33,10 +36,13 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     python_version: str = ""
     bytes_total: int = 0
+    base: BaseImage | None = None
 
 
 def check_host(manifest: ImageManifest, host: str) -> None:
     """Refuse an image of another host ("" fits every one). Raises: RejectedError."""
+    if manifest.base is not None:
+        _check_platform(manifest.base, host)
     if manifest.host not in ("", host):
         raise RejectedError(
             "image.unsupported",
@@ -56,13 +62,34 @@ async def fetch_image(
     manifest = await asyncio.to_thread(decode_manifest, await client.get(Digest(digest)))
     check_host(manifest, host)
     writer = await asyncio.to_thread(TreeWriter, directory / LAYER, manifest.entries)
-    batches = iter(group_by_size(chunk_sizes(manifest)))
+    await fetch_chunks(client, chunk_sizes(manifest), writer.write)
+    await asyncio.to_thread(writer.finish)
+    about = About(
+        env=manifest.env,
+        python_version=manifest.python_version,
+        bytes_total=manifest.bytes_total,
+        base=manifest.base,
+    )
+    (directory / ABOUT).write_bytes(msgspec.json.encode(about))
+    return about
+
+
+async def fetch_chunks(
+    client: StoreClient,
+    sizes: Mapping[Digest, int],
+    write: Callable[[Sequence[ChunkFrame]], None],
+) -> None:
+    """Fetch chunks in batches; `write` takes them in any order, in threads, one or two at a time.
+
+    Raises: NotFoundError, ContractError, UnavailableError.
+    """
+    batches = iter(group_by_size(sizes))
 
     async def fetch_batches() -> None:
         for batch in batches:  # shared: whoever is free takes the next one
             frames = await client.get_chunks(batch)
             check_complete(frames, batch)
-            await asyncio.to_thread(writer.write, frames)
+            await asyncio.to_thread(write, frames)
 
     failed: BaseExceptionGroup[PlatformError] | None = None
     try:
@@ -73,12 +100,19 @@ async def fetch_image(
         failed = group  # before Python 3.11.4, what is raised in here comes out in a group
     if failed is not None:
         raise first_error(failed) from failed
-    await asyncio.to_thread(writer.finish)
-    about = About(
-        env=manifest.env, python_version=manifest.python_version, bytes_total=manifest.bytes_total
-    )
-    (directory / ABOUT).write_bytes(msgspec.json.encode(about))
-    return about
+
+
+def _check_platform(base: BaseImage, host: str) -> None:
+    """Refuse programs of another architecture: a host's identity ends with its own."""
+    machine = host.rpartition("/")[2]
+    own = ARCHITECTURES.get(machine, machine)
+    asked = base.platform.split("/")
+    if asked[:1] != ["linux"] or asked[1:2] != [own]:
+        raise RejectedError(
+            "image.unsupported",
+            f"the image is for {base.platform} and this worker is {machine}; deploy again when workers of "
+            "its kind are there, or take an image for this one",
+        )
 
 
 def check_complete(frames: Sequence[ChunkFrame], asked: Sequence[Digest]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from glowplug_contracts.packing import Pack
 from glowplug_contracts.trees import BLOCK_BYTES, FlatTree
 
 from glowplug_worker.images.descend import (
@@ -21,7 +22,6 @@ from glowplug_worker.images.descend import (
     read_exactly,
     unfit,
 )
-from glowplug_worker.images.packing import Pack
 
 
 class Flattened(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 from glowplug_contracts.manifests import ENTRIES_MAX
+from glowplug_contracts.packing import Pack, SmallFile, plan_packs
 from glowplug_contracts.tree_rules import check_tree
 from glowplug_contracts.trees import (
     PACKED_FILE_BYTES_MAX,
@@ -42,7 +43,6 @@ from glowplug_worker.images.descend import (
     unfit,
 )
 from glowplug_worker.images.flat_objects import Flattened, pack_bytes
-from glowplug_worker.images.packing import Pack, SmallFile, plan_packs
 
 _ZEROS = bytes(PIECE_BYTES)
 _LINK_MODE = 0o777

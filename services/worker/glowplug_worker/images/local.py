@@ -2,24 +2,20 @@
 
     images/<digest>/layer/       the extracted image; about.json beside it
     sources/<digest>/layer/      an unpacked source
-    <digest>.safe                beside each: the disk has it all, a power cut can't have torn it
+    trees/<digest>/layer/        the root of an image of a registry, where it is extracted whole
 
-Containers that start at the same time share one fetch. A thing exists when its directory has its name;
-until the disk has synced it lacks its `.safe` mark, and a start of the worker removes what lacks it.
+How things come to be there is `arrivals.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
-from glowplug_contracts.errors import InvalidRequestError
 from glowplug_contracts.ids import (
     ContainerId,
     Digest,
@@ -31,9 +27,10 @@ from glowplug_contracts.ids import (
 from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.image import ImageManifest
 from glowplug_runtime.settings import inherited
-from glowplug_runtime.trees import remove_tree
 
+from glowplug_worker.images.arrivals import Arrivals
 from glowplug_worker.images.client import StoreClient, open_session
+from glowplug_worker.images.extraction import Extraction
 from glowplug_worker.images.fetch import ABOUT, LAYER, About, fetch_image
 from glowplug_worker.images.host import this_host
 from glowplug_worker.images.kit import BuildKit, choose_cache, find_uv, make_kit, unfit_locals
@@ -41,18 +38,21 @@ from glowplug_worker.images.pack import pack_layer
 from glowplug_worker.images.pipconfig import PASSED_ON, PipConfig, read_pip_config
 from glowplug_worker.images.sources import unpack_source
 from glowplug_worker.images.tree import copy_tree
-from glowplug_worker.ports import LocalImage
+from glowplug_worker.ports import LocalBase, LocalImage, Mounts
 
 log = structlog.get_logger(__name__)
 
 # A build that follows another finds the other's container still ending.
 CACHE_WAIT_S = 3.0
 
-Fill = Callable[[Path], Awaitable[None]]
-
 
 class LocalImages:
-    """See the module. `tasks`: where syncing goes on in the background."""
+    """See the module.
+
+    Args:
+        tasks: where syncing goes on in the background.
+        mounts: what brings images of registries here; None = they are extracted whole.
+    """
 
     def __init__(
         self,
@@ -61,33 +61,52 @@ class LocalImages:
         host: str,
         tasks: asyncio.TaskGroup,
         environ: Mapping[str, str],
+        mounts: Mounts | None = None,
     ) -> None:
         self.host = host
         self.client = client
-        self._tasks = tasks
         self._images = data_dir / "images"
         self._sources = data_dir / "sources"
+        self._arrivals = Arrivals((self._images, self._sources), tasks)
+        self._mounts: Mounts = mounts or Extraction(data_dir / "trees", client, tasks)
+        self._held: dict[str, set[Digest]] = {}
         self._caches = data_dir / "uv-cache"
         self._caches_busy: dict[Path, str] = {}
         self._cache_freed = asyncio.Event()
         self._environ = environ
         self._pip: PipConfig | None = None
-        self._here: set[Path] = set()
-        self._arriving: dict[Path, asyncio.Lock] = {}
-        self._syncing = asyncio.Lock()
 
-    async def ensure(self, digest: ImageDigest) -> LocalImage:
-        """Return the extracted image, fetched first where it is not here."""
+    async def ensure(self, digest: ImageDigest, holder: str = "") -> LocalImage:
+        """Return the extracted image, fetched first where it is not here; its tree is held for `holder`."""
+        directory = await self._ensure_layer(digest)
+        about = await asyncio.to_thread(_read_about, directory)
+        base = None
+        env = about.env
+        if about.base is not None:
+            self._held.setdefault(holder, set()).add(about.base.tree)
+            held = await self._mounts.hold(about.base.tree, holder)
+            env = {**about.base.env, **about.env}
+            base = LocalBase(
+                root=held.root, python=about.base.python, path=about.base.path, cwd=about.base.cwd
+            )
+        return LocalImage(
+            root=directory / LAYER, env=env, python_version=about.python_version, base=base
+        )
+
+    async def release(self, holder: str) -> None:
+        """Let go of the trees that a container had."""
+        for tree in self._held.pop(holder, ()):
+            await self._mounts.release(tree, holder)
+
+    async def _ensure_layer(self, digest: ImageDigest) -> Path:
+        """Return the directory of an image's layer, fetched first where it is not here."""
         directory = self._images / check_digest(digest)
 
         async def fill(new: Path) -> None:
             await fetch_image(self.client, digest, new, self.host)
 
-        await self._ensure(directory, fill)
-        about = await asyncio.to_thread(_read_about, directory)
-        return LocalImage(
-            root=directory / LAYER, env=about.env, python_version=about.python_version
-        )
+        await self._arrivals.ensure(directory, fill)
+        return directory
 
     async def ensure_source(self, digest: Digest, owner: WorkspaceId) -> Path:
         """Return the directory that a source zip was unpacked to.
@@ -102,7 +121,7 @@ class LocalImages:
             await asyncio.to_thread(unpack_source, archive, new / LAYER)
             archive.unlink()
 
-        await self._ensure(directory, fill)
+        await self._arrivals.ensure(directory, fill)
         return directory / LAYER
 
     async def prepare_build(
@@ -123,7 +142,7 @@ class LocalImages:
             python: executable of the interpreter that the image is for.
             mounts: `Backend.mounts`.
         """
-        base = (await self.ensure(parent)).root if parent else None
+        base = await self._ensure_layer(parent) / LAYER if parent else None
         layer = directory / LAYER
         await asyncio.to_thread(_begin_layer, base, layer)
         if self._pip is None:
@@ -187,45 +206,13 @@ class LocalImages:
 
     def digests(self) -> Sequence[ImageDigest]:
         """Return the images that are on disk now."""
-        return sorted(ImageDigest(path.name) for path in self._here if path.parent == self._images)
+        return sorted(ImageDigest(path.name) for path in self._arrivals.here(self._images))
 
     def load(self) -> None:
         """At start: note what is here; remove what a crash left, or the disk may not have."""
-        for room in (self._images, self._sources):
-            room.mkdir(parents=True, exist_ok=True)
-            for path in room.iterdir():
-                if not path.is_dir():
-                    continue
-                if _mark(path).exists() and _is_named(path.name):
-                    self._here.add(path)
-                else:
-                    remove_tree(path)
-
-    async def _ensure(self, directory: Path, fill: Fill) -> None:
-        """Have `directory`, made by `fill`, which only one of those who ask at once runs."""
-        if directory in self._here:
-            return
-        async with self._arriving.setdefault(directory, asyncio.Lock()):
-            if directory not in self._here:
-                await self._arrive(directory, fill)
-        self._arriving.pop(directory, None)
-
-    async def _arrive(self, directory: Path, fill: Fill) -> None:
-        new = Path(tempfile.mkdtemp(prefix="new-", dir=directory.parent))
-        try:
-            await fill(new)
-            await asyncio.to_thread(_name, new, directory)
-            self._here.add(directory)
-        finally:
-            await asyncio.to_thread(remove_tree, new)
-        self._tasks.create_task(self._make_safe(directory), name=f"sync {directory.name[:12]}")
-
-    async def _make_safe(self, directory: Path) -> None:
-        async with self._syncing:
-            try:
-                await asyncio.to_thread(_sync_and_mark, directory)
-            except OSError as err:  # fetched again after the next start; nothing else is wrong
-                log.warning("image.not_synced", directory=directory.name, error=str(err))
+        self._arrivals.load()
+        if isinstance(self._mounts, Extraction):
+            self._mounts.load()
 
 
 @contextlib.asynccontextmanager
@@ -249,25 +236,3 @@ def _begin_layer(base: Path | None, directory: Path) -> None:
 
 def _read_about(directory: Path) -> About:
     return msgspec.json.decode((directory / ABOUT).read_bytes(), type=About)
-
-
-def _name(new: Path, directory: Path) -> None:
-    new.chmod(0o755)
-    new.rename(directory)
-
-
-def _mark(directory: Path) -> Path:
-    return directory.with_name(f"{directory.name}.safe")
-
-
-def _sync_and_mark(directory: Path) -> None:
-    os.sync()
-    _mark(directory).touch()
-
-
-def _is_named(name: str) -> bool:
-    try:
-        check_digest(name)
-    except InvalidRequestError:
-        return False
-    return True

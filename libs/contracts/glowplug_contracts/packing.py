@@ -1,4 +1,4 @@
-"""Which small files share a pack. Pure.
+"""Which small files share a pack: what names the objects of a tree (`trees.py`). Pure.
 
 A pack is one object, so one file that changes makes a new one of it: packs must stay what they are when
 neighbours come and go. So the content itself says where a pack ends (about one file in PACK_FILES_USUAL
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+
 from glowplug_contracts.tree_rules import PACK_BYTES_MAX
 from glowplug_contracts.trees import BLOCK_BYTES
 

@@ -1,0 +1,227 @@
+"""Images of registries as bases of ours: found, pulled, flattened, kept as a manifest.
+
+Layers come to a folder of this process and stay for a while, since other images share them; only the
+finished tree's content is stored. What fails leaves what was brought, so that the next try goes on there, and
+nothing that could be served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+from glowplug_contracts.errors import PlatformError, UnavailableError
+from glowplug_contracts.messages.image import BaseImage, ImageManifest
+from glowplug_runtime.clock import Clock
+
+from glowplug_imagecache.flattening import Flat, flatten_layers
+from glowplug_imagecache.folders import LayerFolder, touch
+from glowplug_imagecache.layers.bounds import Bounds
+from glowplug_imagecache.pythons import find_python
+from glowplug_imagecache.registry.endpoints import Registries
+from glowplug_imagecache.registry.logins import Credentials
+from glowplug_imagecache.registry.patience import Patience
+from glowplug_imagecache.registry.platforms import parse_platform
+from glowplug_imagecache.registry.pulling import Puller, RemoteImage, RemoteLayer, open_puller
+from glowplug_imagecache.registry.reference import Reference, parse_reference
+from glowplug_imagecache.store import Store
+
+log = structlog.get_logger(__name__)
+
+LAYERS_AT_ONCE: Final = 3
+# How often a pull says how far it is.
+TELL_S: Final = 2.0
+# Layers may be used by an image that comes soon after.
+LAYERS_KEPT_S: Final = 3600.0
+ENV_MAX: Final = 1000
+_MIB: Final = 1024 * 1024
+
+Say = Callable[[str], Awaitable[None]]
+Logins = Mapping[str, Credentials]
+
+
+class Bases:
+    """See the module.
+
+    Args:
+        free_bytes_min: a pull that would leave less on the disk is refused before it begins.
+    """
+
+    def __init__(
+        self,
+        puller: Puller,
+        store: Store,
+        folder: LayerFolder,
+        clock: Clock,
+        *,
+        bounds: Bounds,
+        free_bytes_min: int,
+    ) -> None:
+        self._puller = puller
+        self._store = store
+        self._folder = folder
+        self._clock = clock
+        self._bounds = bounds
+        self._free_bytes_min = free_bytes_min
+
+    async def find(self, name: str, platform: str, logins: Logins) -> RemoteImage:
+        """Return what a name stands for now; its reference has the digest. Raises: PlatformError."""
+        return await self._puller.find(parse_reference(name), parse_platform(platform), logins)
+
+    async def pull(
+        self, image: RemoteImage, python_version: str, logins: Logins, say: Say
+    ) -> ImageManifest:
+        """Return the image as a base, its tree stored.
+
+        Args:
+            python_version: the minor version that is wanted; "" = the one that the image has.
+            say: told how far it is, as lines.
+
+        Raises: PlatformError: as `Puller.fetch` and `flatten_layers`; RejectedError (image.unsupported).
+        """
+        size = sum(layer.blob.size for layer in image.layers)
+        await asyncio.to_thread(self._folder.check_room, size, self._free_bytes_min)
+        files = await self._fetch(image, logins, size, say)
+        await say(f"unpacking {len(files)} layers\n")
+        flat = await self._flatten(image, files)
+        path, env = split_env(image.config.config.env)
+        python = await asyncio.to_thread(find_python, flat.tree, path, python_version)
+        log.info(
+            "base.pulled",
+            reference=str(image.reference),
+            tree=flat.digest,
+            entries=len(flat.tree.entries),
+            left_out=flat.left_out,
+            python=python.version,
+        )
+        for why, count in flat.left_out.items():
+            await say(f"left out: {count} x {why}\n")
+        await say(f"Python {python.version} at {python.executable}\n")
+        tree = flat.tree
+        return ImageManifest(
+            host="",
+            python_version=python.version,
+            entries=(),
+            base=BaseImage(
+                reference=str(image.reference),
+                platform=str(image.platform),
+                tree=flat.digest,
+                python=python.executable,
+                env=env,
+                path=path,
+                cwd=working_dir(image.config.config.working_dir),
+            ),
+            bytes_total=sum(each.size for each in (*tree.packs, *tree.pieces)),
+        )
+
+    async def sweep(self) -> None:
+        """Remove layers that nobody has used for a while."""
+        before = self._clock.unix() - LAYERS_KEPT_S
+        await asyncio.to_thread(self._folder.sweep, before)
+
+    async def _fetch(
+        self, image: RemoteImage, logins: Logins, size: int, say: Say
+    ) -> list[tuple[Path, str]]:
+        """Bring all layers, a few at a time; return their files, lowest first."""
+        there: dict[int, int] = {}
+        room = asyncio.Semaphore(LAYERS_AT_ONCE)
+
+        async def fetch(number: int, layer: RemoteLayer) -> tuple[Path, str]:
+            async with room:
+                path = await self._puller.fetch(
+                    image,
+                    layer,
+                    self._folder.path,
+                    logins,
+                    lambda have: there.__setitem__(number, have),
+                )
+            there[number] = layer.blob.size
+            await asyncio.to_thread(touch, path, self._clock.unix())
+            return path, layer.diff_id
+
+        fetching = [
+            asyncio.ensure_future(fetch(number, layer)) for number, layer in enumerate(image.layers)
+        ]
+        telling = asyncio.ensure_future(_tell_often(there, size, say))
+        try:
+            files = list(await asyncio.gather(*fetching))
+        finally:
+            for task in (*fetching, telling):
+                task.cancel()
+            await asyncio.gather(*fetching, telling, return_exceptions=True)
+        await say(f"{size / _MIB:.1f} MiB in {len(files)} layers are here\n")
+        return files
+
+    async def _flatten(self, image: RemoteImage, files: list[tuple[Path, str]]) -> Flat:
+        """Flatten in a thread, which a cancelled build does not leave behind."""
+        stop = threading.Event()
+
+        def check() -> None:
+            if stop.is_set():
+                raise UnavailableError(
+                    "platform.unavailable", f"the pull of {image.reference} was stopped"
+                )
+
+        work = asyncio.ensure_future(
+            asyncio.to_thread(flatten_layers, self._store, files, self._bounds, check)
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            with contextlib.suppress(PlatformError):
+                await work
+            raise
+
+
+@contextlib.asynccontextmanager
+async def open_bases(
+    store: Store,
+    data_dir: Path,
+    clock: Clock,
+    registries: Registries,
+    *,
+    patience: Patience,
+    bounds: Bounds,
+    free_bytes_min: int,
+) -> AsyncIterator[Bases]:
+    """Yield what pulls images, with a folder of its own for their layers."""
+    folder = await asyncio.to_thread(LayerFolder, data_dir / "layers")
+    try:
+        async with open_puller(registries, clock, patience) as puller:
+            yield Bases(puller, store, folder, clock, bounds=bounds, free_bytes_min=free_bytes_min)
+    finally:
+        folder.close()
+
+
+def split_env(lines: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """Return an image's PATH and its other variables; what can't be a variable is left out."""
+    env: dict[str, str] = {}
+    for line in lines[:ENV_MAX]:
+        name, equals, value = line.partition("=")
+        if name and equals and "\0" not in line and not name.startswith("GLOWPLUG_"):
+            env[name] = value
+    return env.pop("PATH", ""), env
+
+
+def working_dir(text: str) -> str:
+    """Return an image's working directory; "" for one that is no plain absolute path."""
+    plain = text.startswith("/") and "\0" not in text and ".." not in text.split("/")
+    return text if plain and text.strip("/") else ""
+
+
+def logins_for(reference: Reference, credentials: Credentials | None) -> Logins:
+    """Return whom to show credentials: the registry that the image's name says, nobody else."""
+    return {} if credentials is None else {reference.host: credentials}
+
+
+async def _tell_often(there: Mapping[int, int], size: int, say: Say) -> None:
+    while True:
+        await asyncio.sleep(TELL_S)
+        have = sum(there.values())
+        await say(f"{have / _MIB:.1f} of {size / _MIB:.1f} MiB\n")
