@@ -138,7 +138,11 @@ def receive_blobs(channel: Channel, init: Header) -> dict[str, bytes]:
 
 def import_all(init: Header, blobs: dict[str, bytes]) -> Loaded:
     """Import the function and its hooks, or take them from their pickles."""
-    loading.prepare_paths(str(init.get("source") or ""), str(init.get("layer") or ""))
+    loading.prepare_paths(
+        str(init.get("source") or ""),
+        str(init.get("layer") or ""),
+        site=bool(init.get("site")),
+    )
     loading.show_info_logs()
     began = time.perf_counter()
     function = loading.load_function(str(init.get("handler") or ""), blobs.get("pickled", b""))

@@ -13,16 +13,32 @@ if TYPE_CHECKING:
 UNNAMED = "nothing to run: neither a handler nor a pickled function was given"
 
 
-def prepare_paths(source: str, layer: str) -> None:
+def prepare_paths(source: str, layer: str, *, site: bool = False) -> None:
     """Extend the path that `-I -S` left: stdlib, then source, then layer, then the SDK (already last).
+
+    `site`: the image brought its own Python, so what is installed for that (`.pth` files, a virtual
+    environment) and what its PYTHONPATH says come after the layer.
 
     Source before layer, as a script's own directory comes before site-packages anywhere else.
     `.pth` files are not read: the layer is built with `--target`, where they have no meaning.
     """
     found = [path for path in (source, f"{layer}/site-packages" if layer else "") if path]
-    sys.path[-1:-1] = found
+    if site:
+        _add_site(found)
+    else:
+        sys.path[-1:-1] = found
     if source:
         os.chdir(source)
+
+
+def _add_site(found: list[str]) -> None:
+    sdk = sys.path.pop()
+    said = os.environ.get("PYTHONPATH", "").split(":")
+    sys.path += [*found, *(path for path in said if path.startswith("/") and path not in found)]
+    import site  # noqa: PLC0415 - only images with a Python of their own need it
+
+    site.main()
+    sys.path.append(sdk)
 
 
 def show_info_logs() -> None:

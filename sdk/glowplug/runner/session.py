@@ -85,7 +85,9 @@ class Loop:
 
 def serve_session(channel: Channel, init: Header) -> int:
     """Serve execs until the worker says stop; return the exit code."""
-    loading.prepare_paths(init.get("source", ""), init.get("layer", ""))
+    loading.prepare_paths(
+        init.get("source", ""), init.get("layer", ""), site=bool(init.get("site"))
+    )
     session = Session(channel)
     channel.send({"type": "ready", "phases": {}})
     return session.run()

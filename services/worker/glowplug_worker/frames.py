@@ -38,7 +38,8 @@ class Init(_Header, tag="init", frozen=True, kw_only=True):
     """What this runner process is for. Blob frames follow: `pickled`, `on_start_pickled`, `on_exit_pickled`.
 
     These are sizes in bytes; 0 = no such blob follows. `source` and `layer`
-    are directories as the container sees them, "" = none. `mode` is "function" or "session"; a template of
+    are directories as the container sees them, "" = none. `site`: the interpreter is an image's own, with
+    packages of its own. `mode` is "function" or "session"; a template of
     no function is "bare".
     """
 
@@ -60,6 +61,7 @@ class Init(_Header, tag="init", frozen=True, kw_only=True):
     container_id: str = ""
     deployment_id: str = ""
     timeout_s: float = 0.0
+    site: bool = False
 
 
 class Blob(_Header, tag="blob", frozen=True, kw_only=True):

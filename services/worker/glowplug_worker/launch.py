@@ -33,6 +33,8 @@ LAYER_AT: Final = "/layer"
 SOURCE_AT: Final = "/app"
 TMP_AT: Final = "/tmp"  # noqa: S108 - a private one inside the container
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+# Where an image of a registry says nothing.
+BASE_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Brought(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +106,7 @@ def plan_start(
 ) -> StartPlan:
     """Return what the backend starts."""
     spec = binding.spec
+    base = brought.image.base if brought.image is not None else None
     boot = f"{places.seen(SDK_AT)}/glowplug/runner/boot.py"
     return StartPlan(
         container_id=binding.container_id,
@@ -112,8 +115,9 @@ def plan_start(
         argv=(str(brought.interpreter.executable), "-I", "-S", boot, "--fds", FDS),
         fds=fds,
         env=environment(binding, brought, places),
-        cwd=places.seen(SOURCE_AT) if places.has(SOURCE_AT) else places.tmp,
+        cwd=places.seen(SOURCE_AT) if places.has(SOURCE_AT) else _cwd(brought) or places.tmp,
         scratch=scratch,
+        root=base.root if base is not None else None,
         binds=places.binds,
         hostname=hostname(spec),
         limits=limits_of(spec, pids, io),
@@ -138,8 +142,12 @@ def environment(binding: BindContainer, brought: Brought, places: Places) -> dic
     """Return a container's whole environment: ours, then the image's, then the user's."""
     spec = binding.spec
     layer = places.seen(LAYER_AT) if places.has(LAYER_AT) else ""
+    base = brought.image.base if brought.image is not None else None
     path = [f"{layer}/bin"] if layer else []
-    path += [str(brought.interpreter.executable.parent), _PATH]
+    if base is None:
+        path += [str(brought.interpreter.executable.parent), _PATH]
+    else:
+        path.append(base.path or BASE_PATH)
     env = {
         "PATH": ":".join(path),
         "HOME": places.tmp,
@@ -152,7 +160,10 @@ def environment(binding: BindContainer, brought: Brought, places: Places) -> dic
     if layer and brought.needs is None:
         # For Python tools of the image that user code starts; the runner itself ignores it (-I).
         env["PYTHONPATH"] = f"{layer}/site-packages"
+    own = env.get("PYTHONPATH", "")
     env |= brought.image.env if brought.image is not None else {}
+    if base is not None and own and env["PYTHONPATH"] != own:
+        env["PYTHONPATH"] = f"{own}:{env['PYTHONPATH']}"
     env |= brought.needs.env if brought.needs is not None else {}
     env |= spec.env
     if spec.volumes:
@@ -188,7 +199,14 @@ def init_for(binding: BindContainer, brought: Brought, places: Places, env: dict
         container_id=binding.container_id,
         deployment_id=spec.deployment_id,
         timeout_s=spec.timeout_s,
+        site=brought.image is not None and brought.image.base is not None,
     )
+
+
+def _cwd(brought: Brought) -> str:
+    """Return the working directory that an image asks for, "" where it names none."""
+    base = brought.image.base if brought.image is not None else None
+    return base.cwd if base is not None else ""
 
 
 def hostname(spec: ContainerSpec) -> str:

@@ -51,7 +51,8 @@ async def start(
     secret_env: Mapping[str, str] | None = None,
 ) -> Started:
     """Start it. Raises: UnavailableError if the backend can't; cancelling leaves nothing behind."""
-    workshop.compile_for(brought.interpreter)
+    if brought.image is None or brought.image.base is None:
+        workshop.compile_for(brought.interpreter)
     scratch = directory / "scratch"
     places = lay_out(brought, sdk=workshop.sdk, scratch=scratch, mounts=workshop.backend.mounts)
     pairs = [socket.socketpair() for _ in range(binding.spec.processes)]

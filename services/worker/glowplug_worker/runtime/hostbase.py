@@ -48,9 +48,9 @@ def identity(scratch: Path) -> tuple[Bind, ...]:
 
 
 def prefix_bind(plan: StartPlan) -> tuple[Bind, ...]:
-    """Return the bind of an interpreter that is not under /usr."""
+    """Return the bind of an interpreter of this host that is not under /usr."""
     prefix = plan.interpreter.prefix
-    if prefix.is_relative_to("/usr"):
+    if plan.root is not None or prefix.is_relative_to("/usr"):
         return ()
     if prefix in (Path("/"), Path.home()) or prefix in plan.scratch.parents:
         raise UnavailableError(
@@ -63,7 +63,7 @@ def prefix_bind(plan: StartPlan) -> tuple[Bind, ...]:
 def masked_of(plan: StartPlan) -> tuple[str, ...]:
     """Return what is hidden of the interpreter's prefix: packages installed beside it."""
     prefix = plan.interpreter.prefix
-    if prefix.is_relative_to("/usr"):
+    if plan.root is not None or prefix.is_relative_to("/usr"):
         return ()
     return tuple(str(path) for path in prefix.glob("lib/python3*/site-packages") if path.is_dir())
 

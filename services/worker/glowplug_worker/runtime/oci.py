@@ -42,9 +42,12 @@ from glowplug_worker.runtime.seccomp_profile import oci_profile
 from glowplug_worker.runtime.seccomp_rules import Profile
 from glowplug_worker.runtime.spec import Mount, Needs, Tmpfs, build_root, build_spec
 from glowplug_worker.runtime.tree import Tree, fork
+from glowplug_worker.runtime.treebase import places_of, tree_base
 from glowplug_worker.runtime.uids import Uids
 
 PID_FILE: Final = "pid"
+# Name of an image's tree in the staging area.
+TREE: Final = "tree"
 # The runtime's name for it is not that of our control group: runc would take that for one of its own making
 # in a v2 hierarchy.
 RUN_PREFIX: Final = "run-"
@@ -140,6 +143,8 @@ class OciBackend:
     ) -> OciBirth:
         staged = [Staged(source=bind.source, name=str(n)) for n, bind in enumerate(binds)]
         staged.append(Staged(source=plan.scratch, name="scratch"))
+        if plan.root is not None:
+            staged.append(Staged(source=plan.root, name=TREE))
         config = json.dumps(build_spec(needs)).encode()
         return OciBirth(
             worker=worker,
@@ -180,7 +185,7 @@ def needs_of(
 ) -> Needs:
     """Return what the specification is made of; looks at the host's files."""
     stage = stage_root()
-    system, links = host_base()
+    system, links = host_base() if plan.root is None else image_base(plan.root, plan, binds)
     return Needs(
         argv=plan.command(range(FIRST_FD, FIRST_FD + len(plan.fds))),
         env=plan.env,
@@ -238,6 +243,23 @@ def host_base() -> tuple[tuple[Mount, ...], tuple[tuple[str, str], ...]]:
         if real.exists():
             mounts.append(Mount(source=str(real), target=name, directory=real.is_dir()))
     return tuple(mounts), tuple(links)
+
+
+def image_base(
+    root: Path, plan: StartPlan, binds: tuple[Bind, ...]
+) -> tuple[tuple[Mount, ...], tuple[tuple[str, str], ...]]:
+    """Return what is mounted of an image's tree, and its links. Raises: RejectedError."""
+    targets = [(bind.target, bind.source.is_dir()) for bind in binds]
+    base = tree_base(root, places_of(plan, targets))
+    mounts = tuple(
+        Mount(
+            source=f"{stage_root()}/{TREE}/{each.inner}",
+            target=each.target,
+            directory=each.directory,
+        )
+        for each in base.binds
+    )
+    return mounts, base.links
 
 
 def _filter(runtime: Runtime, profile: Profile) -> dict[str, Any]:
