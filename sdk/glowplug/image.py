@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glowplug.parameters import refuse_method, refuse_parameters
 from glowplug.remote import is_remote
 
+if TYPE_CHECKING:
+    from glowplug.secret import Secret
+
+HOST_BASE = "host"
 _VERSION = re.compile(r"^(?:python)?(3(?:\.[0-9]{1,2})?)\Z")
 
 
@@ -35,6 +39,8 @@ class Image:
     python_version: str
     steps: tuple[Step, ...]
     environment: tuple[tuple[str, str], ...]
+    base: str
+    credentials: str
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class Image:
         python_packages: Sequence[str] | str | None = None,
         commands: Sequence[str] | None = None,
         env_vars: Mapping[str, str] | Sequence[str] | None = None,
+        base_image: str = "",
         **others: Any,
     ) -> None:
         refuse_parameters("Image", others)
@@ -52,6 +59,32 @@ class Image:
         steps.extend(Step("run", (_text("commands", command),)) for command in commands or ())
         object.__setattr__(self, "steps", tuple(steps))
         object.__setattr__(self, "environment", tuple(parse_env("env_vars", env_vars).items()))
+        object.__setattr__(self, "base", parse_base(base_image) if base_image else HOST_BASE)
+        object.__setattr__(self, "credentials", "")
+
+    @classmethod
+    def from_registry(
+        cls,
+        reference: str,
+        *,
+        credentials: Secret | str | None = None,
+        python_version: str = "",
+        env_vars: Mapping[str, str] | Sequence[str] | None = None,
+    ) -> Image:
+        """Return an image that stands on one of a registry: its files, its environment, its Python.
+
+        Args:
+            reference: "python:3.12-slim", "registry.example/team/app@sha256:…". A tag is looked up each time
+                that something is deployed; a digest always means the same.
+            credentials: a secret with REGISTRY_USERNAME and REGISTRY_PASSWORD.
+            python_version: refuse the image if it has another one.
+        """
+        from glowplug.secret import parse_secrets  # noqa: PLC0415 - it knows images by way of `asked`
+
+        login = parse_secrets(None if credentials is None else [credentials])
+        name = login[0].name if login else ""
+        image = cls(python_version=python_version, env_vars=env_vars)
+        return replace_image(image, base=parse_base(reference), credentials=name)
 
     def pip_install(self, *packages: str | Sequence[str]) -> Image:
         """Add Python packages: requirement lines, or the path of a requirements file."""
@@ -109,7 +142,7 @@ class Image:
 def replace_image(image: Image, **changes: Any) -> Image:
     """Return a copy with some attributes changed."""
     copy = Image()
-    for name in ("python_version", "steps", "environment"):
+    for name in ("python_version", "steps", "environment", "base", "credentials"):
         object.__setattr__(copy, name, changes.get(name, getattr(image, name)))
     return copy
 
@@ -127,6 +160,16 @@ def parse_python_version(value: object) -> str:
     if match is None:
         raise ValueError(f'python_version={value!r}: give "3.11", "python3.11" or "python3"')
     return "" if match[1] == "3" else match[1]
+
+
+def parse_base(value: object) -> str:
+    """Return the name of an image in a registry. Raises: ValueError or TypeError with a sentence."""
+    if not isinstance(value, str):
+        raise TypeError(f'{value!r}: give the name of an image, "python:3.12-slim" for example')
+    if not value.strip() or "://" in value or any(sign.isspace() for sign in value):
+        raise ValueError(f'{value!r} is no name of an image; "python:3.12-slim" is one')
+    # Alone, this word means the base that is no image.
+    return f"docker.io/library/{value}" if value == HOST_BASE else value
 
 
 def read_requirements(value: Sequence[str] | str) -> tuple[str, ...]:

@@ -123,8 +123,8 @@ NOT_YET: dict[str, dict[str, str]] = {
         "ports": "talk to the sandbox through run_code and exec",
     },
     "Image": {
-        "system_packages": "install what you need with python_packages; OCI bases come later",
-        "base_image": "leave it out: images stand on the host's base; OCI bases come later",
+        "system_packages": "install what you need with python_packages, or start from an image that has it: "
+        "Image.from_registry",
         "secrets": "pass values with env_vars=, which the image keeps in plain text",
     },
     "QueueDepthAutoscaler": {},
@@ -162,10 +162,10 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     "schedule": {"serve": "run the program, or deploy it again after a change"},
     "on_event": {"serve": "deploy it again after a change"},
     "Image": {
-        "apt_install": "install what you need with pip_install; OCI bases come later",
+        "apt_install": "install what you need with pip_install, or start from an image that has it: "
+        "Image.from_registry",
         "with_secrets": "use env(), which the image keeps in plain text",
         "micromamba": "use pip_install",
-        "from_registry": "leave it out: images stand on the host's base",
         "from_dockerfile": "use the chain: pip_install, run_commands, add_local_file, env",
     },
     "Sandbox": {

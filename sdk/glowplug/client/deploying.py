@@ -93,7 +93,11 @@ class Packer:
                 blob = await put_blob(self._http, data, look_first=True)
             steps.append(ImageStep(kind=step.kind, args=step.arguments, blob=blob))  # type: ignore[arg-type]
         return ImageSpec(
-            python_version=image.python_version, steps=tuple(steps), env=dict(image.environment)
+            base=image.base,
+            credentials=image.credentials,
+            python_version=image.python_version,
+            steps=tuple(steps),
+            env=dict(image.environment),
         )
 
     async def _project(self, origin: Origin) -> str:

@@ -37,6 +37,7 @@ ENV_MAX: Final = 1_000
 ENV_BYTES_MAX: Final = 1024 * 1024
 VARIABLE_BYTES_MAX: Final = 100 * 1024
 HANDLER_CHARS_MAX: Final = 1_024
+REFERENCE_CHARS_MAX: Final = 512
 VERSION_CHARS_MAX: Final = 16
 SHARED: Final = ("", "on_start", "nothing")
 # Says "for ever" where it may.
@@ -128,8 +129,11 @@ def check_image(image: ImageSpec) -> dict[str, str]:
         {
             "image.steps": (len(image.steps), 0, STEPS_MAX),
             "image.python_version": (len(image.python_version), 0, VERSION_CHARS_MAX),
+            "image.base": (len(image.base), 1, REFERENCE_CHARS_MAX),
         }
     )
+    if image.credentials and image.on_host:
+        wrong["image.credentials"] = "are for an image of a registry; leave them out"
     return wrong | check_env(image.env, "image.env")
 
 

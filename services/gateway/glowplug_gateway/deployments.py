@@ -22,6 +22,7 @@ from glowplug_contracts.messages.deployment import (
     DeploymentState,
     FunctionIndex,
     FunctionKind,
+    SecretRef,
 )
 from glowplug_contracts.messages.image import BuildProgress
 from glowplug_contracts.messages.sandbox import SandboxSpec
@@ -37,7 +38,7 @@ from glowplug_gateway.mounts import check_volumes
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.reaching import check_network
 from glowplug_gateway.schedule_specs import check_schedule
-from glowplug_gateway.secrets import Secrets
+from glowplug_gateway.secrets import LOGIN_KEYS, Secrets
 from glowplug_gateway.volumes import Volumes
 
 WRITES_MAX = 50
@@ -70,6 +71,9 @@ class Deployer:
         Raises: InvalidRequestError naming what is missing.
         """
         await self._secrets.check(workspace, spec.secrets)
+        if spec.image.credentials:
+            login = SecretRef(name=spec.image.credentials, required_keys=LOGIN_KEYS)
+            await self._secrets.check(workspace, (login,))
         for mount in spec.volumes:
             await asyncio.to_thread(self._volumes.ensure, workspace, mount.name)
 
@@ -294,8 +298,6 @@ def check_spec(spec: DeploymentSpec) -> None:
         wrong["source"] = "names no handler and holds no function by value"
     if source.handler and source.blob is None and source.pickled is None:
         wrong["source.blob"] = "is missing: the handler is in no archive"
-    if spec.image.base != "host":
-        wrong["image.base"] = f"{spec.image.base!r}: only the base 'host' is there yet"
     for number, step in enumerate(spec.image.steps):
         if step.kind not in ("pip", "run", "file"):
             wrong[f"image.steps[{number}].kind"] = f"{step.kind!r} is no kind of step"

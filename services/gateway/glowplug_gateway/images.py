@@ -11,7 +11,13 @@ import sys
 from collections.abc import AsyncIterator
 
 import msgspec
-from glowplug_contracts.errors import NotFoundError, PlatformError, RejectedError, UnavailableError
+from glowplug_contracts.errors import (
+    ForbiddenError,
+    NotFoundError,
+    PlatformError,
+    RejectedError,
+    UnavailableError,
+)
 from glowplug_contracts.ids import ImageDigest, WorkspaceId
 from glowplug_contracts.messages.deployment import ImageSpec
 from glowplug_contracts.messages.image import BuildProgress, EnsureAccepted, EnsureImage
@@ -39,7 +45,7 @@ class ImageReady(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_bare(spec: ImageSpec) -> bool:
     """Return whether nothing needs to be made."""
-    return not spec.steps and spec.python_version in ("", PLATFORM_PYTHON)
+    return spec.on_host and not spec.steps and spec.python_version in ("", PLATFORM_PYTHON)
 
 
 class Images:
@@ -47,6 +53,15 @@ class Images:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
+        # Whose credentials whoever makes an image may open, while we wait for it.
+        self._secrets_of: dict[str, tuple[WorkspaceId, str]] = {}
+
+    def secret_of(self, ask: str) -> tuple[WorkspaceId, str]:
+        """Return the secret that an image which is being made may be pulled with. Raises: NotFoundError."""
+        found = self._secrets_of.get(ask)
+        if found is None:
+            raise NotFoundError("secret.not_found", "no image that needs a secret is asked for so")
+        return found
 
     async def ensure(
         self, spec: ImageSpec, workspace: WorkspaceId
@@ -69,6 +84,8 @@ class Images:
         listening = await self._platform.bus.listen(
             IMAGE_PROGRESS.pattern(instance=reply_to), on_progress
         )
+        if spec.credentials:
+            self._secrets_of[reply_to] = (workspace, spec.credentials)
         try:
             request = EnsureImage(spec=spec, workspace=workspace, reply_to=reply_to)
             async for progress in self._watch(request, heard):
@@ -77,6 +94,7 @@ class Images:
                     return
                 yield progress
         finally:
+            self._secrets_of.pop(reply_to, None)
             await listening.close()
 
     async def _watch(
@@ -130,4 +148,9 @@ def _ready(progress: BuildProgress, spec: ImageSpec) -> ImageReady:
 _ERRORS: dict[str, type[PlatformError]] = {
     "platform.unavailable": UnavailableError,
     "image.not_found": NotFoundError,
+    "registry.not_found": NotFoundError,
+    "registry.forbidden": ForbiddenError,
+    "registry.no_room": UnavailableError,
+    "registry.rate_limited": UnavailableError,
+    "registry.unavailable": UnavailableError,
 }

@@ -40,6 +40,8 @@ KEYS_MAX: Final = 100
 VALUES_BYTES_MAX: Final = 64 * 1024
 SECRETS_MAX: Final = 50
 TRIES_MAX: Final = 20
+# What a secret holds that a registry is shown.
+LOGIN_KEYS: Final = ("REGISTRY_USERNAME", "REGISTRY_PASSWORD")
 OWN: Final = "platform/"  # no name of a user's secret has a slash
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 

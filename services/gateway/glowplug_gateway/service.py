@@ -39,6 +39,7 @@ from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.maps import MapRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
 from glowplug_gateway.http.outputs import OutputRoutes
+from glowplug_gateway.http.pulls import PullRoutes
 from glowplug_gateway.http.puts import PutRoutes
 from glowplug_gateway.http.queues import QueueRoutes
 from glowplug_gateway.http.route import Route, Router
@@ -171,6 +172,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
             _outputs(process, records, blobs, settings, origin),
             LinkRoutes(links),
+            PullRoutes(images, vault),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
         routes += OpenApiRoutes(version(), lambda: routes).routes()

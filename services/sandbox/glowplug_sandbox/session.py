@@ -96,7 +96,8 @@ def wanted_of(record: SandboxRecord) -> ContainerWanted:
             workspace=record.workspace,
             name=record.sandbox_id,
             image_digest=ImageDigest(record.image_digest),
-            base_python=record.base_python,
+            # An image of a registry brings its own.
+            base_python=record.base_python if record.spec.image.on_host else "",
             env={**record.spec.image.env, **record.spec.env},
             resources=record.spec.resources,
             timeout_s=0.0,

@@ -186,7 +186,8 @@ class PlaceState:
             name=spec.name,
             deployment_id=deployment.deployment_id,
             image_digest=deployment.image_digest,
-            base_python=spec.image.python_version,
+            # An image of a registry brings its own.
+            base_python=spec.image.python_version if spec.image.on_host else "",
             source=spec.source,
             env={**spec.image.env, **spec.env},
             resources=spec.resources,
