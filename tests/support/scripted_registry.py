@@ -14,7 +14,8 @@ import io
 import json
 import ssl
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
 from aiohttp import web
 
@@ -253,3 +254,32 @@ class TokenService:
         self.given.append(token)
         self.valid.add(token)
         return web.json_response({"token": token, "expires_in": self.expires_in})
+
+
+@contextlib.contextmanager
+def scripted_in_a_thread() -> Iterator[ScriptedRegistry]:
+    """Yield a registry with an event loop of its own, for tests that have none."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    opened = open_scripted()
+    try:
+        yield asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result(WITHIN_S)
+    finally:
+        closing = asyncio.run_coroutine_threadsafe(opened.__aexit__(None, None, None), loop)
+        closing.result(WITHIN_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(WITHIN_S)
+        loop.close()
+
+
+def only_with(credentials: str) -> Fault:
+    """Answer only requests that show "user:password"."""
+    shown = "Basic " + base64.b64encode(credentials.encode()).decode()
+
+    async def fault(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Authorization") == shown:
+            return None
+        return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="tests"'})
+
+    return fault
