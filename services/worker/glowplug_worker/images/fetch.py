@@ -81,7 +81,7 @@ async def fetch_chunks(
 ) -> None:
     """Fetch chunks in batches; `write` takes them in any order, in threads, one or two at a time.
 
-    Raises: NotFoundError, ContractError, UnavailableError.
+    Raises: NotFoundError, ContractError, UnavailableError; OSError where `write` does.
     """
     batches = iter(group_by_size(sizes))
 
@@ -91,12 +91,12 @@ async def fetch_chunks(
             check_complete(frames, batch)
             await asyncio.to_thread(write, frames)
 
-    failed: BaseExceptionGroup[PlatformError] | None = None
+    failed: BaseExceptionGroup[PlatformError | OSError] | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(FETCHERS):
                 tasks.create_task(fetch_batches())
-    except* PlatformError as group:
+    except* (PlatformError, OSError) as group:
         failed = group  # before Python 3.11.4, what is raised in here comes out in a group
     if failed is not None:
         raise first_error(failed) from failed
@@ -126,10 +126,10 @@ def check_complete(frames: Sequence[ChunkFrame], asked: Sequence[Digest]) -> Non
         raise ContractError("image.corrupt", "imagecache sent other chunks than it was asked for")
 
 
-def first_error(group: BaseExceptionGroup[PlatformError]) -> PlatformError:
+def first_error(group: BaseExceptionGroup[PlatformError | OSError]) -> PlatformError | OSError:
     """Return one of the errors in a group: parallel fetches fail for the same reason."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, PlatformError)  # noqa: S101 - the group was split by this type
+    assert isinstance(error, PlatformError | OSError)  # noqa: S101 - the group was split by these types
     return error
