@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from glowplug.errors import GlowplugError
 
-from tests.e2e.conftest import APPS, Running, a_platform
+from tests.e2e.conftest import APPS, Running
 from tests.support.python_tree import make_python_tree
 from tests.support.scripted_registry import ScriptedRegistry, only_with, scripted_in_a_thread
 
 PASSWORD = "sesame-" + os.urandom(8).hex()
-HERE = {"GLOWPLUG_IMAGECACHE_REGISTRY_NETWORKS": "127.0.0.0/8"}
 
 
 @pytest.fixture(scope="module")
@@ -38,25 +37,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedRegis
 
 
 @pytest.fixture(scope="module")
-def own_platform(
-    registry: ScriptedRegistry, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    from glowplug.client.session import close_session
-
-    names = ("GLOWPLUG_URL", "GLOWPLUG_TOKEN", "PULLED_IMAGE", *HERE)
-    before = {name: os.environ.get(name) for name in names}
-    os.environ |= HERE | {"PULLED_IMAGE": f"{registry.host}/team/app:1"}
-    try:
-        with a_platform(tmp_path_factory.mktemp("pulls") / "data") as running:
-            close_session()
-            os.environ |= {"GLOWPLUG_URL": running.url, "GLOWPLUG_TOKEN": running.token}
-            keep_secret(running, "login", PASSWORD)
-            keep_secret(running, "wrong", "not-it")
-            yield running
-            close_session()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+def logins(platform: Running) -> Running:
+    """The platform, with a right and a wrong secret."""
+    keep_secret(platform, "login", PASSWORD)
+    keep_secret(platform, "wrong", "not-it")
+    return platform
 
 
 def keep_secret(running: Running, name: str, password: str) -> None:
@@ -72,7 +57,8 @@ def keep_secret(running: Running, name: str, password: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def pulled(own_platform: Running) -> Iterator[Any]:
+def pulled(logins: Running, registry: ScriptedRegistry) -> Iterator[Any]:
+    os.environ["PULLED_IMAGE"] = f"{registry.host}/team/app:1"
     sys.path.insert(0, str(APPS))
     try:
         import pulled
@@ -80,6 +66,7 @@ def pulled(own_platform: Running) -> Iterator[Any]:
         yield pulled
     finally:
         sys.path.remove(str(APPS))
+        del os.environ["PULLED_IMAGE"]
 
 
 def rooted(running: Running) -> bool:
@@ -87,9 +74,9 @@ def rooted(running: Running) -> bool:
 
 
 def test_a_function_runs_on_an_image_of_a_registry(
-    pulled: Any, own_platform: Running, registry: ScriptedRegistry
+    pulled: Any, platform: Running, registry: ScriptedRegistry
 ) -> None:
-    if not rooted(own_platform):
+    if not rooted(platform):
         pytest.skip("containers have no root of their own here")
     found = pulled.look.remote("/etc/own")
     assert found == {
@@ -104,8 +91,8 @@ def test_a_function_runs_on_an_image_of_a_registry(
     assert len(registry.asked("/blobs/")) == blobs
 
 
-def test_a_sandbox_runs_on_it_too(pulled: Any, own_platform: Running) -> None:
-    if not rooted(own_platform):
+def test_a_sandbox_runs_on_it_too(pulled: Any, platform: Running) -> None:
+    if not rooted(platform):
         pytest.skip("containers have no root of their own here")
     from glowplug import Sandbox
 
@@ -117,7 +104,7 @@ def test_a_sandbox_runs_on_it_too(pulled: Any, own_platform: Running) -> None:
 
 
 def test_what_goes_wrong_is_one_sentence(
-    pulled: Any, own_platform: Running, registry: ScriptedRegistry
+    pulled: Any, platform: Running, registry: ScriptedRegistry
 ) -> None:
     from glowplug import Image, Sandbox
 
@@ -131,7 +118,7 @@ def test_what_goes_wrong_is_one_sentence(
         assert "\n" not in str(caught.value)
 
 
-def test_the_password_is_nowhere(pulled: Any, own_platform: Running) -> None:
-    for path in own_platform.data.parent.rglob("*"):
+def test_the_password_is_nowhere(pulled: Any, platform: Running) -> None:
+    for path in platform.data.parent.rglob("*"):
         if path.is_file() and not path.is_symlink():
             assert PASSWORD.encode() not in path.read_bytes(), path

@@ -144,16 +144,23 @@ class Bases:
             await asyncio.to_thread(touch, path, self._clock.unix())
             return path, layer.diff_id
 
-        fetching = [
-            asyncio.ensure_future(fetch(number, layer)) for number, layer in enumerate(image.layers)
-        ]
-        telling = asyncio.ensure_future(_tell_often(there, size, say))
+        fetching: list[asyncio.Task[tuple[Path, str]]] = []
+        failed: BaseExceptionGroup[PlatformError | OSError] | None = None
         try:
-            files = list(await asyncio.gather(*fetching))
-        finally:
-            for task in (*fetching, telling):
-                task.cancel()
-            await asyncio.gather(*fetching, telling, return_exceptions=True)
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(_tell_often(there, size, say))
+                fetching += [
+                    tasks.create_task(fetch(number, layer))
+                    for number, layer in enumerate(image.layers)
+                ]
+                if fetching:
+                    await asyncio.wait(fetching, return_when=asyncio.FIRST_EXCEPTION)
+                telling.cancel()
+        except* (PlatformError, OSError) as group:
+            failed = group  # raised outside, since what is raised in here comes out in a group
+        if failed is not None:
+            raise first_error(failed) from failed
+        files = [task.result() for task in fetching]
         await say(f"{size / _MIB:.1f} MiB in {len(files)} layers are here\n")
         return files
 
@@ -167,8 +174,8 @@ class Bases:
                     "platform.unavailable", f"the pull of {image.reference} was stopped"
                 )
 
-        work = asyncio.ensure_future(
-            asyncio.to_thread(flatten_layers, self._store, files, self._bounds, check)
+        work = asyncio.get_running_loop().run_in_executor(
+            None, flatten_layers, self._store, files, self._bounds, check
         )
         try:
             return await asyncio.shield(work)
@@ -218,6 +225,17 @@ def working_dir(text: str) -> str:
 def logins_for(reference: Reference, credentials: Credentials | None) -> Logins:
     """Return whom to show credentials: the registry that the image's name says, nobody else."""
     return {} if credentials is None else {reference.host: credentials}
+
+
+def first_error(
+    group: BaseExceptionGroup[PlatformError | OSError],
+) -> PlatformError | OSError:
+    """Return one of the errors in a group: layers fail for the same reason."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, PlatformError | OSError)  # noqa: S101 - the group was split by these types
+    return error
 
 
 async def _tell_often(there: Mapping[int, int], size: int, say: Say) -> None:
