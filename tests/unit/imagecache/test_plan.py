@@ -37,7 +37,6 @@ def chains(*steps: ImageStep, target: Target = HERE, workspace: WorkspaceId = MI
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (ImageSpec(base="Debian:12:3"), "tags are letters"),
         (ImageSpec(base="debian", steps=(pip("six"),)), "image of a registry yet"),
         (ImageSpec(credentials="login"), "leave them out"),
         (ImageSpec(steps=(ImageStep(kind="apt", args=("curl",)),)), "OCI bases"),
@@ -113,3 +112,26 @@ def test_a_long_step_is_described_in_one_bounded_line() -> None:
     text = describe(run("line one\nline two" + "x" * 500))
     assert text.startswith("run line one line two")
     assert len(text) == 200
+
+
+def test_a_base_that_is_no_name_of_an_image_is_refused() -> None:
+    with pytest.raises(RejectedError, match="tags are letters") as caught:
+        check_spec(ImageSpec(base="debian:12:3"))
+    assert caught.value.code == "registry.bad_reference"
+
+
+def test_an_image_of_a_registry_is_for_the_machine_that_most_workers_are() -> None:
+    hosts = ("a/x86_64", "b/aarch64", "c/aarch64")
+    offers = [Offer(host=host, pythons=("3.11",)) for host in hosts]
+    target = choose_target(ImageSpec(base="debian", python_version="3.99"), offers)
+    assert target == Target(platform="linux/arm64")
+
+
+def test_what_is_pulled_is_the_first_step_and_called_by_its_digest() -> None:
+    spec = ImageSpec(base="debian", steps=(ImageStep(kind="file", args=("a",), blob=BLOB),))
+    plans = [
+        plan_build(spec, WorkspaceId("default"), Target(platform="linux/amd64", reference=name))
+        for name in ("debian@sha256:1", "debian@sha256:1", "debian@sha256:2")
+    ]
+    assert [step.spec.kind for step in plans[0].steps] == ["pull", "file"]
+    assert plans[0].tip == plans[1].tip != plans[2].tip
