@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -15,12 +16,14 @@ LEFT_OUT = shutil.ignore_patterns(
     "__pycache__", "test", "tests", "idlelib", "tkinter", "lib2to3", "ensurepip", "site-packages",
     "dist-packages", "config-*", "*.a", "turtledemo", "pydoc_data", "_tkinter*", "_test*", "distutils",
 )  # fmt: skip
+# A shell, and what builds use.
+PROGRAMS = ("sh", "mktemp", "mkdir", "cp", "rm")
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
-def make_python_tree(root: Path, prefix: str = "/opt/own") -> Path:
-    """Fill `root`: the interpreter below `prefix` in it, its library, a module `of_the_image`, a shell,
-    and the C library's files where programs look for them."""
+def make_python_tree(root: Path, prefix: str = "/opt/own", needed_by: Sequence[Path] = ()) -> Path:
+    """Fill `root`: the interpreter below `prefix` in it, its library, a module `of_the_image`, a few programs,
+    and the C library's files where programs look for them, also those that are only `needed_by` others."""
     binary = Path(os.path.realpath(sys._base_executable))
     home = root / prefix.lstrip("/")
     (home / "bin").mkdir(parents=True)
@@ -32,10 +35,15 @@ def make_python_tree(root: Path, prefix: str = "/opt/own") -> Path:
     site.mkdir(exist_ok=True)
     (site / "of_the_image.py").write_text("NAME = 'of the image'\n")
     (root / "bin").mkdir()
-    shell = Path(os.path.realpath("/bin/sh"))
-    shutil.copy(shell, root / "bin/sh")
+    programs = {name: Path(os.path.realpath(shutil.which(name) or "")) for name in PROGRAMS}
+    for name, program in programs.items():
+        shutil.copy(program, root / "bin" / name)
     extensions = (home / f"lib/python{VERSION}/lib-dynload").glob("*.so")
-    for path in {each for file in (binary, shell, *extensions) for each in _libraries(file)}:
+    for path in {
+        each
+        for file in (binary, *needed_by, *programs.values(), *extensions)
+        for each in _libraries(file)
+    }:
         target = root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():

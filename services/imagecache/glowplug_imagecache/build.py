@@ -268,8 +268,7 @@ class Build:
         message = f"step {step.number} of {len(self.plan.steps)} failed ({how}): {step.text}"
         if step.spec.kind == "run" and any(sign in self._tail for sign in READ_ONLY):
             message += (
-                ". On the host base a command can write only to the image's layer, its working "
-                f"directory; {LATER}"
+                f". A command can write only to the image's layer, its working directory; {LATER}"
             )
         error = _error("image.build_failed", message)
         return self._with_step(error, exit_code=event.exit_code)

@@ -89,11 +89,6 @@ def check_spec(spec: ImageSpec) -> None:
         raise _unsupported(f"{len(spec.steps)} steps; an image may have {STEPS_MAX}")
     for number, step in enumerate(spec.steps, 1):
         _check_step(number, step)
-        if not spec.on_host and step.kind not in OWN_STEPS:
-            raise _unsupported(
-                f"step {number}: {describe(step)!r} can't be done on an image of a registry yet, only files "
-                "can be added: start from an image that has it"
-            )
 
 
 def choose_target(spec: ImageSpec, offers: Sequence[Offer]) -> Target:
@@ -175,7 +170,7 @@ def _check_step(number: int, step: ImageStep) -> None:
         place_in_layer(step.args[0])
     else:
         raise _unsupported(
-            f"step {number}: {step.kind!r} can't be done on the host base, which has python "
+            f"step {number}: {step.kind!r} can't be done in a build, which has python "
             f"packages, commands and files; {LATER}"
         )
     if any("\0" in text for text in step.args):

@@ -30,6 +30,7 @@ def look():
     found["root"] = sorted(os.listdir("/"))
     found["etc"] = open("/etc/own").read()
     found["passwd"] = "user:x:1000" in open("/etc/passwd").read()
+    found["names"] = open("/etc/resolv.conf").read()
     found["uid"] = os.getuid()
     found["cwd"] = os.getcwd()
     found["link"] = os.readlink("/to-etc")
@@ -56,6 +57,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root.chmod(0o755)
     (root / "etc").mkdir()
     (root / "etc/own").write_text("the image's own\n")
+    (root / "etc/resolv.conf").write_text("nameserver 192.0.2.1\n")
     (root / "to-etc").symlink_to("etc")
     (root / "var/lib").mkdir(parents=True)
     (root / "proc").write_text("hidden by the kernel's own")
@@ -115,6 +117,8 @@ async def test_a_function_runs_in_the_images_tree_with_its_python(worker: Any, r
     assert found["said"] == "by the image"
     assert found["etc"] == "the image's own\n"
     assert found["passwd"]
+    # It shares the host's network, and the image's own words are about another.
+    assert found["names"] == Path("/etc/resolv.conf").read_text()
     assert found["uid"] == 1000
     assert found["cwd"] == "/app"
     assert found["link"] == "etc"

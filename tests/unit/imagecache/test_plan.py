@@ -37,7 +37,6 @@ def chains(*steps: ImageStep, target: Target = HERE, workspace: WorkspaceId = MI
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (ImageSpec(base="debian", steps=(pip("six"),)), "image of a registry yet"),
         (ImageSpec(credentials="login"), "leave them out"),
         (ImageSpec(steps=(ImageStep(kind="apt", args=("curl",)),)), "OCI bases"),
         (ImageSpec(steps=(ImageStep(kind="system_packages", args=("curl",)),)), "OCI bases"),

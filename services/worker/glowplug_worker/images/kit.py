@@ -50,14 +50,22 @@ def find_uv() -> Path:
 
 
 def make_kit(
-    *, pip: PipConfig, uv_binary: Path, layer: Path, cache: Path, python: Path, mounts: bool
+    *,
+    pip: PipConfig,
+    uv_binary: Path,
+    layer: Path,
+    cache: Path,
+    python: Path,
+    mounts: bool,
+    own_root: bool = False,
 ) -> BuildKit:
     """Return the kit.
 
     Args:
         layer, cache: directories of this host that only this build uses now.
-        python: as the container sees it, which is as this host does.
+        python: as the container sees it, which is as this host does, or as the image has it.
         mounts: whether the container sees binds at their targets (`Backend.mounts`).
+        own_root: whether it has an image's root, and so nothing of this host's system.
     """
     layer_bind = Bind(source=layer, target=LAYER_TARGET, writable=True)
     cache_bind = Bind(source=cache, target=CACHE_TARGET, writable=True)
@@ -79,20 +87,21 @@ def make_kit(
         # Images keep no times, so compiled modules must not be checked against any.
         "PYC_INVALIDATION_MODE": "UNCHECKED_HASH",
     }
-    return BuildKit(binds=(layer_bind, cache_bind, uv_bind, *local_binds(pip.local)), env=env)
+    local = local_binds(pip.local, () if own_root else FROM_BASE)
+    return BuildKit(binds=(layer_bind, cache_bind, uv_bind, *local), env=env)
 
 
-def local_binds(paths: Sequence[Path]) -> tuple[Bind, ...]:
+def local_binds(paths: Sequence[Path], from_base: Sequence[Path] = FROM_BASE) -> tuple[Bind, ...]:
     """Return read-only binds for the machine's wheel directories, indexes and certificates.
 
-    What the base already has is left out, and so is what would show half of the machine.
+    What the container has `from_base` already is left out, and so is what would show half of the machine.
     """
     return tuple(
         Bind(source=path.resolve(), target=str(path))
         for path in paths
         if path.exists()
         and path not in TOO_MUCH
-        and not any(path.is_relative_to(base) for base in FROM_BASE)
+        and not any(path.is_relative_to(base) for base in from_base)
     )
 
 

@@ -142,9 +142,12 @@ class LocalImages:
             python: executable of the interpreter that the image is for.
             mounts: `Backend.mounts`.
         """
-        base = await self._ensure_layer(parent) / LAYER if parent else None
+        below = await self._ensure_layer(parent) if parent else None
         layer = directory / LAYER
-        await asyncio.to_thread(_begin_layer, base, layer)
+        await asyncio.to_thread(_begin_layer, below / LAYER if below else None, layer)
+        own_root = False
+        if below:
+            own_root = (await asyncio.to_thread(_read_about, below)).base is not None
         if self._pip is None:
             self._pip = await read_pip_config(self._environ)
             log.info(
@@ -164,6 +167,7 @@ class LocalImages:
             cache=cache,
             python=python,
             mounts=mounts,
+            own_root=own_root,
         )
 
     def end_build(self, container_id: ContainerId) -> None:
@@ -189,9 +193,15 @@ class LocalImages:
     ) -> LayerCommitted:
         """Pack a build container's layer, push what imagecache lacks, name the manifest.
 
-        `parent` is only logged: the layer already holds what it began with.
+        Of `parent` the base is kept; the layer already holds what else it began with.
         """
         about = ImageManifest(host=self.host, python_version=python_version, env=env, entries=())
+        if parent:
+            below = await asyncio.to_thread(_read_about, await self._ensure_layer(parent))
+            if below.base is not None:
+                about = msgspec.structs.replace(
+                    about, host="", python_version=below.python_version, base=below.base
+                )
         committed = await pack_layer(self.client, directory, about, ("/layer", str(directory)))
         log.info(
             "image.committed",

@@ -33,6 +33,7 @@ from glowplug_worker.runtime.hostbase import (
     masked_of,
     own_disk,
     prefix_bind,
+    resolving,
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.launcher.client import Launcher
@@ -87,7 +88,7 @@ class BwrapBackend:
     async def start(self, plan: StartPlan) -> RunningContainer:
         """Start the runner (`ports.Backend.start`)."""
         plan.scratch.mkdir(parents=True, exist_ok=True)
-        binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
+        binds = (*identity(plan.scratch), *prefix_bind(plan), *resolving(plan), *plan.binds)
         group = make_group(self._cgroups, plan)
         disk: Disk | None = None
         try:

@@ -29,6 +29,7 @@ ETC: Final = (
     "/etc/pki/ca-trust/extracted",
     "/etc/alternatives",  # links into /usr only; awk and cc are behind them
 )
+NAMES: Final = ("/etc/resolv.conf", "/etc/hosts")
 USER: Final = 1000
 PASSWD: Final = f"root:x:0:0:root:/:/bin/sh\nuser:x:{USER}:{USER}:user:/tmp:/bin/sh\n"
 GROUP: Final = f"root:x:0:\nuser:x:{USER}:\n"
@@ -45,6 +46,21 @@ def identity(scratch: Path) -> tuple[Bind, ...]:
         path.chmod(0o644)
         binds.append(Bind(source=path, target=f"/etc/{name}"))
     return tuple(binds)
+
+
+def resolving(plan: StartPlan) -> tuple[Bind, ...]:
+    """Return how names are found on this host, for an image's root that shares its network.
+
+    What the image itself has there speaks of the network that it was built in.
+    """
+    if plan.root is None or plan.network == "none":
+        return ()
+    given = {bind.target for bind in plan.binds}
+    return tuple(
+        Bind(source=Path(path).resolve(), target=path)
+        for path in NAMES
+        if path not in given and Path(path).exists()
+    )
 
 
 def prefix_bind(plan: StartPlan) -> tuple[Bind, ...]:

@@ -32,6 +32,7 @@ from glowplug_worker.runtime.hostbase import (
     masked_of,
     own_disk,
     prefix_bind,
+    resolving,
     tmpfs_bytes,
 )
 from glowplug_worker.runtime.oci_birth import FIRST_FD, OciBirth
@@ -95,7 +96,7 @@ class OciBackend:
             first_id = self._spans.take()
             disk = await own_disk(plan, able=self._disks)
             limit_disk(group, disk)
-            binds = (*identity(plan.scratch), *prefix_bind(plan), *plan.binds)
+            binds = (*identity(plan.scratch), *prefix_bind(plan), *resolving(plan), *plan.binds)
             await asyncio.to_thread(hand_over, binds, first_id + USER)
             needs = needs_of(
                 plan, binds, self._runtime, first_id, disk=disk is not None, profile=self._profile
