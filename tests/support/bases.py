@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tarfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from glowplug_contracts.messages.image import ImageManifest
@@ -23,10 +23,24 @@ PYTHON = "usr/local/bin/python3.12"
 
 
 def a_layer(
-    files: Mapping[str, bytes], links: Mapping[str, str] | None = None, *, python: str = PYTHON
+    files: Mapping[str, bytes],
+    links: Mapping[str, str] | None = None,
+    *,
+    python: str = PYTHON,
+    shut: Sequence[str] = (),
 ) -> bytes:
-    """Return a layer's tar; `python` is an executable in it, with a link as usual beside it."""
-    members = [(tarfile.TarInfo(name), content) for name, content in files.items()]
+    """Return a layer's tar.
+
+    Args:
+        python: an executable in it, with a link as usual beside it.
+        shut: directories that only their owner may enter.
+    """
+    members: list[tuple[tarfile.TarInfo, bytes]] = []
+    for name in shut:
+        folder = tarfile.TarInfo(name)
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o700
+        members.append((folder, b""))
+    members += [(tarfile.TarInfo(name), content) for name, content in files.items()]
     if python:
         binary = tarfile.TarInfo(python)
         binary.mode = 0o755

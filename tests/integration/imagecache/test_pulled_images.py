@@ -53,6 +53,25 @@ async def test_a_base_is_pulled_told_and_held_by_a_worker(
     await images.release("ctr_1")
 
 
+@pytest.mark.parametrize(
+    ("asks", "gets"), [("/etc", "/etc"), ("/gone", ""), ("/link", ""), ("/shut", "")]
+)
+async def test_a_working_directory_that_containers_can_not_be_in_is_not_taken(
+    ask: Ask,
+    worker: PretendWorker,
+    images: LocalImages,
+    registry: ScriptedRegistry,
+    asks: str,
+    gets: str,
+) -> None:
+    layer = a_layer({"etc/name": b"", "shut/x": b""}, {"link": "etc"}, shut=("shut",))
+    registry.add_image(layer, tag="2", config={"config": {"WorkingDir": asks}})
+    asked = await ask(of(registry, "app:2"))
+    image = await images.ensure(asked.done.image_digest)
+    assert image.base is not None
+    assert image.base.cwd == gets
+
+
 async def test_a_tag_is_asked_for_and_a_digest_that_is_known_is_not_pulled_again(
     ask: Ask, worker: PretendWorker, bus: NatsBus, registry: ScriptedRegistry
 ) -> None:

@@ -48,6 +48,7 @@ def look():
     return found
 """
 SOURCE = Digest("5" * 64)
+RESOLV_CONF = Path("/etc/resolv.conf").read_text()
 IMAGE = ImageDigest("b" * 64)
 
 
@@ -118,7 +119,7 @@ async def test_a_function_runs_in_the_images_tree_with_its_python(worker: Any, r
     assert found["etc"] == "the image's own\n"
     assert found["passwd"]
     # It shares the host's network, and the image's own words are about another.
-    assert found["names"] == Path("/etc/resolv.conf").read_text()
+    assert found["names"] == RESOLV_CONF
     assert found["uid"] == 1000
     assert found["cwd"] == "/app"
     assert found["link"] == "etc"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import stat
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -87,7 +88,10 @@ class LocalImages:
             held = await self._mounts.hold(about.base.tree, holder)
             env = {**about.base.env, **about.env}
             base = LocalBase(
-                root=held.root, python=about.base.python, path=about.base.path, cwd=about.base.cwd
+                root=held.root,
+                python=about.base.python,
+                path=about.base.path,
+                cwd=await asyncio.to_thread(_usable_cwd, held.root, about.base.cwd),
             )
         return LocalImage(
             root=directory / LAYER, env=env, python_version=about.python_version, base=base
@@ -242,6 +246,20 @@ def _begin_layer(base: Path | None, directory: Path) -> None:
         copy_tree(base, directory)
     for name in ("bin", "site-packages"):
         (directory / name).mkdir(parents=True, exist_ok=True)
+
+
+def _usable_cwd(root: Path, cwd: str) -> str:
+    """Return a working directory if containers can be in it; "" where they can't. No link is followed."""
+    at = root
+    for part in cwd.strip("/").split("/"):
+        at /= part
+        try:
+            mode = at.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        if not stat.S_ISDIR(mode) or not mode & stat.S_IXOTH:
+            return ""
+    return cwd
 
 
 def _read_about(directory: Path) -> About:
