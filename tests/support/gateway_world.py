@@ -84,6 +84,7 @@ class World:
         self.kept: dict[str, str] = {}  # blob -> the longest lease asked for, or "forever"
         self.images: list = []
         self.image_error = None
+        self.on_build = None  # what a build does while somebody waits for it
 
     async def open(self) -> None:
         await self.bus.take_work(CALL.pattern(shard=0), self.on_call, generation=1)
@@ -168,6 +169,8 @@ class World:
                 error=self.image_error,
             ),
         ]
+        if self.on_build is not None:
+            await self.on_build(asked)
         for progress in say:
             await self.bus.send(to, progress)
 

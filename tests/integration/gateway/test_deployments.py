@@ -159,7 +159,8 @@ async def test_a_function_by_value_needs_its_own_python(gateway, world):
         ({"autoscaler": AutoscalerSpec(min_containers=3)}, "autoscaler.min_containers"),
         ({"autoscaler": AutoscalerSpec(buffer_containers=1)}, "autoscaler.buffer_containers"),
         ({"source": SourceRef()}, "source"),
-        ({"image": ImageSpec(base="debian")}, "image.base"),
+        ({"image": ImageSpec(base="d" * 513)}, "image.base"),
+        ({"image": ImageSpec(credentials="login")}, "image.credentials"),
         ({"inputs": {"a": FieldSpec(type="complex")}}, "inputs.a"),
     ],
 )

@@ -7,6 +7,8 @@ import os
 import aiohttp
 import msgspec
 import pytest
+from glowplug_contracts.inside import PULL_CREDENTIALS
+from glowplug_contracts.messages.deployment import ImageSpec
 from glowplug_contracts.messages.http import SigningSecret
 from glowplug_contracts.streams import SECRETS, SIGNING, WORKSPACE_KEYS
 
@@ -183,3 +185,33 @@ async def test_another_gateway_opens_it_and_one_without_the_key_does_not(
         ):
             other = await Web(url, session).json("GET", "/api/v1/callbacks/secret", status=status)
             assert (other == said) == (status == 200)
+
+
+async def test_a_registrys_credentials_are_opened_while_their_image_is_awaited_and_for_imagecache_only(
+    gateway, world
+):
+    await create(gateway, "login", REGISTRY_USERNAME="me", REGISTRY_PASSWORD=CANARY)
+    seen = []
+
+    async def look(asked) -> None:
+        path = PULL_CREDENTIALS.format(ask=asked.reply_to)
+        seen.append((path, await gateway.json("GET", path, 200, token="internal")))
+        seen.append(("people", await gateway.json("GET", path, 401)))
+        other = PULL_CREDENTIALS.format(ask="bld_other")
+        seen.append(("other", await gateway.json("GET", other, 404, token="internal")))
+
+    world.on_build = look
+    image = ImageSpec(base="registry.example/app:1", credentials="login")
+    lines = await gateway.deploy(image=image)
+    assert lines[-1]["event"] == "deployed"
+    (path, opened), (_, people), (_, other) = seen
+    assert opened == {"username": "me", "password": CANARY}
+    assert CANARY not in str(people) + str(other) + str(lines)
+    await gateway.json("GET", path, 404, token="internal")  # nobody waits any more
+
+
+async def test_credentials_that_are_not_there_or_lack_a_part_are_refused_at_once(gateway):
+    image = ImageSpec(base="registry.example/app:1", credentials="login")
+    assert "glowplug secret create login" in str(await gateway.deploy(422, image=image))
+    await create(gateway, "login", REGISTRY_USERNAME="me")
+    assert "REGISTRY_PASSWORD" in str(await gateway.deploy(422, image=image))
