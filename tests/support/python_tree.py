@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
@@ -31,9 +32,10 @@ def make_python_tree(root: Path, prefix: str = "/opt/own", needed_by: Sequence[P
     (home / "bin/python3").symlink_to(f"python{VERSION}")
     library = Path(sysconfig.get_path("stdlib", vars={"base": sys.base_prefix}))
     shutil.copytree(library, home / f"lib/python{VERSION}", ignore=LEFT_OUT)
-    site = home / f"lib/python{VERSION}/site-packages"
-    site.mkdir(exist_ok=True)
-    (site / "of_the_image.py").write_text("NAME = 'of the image'\n")
+    # Debian's interpreters look elsewhere than others.
+    packages = root / site.getsitepackages([prefix])[0].lstrip("/")
+    packages.mkdir(parents=True, exist_ok=True)
+    (packages / "of_the_image.py").write_text("NAME = 'of the image'\n")
     (root / "bin").mkdir()
     programs = {name: Path(os.path.realpath(shutil.which(name) or "")) for name in PROGRAMS}
     for name, program in programs.items():
