@@ -336,6 +336,8 @@ class ShardState:
     def wait(self, item: Item, now: float) -> None:
         """Let an item wait for a slot, or for its key first."""
         item.since = now
+        if self.keys.crowds(item):
+            self.admit(self.keys.release(item))
         if not item.key or item.holds_key or item.queue.deleted:
             item.queue.push(item)
             return

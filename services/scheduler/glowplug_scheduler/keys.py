@@ -147,6 +147,17 @@ class Keys:
         if key.idle:
             del self._keys[item.key]
 
+    def crowds(self, item: Item) -> bool:
+        """Return whether it holds its key beyond the limit: it ran when it was first heard of, and does no more.
+
+        Not if it was handed since: its worker may yet begin it.
+        """
+        key = self._keys.get(item.key)
+        if key is None or not item.holds_key or item.key_limit == 0:
+            return False
+        crowded = len(key.holders) + len(key.leaving) > item.key_limit
+        return crowded and item.handed_attempt <= item.attempt
+
     def leave(self, name: str, invocation_id: InvocationId) -> None:
         """What is not known here was cancelled, and its code may still run."""
         self._keys.setdefault(name, Key()).leaving.add(invocation_id)

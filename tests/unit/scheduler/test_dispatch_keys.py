@@ -43,6 +43,14 @@ def test_what_was_handed_keeps_its_key_from_its_betters_even_when_no_beat_lists_
     assert step(a_record("inv_1", 5, State.SUCCEEDED, "dep_a", attempt=1), 115.2) == ["inv_3"]
 
 
+def test_what_ran_beside_another_when_it_was_first_heard_of_tries_again_in_its_turn(step):
+    step(a_record("inv_0", 1, deployment="dep_a"))  # has the slot
+    step(a_record("inv_1", 2, deployment="dep_a", **ONE))
+    step(a_record("inv_2", 3, State.RUNNING, "dep_b", "ctr_elsewhere", attempt=1, **ONE))
+    assert step(a_record("inv_2", 4, State.RETRY_WAIT, "dep_b", attempt=1, **ONE)) == []
+    assert step(a_record("inv_1", 5, State.CANCELLED, "dep_a")) == ["inv_2"]
+
+
 def test_what_was_never_handed_lets_its_betters_go_first(step):
     step(a_record("inv_0", 1, deployment="dep_a"))  # has the slot
     step(a_record("inv_1", 2, deployment="dep_a", priority=-1, **ONE))
