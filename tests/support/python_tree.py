@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import site
 import subprocess
 import sys
 import sysconfig
@@ -32,8 +31,10 @@ def make_python_tree(root: Path, prefix: str = "/opt/own", needed_by: Sequence[P
     (home / "bin/python3").symlink_to(f"python{VERSION}")
     library = Path(sysconfig.get_path("stdlib", vars={"base": sys.base_prefix}))
     shutil.copytree(library, home / f"lib/python{VERSION}", ignore=LEFT_OUT)
-    # Debian's interpreters look elsewhere than others.
-    packages = root / site.getsitepackages([prefix])[0].lstrip("/")
+    # Debian's interpreters look elsewhere than others, and elsewhere again in a virtual environment.
+    asking = f"import site; print(site.getsitepackages([{prefix!r}])[0])"
+    told = subprocess.run([binary, "-I", "-c", asking], check=True, capture_output=True, text=True)
+    packages = root / told.stdout.strip().lstrip("/")
     packages.mkdir(parents=True, exist_ok=True)
     (packages / "of_the_image.py").write_text("NAME = 'of the image'\n")
     (root / "bin").mkdir()
