@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from tarfile import DIRTYPE, LNKTYPE, SYMTYPE, TarInfo
@@ -31,6 +32,8 @@ NAMES = st.sampled_from(["a", "b", "c", "a/b", "a/c", "a/b/c", "d/e"])
 KINDS = st.sampled_from(["file", "file", "dir", "link", "same", "gone"])
 FILLS = st.sampled_from([b"\0", b"x", b"\0" * 4096 + b"y"])
 MODES = st.sampled_from([0o644, 0o755, 0o4755, 0o700])
+# Only root looks into every directory, and this looks into what it has extracted.
+LOOKED_INTO = 0 if os.geteuid() == 0 else 0o700
 MEMBERS = st.lists(
     st.tuples(NAMES, KINDS, MODES, FILLS, st.sampled_from(SIZES)),
     max_size=6,
@@ -56,6 +59,7 @@ def a_layer(drawn: Drawn) -> bytes:
             data = (fill * (size // len(fill) + 1))[:size]
         elif kind == "dir":
             info.type = DIRTYPE
+            info.mode = mode | LOOKED_INTO
         elif kind == "link":
             info.type, info.linkname = SYMTYPE, "nowhere"
         elif kind == "same":
