@@ -78,26 +78,30 @@ def wired(asked: dns.Question) -> bytes:
 @contextlib.asynccontextmanager
 async def open_server(answer: Answer) -> AsyncIterator[tuple[NameServer, Server]]:
     server = NameServer(answer)
-    async with contextlib.AsyncExitStack() as closing:
-        at = await _listen(server, closing)
+    datagrams, listening = _bind_both()
+    at = datagrams.getsockname()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: server, sock=datagrams)
+    streams = await asyncio.start_server(server.on_stream, sock=listening)
+    try:
         yield server, at
+    finally:
+        transport.close()
+        streams.close()
 
 
-async def _listen(server: NameServer, closing: contextlib.AsyncExitStack) -> Server:
-    """Take a port of both protocols: one that is free for datagrams may be another's for streams."""
+def _bind_both() -> tuple[socket.socket, socket.socket]:
+    """Return sockets for datagrams and for streams at one port, which may be another's for one of them."""
     while True:
-        streams = await asyncio.start_server(server.on_stream, "127.0.0.1", 0)
-        at = streams.sockets[0].getsockname()
+        streams = socket.create_server(("127.0.0.1", 0))
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: server, local_addr=at
-            )
+            datagrams.bind(streams.getsockname())
         except OSError:
             streams.close()
-            continue
-        closing.callback(streams.close)
-        closing.callback(transport.close)
-        return at
+            datagrams.close()
+        else:
+            return datagrams, streams
 
 
 @contextlib.asynccontextmanager
@@ -107,10 +111,8 @@ async def open_site(*servers: Server) -> AsyncIterator[Site]:
     async def answered(number: int, addresses: tuple[IPv4Address, ...], open_s: float) -> None:
         opened.append((number, addresses, open_s))
 
-    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    datagrams.bind(("127.0.0.1", 0))
+    datagrams, streams = _bind_both()
     at = datagrams.getsockname()
-    streams = socket.create_server(at)
     async with asyncio.TaskGroup() as tasks:
         running = set()
 
