@@ -26,15 +26,22 @@ def starts(platform, name):
 
 
 def cold(platform, name):
-    """Call when no container of it lives."""
+    """Call when no container of it lives, and see that of this call end.
 
-    def gone():
-        return not platform.http("GET", f"/api/v1/deployments/{name}").json()["containers"]
-
-    eventually_sync(gone, what=f"containers of {name} to go")
+    A container may answer before it is listed: only one more that has ended says that none is left.
+    """
+    before = ended(platform, name)
     answer = platform.http("POST", f"/endpoint/{name}", {})
     assert answer.status == 200, answer.body
+    eventually_sync(lambda: ended(platform, name) > before, what=f"the container of {name} to go")
     return answer.json()
+
+
+def ended(platform, name):
+    """Return how many containers of it have ended."""
+    states = "state=stopped&state=failed"
+    listed = platform.http("GET", f"/api/v1/containers?all=1&deployment={name}&limit=100&{states}")
+    return len(listed.json()["containers"])
 
 
 def test_cold_calls_are_forked_with_the_imports_done(platform):
