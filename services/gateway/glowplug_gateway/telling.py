@@ -32,9 +32,10 @@ from glowplug_contracts.messages.record import (
 )
 from glowplug_contracts.subjects import RECORD
 from glowplug_runtime.bus import Delivery
+from glowplug_runtime.guarding import GuardedResolver
 from glowplug_runtime.lease import Lease
 
-from glowplug_gateway.addresses import GuardedResolver, check_url
+from glowplug_gateway.addresses import check_url
 from glowplug_gateway.callbacks import (
     Callbacks,
     Event,
@@ -88,7 +89,9 @@ class Teller:
     @contextlib.asynccontextmanager
     async def lead(self, lease: Lease) -> AsyncIterator[None]:
         """Tell callbacks while the context is open."""
-        connector = aiohttp.TCPConnector(resolver=GuardedResolver(self._terms.networks))
+        connector = aiohttp.TCPConnector(
+            resolver=GuardedResolver(self._terms.networks, "callback_networks")
+        )
         async with (
             aiohttp.ClientSession(
                 connector=connector,

@@ -14,12 +14,11 @@ from glowplug_contracts.messages.http import (
     HEADER_CALLBACK_TIMESTAMP,
 )
 from glowplug_gateway.addresses import (
-    ForbiddenAddressError,
-    GuardedResolver,
     check_url,
 )
 from glowplug_gateway.callbacks import BETWEEN_MAX_S, next_try_s
 from glowplug_gateway.signing import signature
+from glowplug_runtime.guarding import ClosedAddressError, GuardedResolver
 
 from tests.support.builders_records import task_id
 
@@ -107,10 +106,17 @@ def test_good_urls_are_taken():
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001"])
 async def test_a_name_is_checked_by_what_it_resolves_to(host):
-    with pytest.raises(ForbiddenAddressError):
-        await GuardedResolver(()).resolve(host, 80)
-    (found, *_) = await GuardedResolver(parse_networks("127.0.0.0/8")).resolve(host, 80)
+    with pytest.raises(ClosedAddressError, match="some_networks"):
+        await GuardedResolver((), "some_networks").resolve(host, 80)
+    (found, *_) = await GuardedResolver(parse_networks("127.0.0.0/8"), "some_networks").resolve(
+        host, 80
+    )
     assert found["host"] == "127.0.0.1"
+
+
+async def test_a_host_that_can_not_be_a_name_is_an_error_of_the_connection():
+    with pytest.raises(OSError, match="no host name"):
+        await GuardedResolver((), "some_networks").resolve("x" * 64 + ".example", 80)
 
 
 def signed(body: bytes = BODY, at: int = 1_000, secret: str = "s") -> dict[str, str]:

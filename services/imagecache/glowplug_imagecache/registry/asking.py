@@ -25,6 +25,7 @@ from glowplug_contracts.errors import (
     UnavailableError,
 )
 from glowplug_runtime.clock import Clock
+from glowplug_runtime.guarding import ClosedAddressError
 
 from glowplug_imagecache.registry import endpoints
 from glowplug_imagecache.registry.challenge import (
@@ -34,7 +35,6 @@ from glowplug_imagecache.registry.challenge import (
     read_token,
 )
 from glowplug_imagecache.registry.endpoints import Endpoint, Registries
-from glowplug_imagecache.registry.guarding import ClosedAddressError
 from glowplug_imagecache.registry.logins import (
     BASIC_KEPT_S,
     Credentials,
