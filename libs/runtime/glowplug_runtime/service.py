@@ -34,6 +34,7 @@ from glowplug_runtime.bus import Delivery
 from glowplug_runtime.bus_nats import NatsBus, open_bus
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.failures import StartError
+from glowplug_runtime.groups import leaves
 from glowplug_runtime.lease import Lease, hold_lease
 from glowplug_runtime.peers import Peers
 from glowplug_runtime.settings import Settings, SettingsError, load, read_secret, redacted
@@ -189,15 +190,8 @@ def run(
     try:
         uvloop.run(_live(service, settings, open_service))
     except* (StartError, PlatformError) as group:
-        failures = [str(error) for error in _leaves(group)]
+        failures = [str(error) for error in leaves(group)]
     sys.exit(f"glowplug-{service}: {'; '.join(failures)}" if failures else 0)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
 
 
 async def _live(

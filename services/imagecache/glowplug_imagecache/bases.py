@@ -18,6 +18,7 @@ import structlog
 from glowplug_contracts.errors import PlatformError, UnavailableError
 from glowplug_contracts.messages.image import BaseImage, ImageManifest
 from glowplug_runtime.clock import Clock
+from glowplug_runtime.groups import leaves
 
 from glowplug_imagecache.flattening import Flat, flatten_layers
 from glowplug_imagecache.folders import LayerFolder, touch
@@ -159,7 +160,7 @@ class Bases:
         except* (PlatformError, OSError) as group:
             failed = group  # raised outside, since what is raised in here comes out in a group
         if failed is not None:
-            raise first_error(failed) from failed
+            raise leaves(failed)[0] from failed  # layers fail for the same reason
         files = [task.result() for task in fetching]
         await say(f"{size / _MIB:.1f} MiB in {len(files)} layers are here\n")
         return files
@@ -225,17 +226,6 @@ def working_dir(text: str) -> str:
 def logins_for(reference: Reference, credentials: Credentials | None) -> Logins:
     """Return whom to show credentials: the registry that the image's name says, nobody else."""
     return {} if credentials is None else {reference.host: credentials}
-
-
-def first_error(
-    group: BaseExceptionGroup[PlatformError | OSError],
-) -> PlatformError | OSError:
-    """Return one of the errors in a group: layers fail for the same reason."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, PlatformError | OSError)  # noqa: S101 - the group was split by these types
-    return error
 
 
 async def _tell_often(there: Mapping[int, int], size: int, say: Say) -> None:

@@ -16,6 +16,7 @@ from glowplug_contracts.errors import ContractError, NotFoundError, PlatformErro
 from glowplug_contracts.ids import Digest, ImageDigest
 from glowplug_contracts.manifests import ChunkFrame, chunk_sizes, decode_manifest, group_by_size
 from glowplug_contracts.messages.image import BaseImage, ImageManifest
+from glowplug_runtime.groups import leaves
 
 from glowplug_worker.images.client import StoreClient
 from glowplug_worker.images.tree import TreeWriter
@@ -99,7 +100,7 @@ async def fetch_chunks(
     except* (PlatformError, OSError) as group:
         failed = group  # before Python 3.11.4, what is raised in here comes out in a group
     if failed is not None:
-        raise first_error(failed) from failed
+        raise leaves(failed)[0] from failed  # both fail for the same reason
 
 
 def _check_platform(base: BaseImage, host: str) -> None:
@@ -124,12 +125,3 @@ def check_complete(frames: Sequence[ChunkFrame], asked: Sequence[Digest]) -> Non
             )
     if [frame.digest for frame in frames] != list(asked):
         raise ContractError("image.corrupt", "imagecache sent other chunks than it was asked for")
-
-
-def first_error(group: BaseExceptionGroup[PlatformError | OSError]) -> PlatformError | OSError:
-    """Return one of the errors in a group: parallel fetches fail for the same reason."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, PlatformError | OSError)  # noqa: S101 - the group was split by these types
-    return error
