@@ -10,20 +10,31 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 
-from glowplug_contracts.errors import NotFoundError
+from glowplug_contracts.errors import ConflictError, NotFoundError
 from glowplug_contracts.ids import DeploymentId, WorkspaceId, check_id, check_name
 from glowplug_contracts.messages.deployment import Deployment, DeploymentState, FunctionIndex
 from glowplug_contracts.streams import DEPLOYMENTS, FUNCTIONS
 from glowplug_runtime.bus import Bus, Entry
 
+from glowplug_gateway.ephemeral import is_due, used
+from glowplug_gateway.ports import Time
+
 LATEST = "latest"
 _VERSION = re.compile(r"v([0-9]{1,9})")
+# Others that note the same use at the same time.
+USE_TRIES_MAX = 20
 
 
 class Catalog:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, bus: Bus) -> None:
+    Args:
+        ephemeral_keep_s: after so long without work an ephemeral version may be ended (`ephemeral.py`).
+    """
+
+    def __init__(self, bus: Bus, clock: Time, ephemeral_keep_s: float) -> None:
+        self._clock = clock
+        self.ephemeral_keep_s = ephemeral_keep_s
         self._deployments = bus.bucket(DEPLOYMENTS)
         self._functions = bus.bucket(FUNCTIONS)
         self._by_key: dict[str, Entry[Deployment]] = {}
@@ -106,6 +117,29 @@ class Catalog:
             return await self.by_id(workspace, reference)
         return await self.by_name(workspace, reference)
 
+    async def to_call(self, workspace: WorkspaceId, reference: str) -> Deployment:
+        """Return what work is about to be sent to; an ephemeral version lives on by it.
+
+        Raises: NotFoundError.
+        """
+        found = await self.find(workspace, reference)
+        return await self.use(found) if found.ephemeral else found
+
+    async def use(self, found: Deployment) -> Deployment:
+        """Note that an ephemeral version is used, if that is not noted yet. Raises: NotFoundError (it ended)."""
+        for _ in range(USE_TRIES_MAX):
+            now = self._clock.unix()
+            if not is_due(found, now, self.ephemeral_keep_s):
+                return found
+            entry = await self.entry(found.workspace, found.deployment_id)
+            if entry is None or entry.value is None or entry.value.state is DeploymentState.DELETED:
+                raise _unknown(found.deployment_id)
+            found = entry.value
+            with contextlib.suppress(ConflictError):
+                await self.write_deployment(used(found, now), entry.revision)
+                return used(found, now)
+        raise ConflictError("deployment.conflict", f"{found.spec.name} changes too fast; try again")
+
     async def index(self, workspace: WorkspaceId, name: str) -> Entry[FunctionIndex] | None:
         """Return a name's index as stored now, for compare-and-set."""
         return await self._functions.get(f"{workspace}.{name}")
@@ -130,6 +164,11 @@ class Catalog:
         found = [entry.value for entry in self._by_key.values() if entry.value is not None]
         return [one for one in found if one.state is DeploymentState.ACTIVE]
 
+    def ephemerals(self) -> list[Entry[Deployment]]:
+        """Return all known ephemeral versions of all workspaces, ended ones too."""
+        entries = list(self._by_key.values())
+        return [one for one in entries if one.value is not None and one.value.ephemeral]
+
     def functions(self) -> list[FunctionIndex]:
         """Return all known names."""
         return [entry.value for entry in self._by_name.values() if entry.value is not None]
@@ -148,6 +187,12 @@ class Catalog:
             written = await bucket.update(key, deployment, revision)
         self.learn_deployment(Entry(key=key, value=deployment, revision=written))
         return written
+
+    async def remove_deployment(self, deployment: Deployment, revision: int) -> None:
+        """Forget a version. Raises: ConflictError."""
+        key = f"{deployment.workspace}.{deployment.deployment_id}"
+        await self._deployments.delete(key, revision)
+        self.learn_deployment(Entry(key=key, value=None, revision=revision + 1))
 
     async def write_function(self, index: FunctionIndex, revision: int) -> int:
         """Write a name's index by compare-and-set (0: must be new). Raises: ConflictError."""

@@ -8,12 +8,13 @@ what a gateway that died in between left behind. Nothing that a name does not le
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import msgspec
 from blake3 import blake3
 from glowplug_contracts.codec import UNREADABLE, encode
-from glowplug_contracts.errors import ConflictError, InvalidRequestError
+from glowplug_contracts.errors import ConflictError, InvalidRequestError, NotFoundError
 from glowplug_contracts.eventmatch import check_trigger
 from glowplug_contracts.ids import DeploymentId, WorkspaceId, check_name, derive_id
 from glowplug_contracts.messages.deployment import (
@@ -85,7 +86,9 @@ class Deployer:
         if entry is None or entry.value is None or entry.value.state is DeploymentState.DELETED:
             return None
         self._catalog.learn_deployment(entry)
-        return entry.value
+        with contextlib.suppress(NotFoundError):
+            return await self._catalog.use(entry.value)
+        return None
 
     async def keep_source(self, workspace: WorkspaceId, spec: DeploymentSpec) -> None:
         """Keep every blob that the spec names for ever.

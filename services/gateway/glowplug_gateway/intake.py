@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from glowplug_contracts.errors import ConflictError, InvalidRequestError, PlatformError
 from glowplug_contracts.ids import InvocationId, check_id, derived
-from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec, FunctionKind
+from glowplug_contracts.messages.deployment import Deployment, DeploymentSpec
 from glowplug_contracts.messages.http import PutItem, PutOptions
 from glowplug_contracts.messages.invocation import Format, Input, Payload
 from glowplug_contracts.messages.record import IdempotentPut, InvocationRecord, KeyLimit
@@ -22,6 +22,7 @@ from glowplug_contracts.subjects import shard_of
 
 from glowplug_gateway.admission import CallOffered
 from glowplug_gateway.calls import Calls
+from glowplug_gateway.ephemeral import DEAD_LETTER_KINDS
 from glowplug_gateway.inputs import invalid
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.put_options import check_options
@@ -29,7 +30,6 @@ from glowplug_gateway.records import Records
 from glowplug_gateway.work import BLOB_WAIT_S_MAX
 
 CLAIM_TRIES_MAX = 20
-DEAD_LETTER_KINDS = frozenset({FunctionKind.TASK_QUEUE, FunctionKind.SCHEDULE})
 
 
 class Intake:

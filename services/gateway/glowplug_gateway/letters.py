@@ -117,7 +117,7 @@ class Letters:
             with contextlib.suppress(NotFoundError):  # a program's own functions have no name here
                 return await self._catalog.by_name(letter.workspace, letter.name)
         try:
-            return await self._catalog.by_id(letter.workspace, letter.deployment_id)
+            return await self._catalog.to_call(letter.workspace, letter.deployment_id)
         except NotFoundError as error:
             raise NotFoundError(
                 "deployment.not_found",

@@ -22,6 +22,8 @@ from glowplug_gateway.calls import Calls
 from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.deployments import Deployer
 from glowplug_gateway.dispatch import Dispatch
+from glowplug_gateway.ending import LOOK_S as UNUSED_LOOK_S
+from glowplug_gateway.ending import Ending
 from glowplug_gateway.events import Events
 from glowplug_gateway.http.blobs import BlobRoutes
 from glowplug_gateway.http.callbacks import CallbackRoutes
@@ -117,7 +119,8 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             open_tokens(shell.bus, read_secret(settings.token_file), shell.clock.unix())
         )
         blobs = await stack.enter_async_context(open_blobs(shell.peers, shell.internal_token()))
-        catalog, live, logs = Catalog(shell.bus), Live(process), Logs(process)
+        catalog = Catalog(shell.bus, shell.clock, settings.ephemeral_keep_s)
+        live, logs = Live(process), Logs(process)
         links = Links()
         calls = _calls(process, links, settings)
         feed = RecordFeed(process, readmodel)
@@ -127,15 +130,14 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         schedules = Schedules(process, catalog, intake)
         for part in (catalog, live, logs, calls, feed, schedules):
             await stack.enter_async_context(part.open())
-        terms = _callback_terms(settings)
         vault, volumes = _open_kept(process, settings)
         secrets = SigningSecrets(shell.bus, vault)
-        shell.hold(LEASE, Teller(process, records, feed, secrets, terms).lead)
-        images = Images(process)
+        teller = Teller(process, records, feed, secrets, _callback_terms(settings))
+        shell.hold(LEASE, teller.lead)
+        images, events = Images(process), Events(process, catalog)
         deployer = Deployer(process, catalog, images, blobs, vault, volumes)
         sandboxes = Sandboxes(process, images, blobs, deployer.prepare)
-        shell.every(MEND_S, deployer.mend_flags, "latest flags")
-        events = Events(process, catalog)
+        _keep_versions(process, deployer, catalog, calls)
         _watch_volumes(process, catalog, volumes)
         bytes_max = settings.body_bytes_max
         queues = Queues(process)
@@ -243,6 +245,12 @@ def _open_kept(process: Process, settings: GatewaySettings) -> tuple[Secrets, Vo
             ),
         ),
     )
+
+
+def _keep_versions(process: Process, deployer: Deployer, catalog: Catalog, calls: Calls) -> None:
+    process.every(MEND_S, deployer.mend_flags, "latest flags")
+    ending = Ending(catalog, process.clock, lambda one: one in calls.backlogs)
+    process.every(UNUSED_LOOK_S, ending.look, "unused versions")
 
 
 def _watch_volumes(process: Process, catalog: Catalog, volumes: Volumes) -> None:

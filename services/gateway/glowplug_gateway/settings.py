@@ -25,6 +25,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
         volume_bytes_max, volume_files_max: what one volume may hold for more to be uploaded; 0 = no bound but
             the disk's. Containers write past this: only what goes through a gateway can be refused.
         token_file: file with a token that is made known at start, if it is not yet; "" for none.
+        ephemeral_keep_s: seconds without work after which what a program made by calling (not by deploying) is
+            forgotten, with its image; the program makes it anew when it runs again.
         body_bytes_max: larger request bodies are refused with 413; blobs have their own route and bound.
         blob_bytes_max: of one uploaded blob.
         output_bytes_max: of one file that a task saves as an output.
@@ -53,6 +55,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     volume_bytes_max: int = 0
     volume_files_max: int = 0
     token_file: str = ""
+    ephemeral_keep_s: float = 7 * 86_400.0
     body_bytes_max: int = 16 * MIB
     blob_bytes_max: int = 16 * 1024 * MIB
     output_bytes_max: int = 4 * 1024 * MIB

@@ -216,8 +216,8 @@ class Deployment(Message, frozen=True, kw_only=True):
 
     `latest` is true for the version that un-versioned calls reach: only it honours min_containers.
     `image_digest` is "" for the bare host base. `ephemeral` versions serve `.remote()` of programs that
-    did not deploy: their id is derived from the spec, and no name leads to them. `base_python` is the minor
-    version that its containers run ("" = the platform's own).
+    did not deploy: their id is derived from the spec, and no name leads to them; `used_at` is about when work
+    last came for one. `base_python` is the minor version that its containers run ("" = the platform's own).
     """
 
     deployment_id: DeploymentId
@@ -230,6 +230,7 @@ class Deployment(Message, frozen=True, kw_only=True):
     ephemeral: bool = False
     created_at: float = 0.0
     base_python: str = ""
+    used_at: float = 0.0
 
 
 class FunctionIndex(Message, frozen=True, kw_only=True):

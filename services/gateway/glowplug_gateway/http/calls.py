@@ -113,7 +113,7 @@ class CallRoutes:
     async def on_call(self, exchange: Exchange) -> web.StreamResponse:
         """Call and wait."""
         request = exchange.request
-        deployment = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        deployment = await self._catalog.to_call(exchange.workspace, exchange.path["deployment"])
         stream = request.headers.get(HEADER_STREAM) == "1"
         _check_stream(deployment, stream=stream)
         call_id = invocation_id(request, self._platform.clock)
@@ -158,7 +158,7 @@ class CallRoutes:
 
     async def on_map(self, exchange: Exchange) -> web.StreamResponse:
         """Run a batch; answer outcomes as they come."""
-        deployment = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        deployment = await self._catalog.to_call(exchange.workspace, exchange.path["deployment"])
         _check_stream(deployment, stream=False)
         batch = _batch(await body(exchange.request, self._body_bytes_max))
         if exchange.span is not None:
@@ -196,7 +196,7 @@ class CallRoutes:
     async def on_spawn(self, exchange: Exchange) -> web.StreamResponse:
         """Accept durable work."""
         request = exchange.request
-        deployment = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        deployment = await self._catalog.to_call(exchange.workspace, exchange.path["deployment"])
         call_id = invocation_id(request, self._platform.clock)
         if exchange.span is not None:
             exchange.span.set(invocation_id=call_id, deployment_id=deployment.deployment_id)

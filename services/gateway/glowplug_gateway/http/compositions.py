@@ -68,7 +68,7 @@ class CompositionRoutes:
             ) from err
         check_composition(asked.tasks)
         deployments = {
-            deployment_id: await self._catalog.find(exchange.workspace, deployment_id)
+            deployment_id: await self._catalog.to_call(exchange.workspace, deployment_id)
             for deployment_id in {task.deployment_id for task in asked.tasks}
         }
         records = records_of(

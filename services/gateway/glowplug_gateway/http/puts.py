@@ -44,7 +44,7 @@ class PutRoutes:
 
     async def on_put_many(self, exchange: Exchange) -> web.StreamResponse:
         """Accept durable work."""
-        deployment = await self._catalog.find(exchange.workspace, exchange.path["deployment"])
+        deployment = await self._catalog.to_call(exchange.workspace, exchange.path["deployment"])
         asked = _puts(await body(exchange.request, self._body_bytes_max))
         accepted = await self._intake.accept_many(deployment, asked.puts, exchange.trace)
         return answers.json({"tasks": [_value(one) for one in accepted]}, status=202)

@@ -122,7 +122,7 @@ class RpcMethods:
 
     @contextlib.asynccontextmanager
     async def _held(self, asked: Asked, request: Any, *, stream: bool) -> AsyncIterator[Any]:
-        deployment = await self._catalog.find(asked.workspace, request.deployment)
+        deployment = await self._catalog.to_call(asked.workspace, request.deployment)
         if deployment.spec.is_generator != stream:
             right = "InvokeStream" if deployment.spec.is_generator else "Invoke"
             raise InvalidRequestError(
@@ -177,7 +177,7 @@ class RpcMethods:
 
     async def on_put(self, asked: Asked, request: Any) -> Any:
         """Accept durable work."""
-        deployment = await self._catalog.find(asked.workspace, request.deployment)
+        deployment = await self._catalog.to_call(asked.workspace, request.deployment)
         given = request.options_json.decode("utf-8", "replace") or None
         options = read_options(given, request.idempotency_key or None)
         args = await json_arguments(deployment, self._blobs, request.arguments_json, {})
