@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from glowplug_local.broker import FILE_STORE_BYTES
 
 
 class Server(msgspec.Struct):
@@ -70,7 +71,8 @@ def open_nats_server(directory: Path, extra: str = "", sync: str = "always") -> 
     config = directory / "nats.conf"
     config.write_text(
         f'listen: "127.0.0.1:{port}"\nmax_payload: 8MB\n'
-        f'jetstream {{ store_dir: "{directory}/js", sync_interval: {sync} }}\n{extra}\n'
+        f'jetstream {{ store_dir: "{directory}/js", sync_interval: {sync}, '
+        f"max_file: {FILE_STORE_BYTES} }}\n{extra}\n"
     )
     server = Server(port=port, store=directory, config=config)
     server.start()
