@@ -270,7 +270,7 @@ DEPLOYMENTS = Bucket(
     value=Deployment,
     why="Every version. Key: workspace.deployment_id.",
     writers=("gateway",),
-    readers=("gateway", "scheduler", "autoscaler"),
+    readers=("gateway", "scheduler", "autoscaler", "imagecache"),
 )
 FUNCTIONS = Bucket(
     name="functions",
@@ -307,7 +307,7 @@ SANDBOXES = Bucket(
     value=SandboxRecord,
     why="Sandbox sessions. Key: workspace.sandbox_id.",
     writers=("sandbox",),
-    readers=("sandbox", "gateway"),
+    readers=("sandbox", "gateway", "imagecache"),
 )
 SCHEDULE_STATES = Bucket(
     name="schedules",

@@ -1,4 +1,4 @@
-"""The imagecache service's command: the store, its HTTP door, and the builds."""
+"""The imagecache service's command: the store, its HTTP door, the builds, and who keeps the store in order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from glowplug_runtime.http import open_http
 from glowplug_runtime.service import Shell, run
 
 from glowplug_imagecache.http import make_app
+from glowplug_imagecache.keeping import Keeper
 from glowplug_imagecache.pulled import open_sources
 from glowplug_imagecache.service import SERVICE, open_builds
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
+
+KEEP_TICK_S = 1.0
 
 
 @contextlib.asynccontextmanager
@@ -39,7 +42,10 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         shell.url = f"http://{settings.host}:{port}"
         shell.every(settings.sweep_s, sweep, "sweep expired blobs")
         shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
-        async with open_builds(shell, store, sources):
+        async with open_builds(shell, store, sources) as builds:
+            keeper = Keeper(shell, store, builds.beats)
+            await keeper.recover()
+            shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
             yield
 
 

@@ -204,12 +204,16 @@ class Builds:
             )
         return choose_target(spec, offers)
 
-    def _offers(self) -> list[Offer]:
+    def beats(self) -> list[WorkerBeat]:
+        """Return the last beats of the workers that live."""
         now = self._shell.clock.now()
         self._beats = {w: b for w, b in self._beats.items() if now - b[0] <= WORKER_ALIVE_S}
+        return [beat for _, beat in self._beats.values()]
+
+    def _offers(self) -> list[Offer]:
         return [
             Offer(host=beat.image_host, pythons=beat.pythons)
-            for _, beat in self._beats.values()
+            for beat in self.beats()
             if not beat.draining
         ]
 

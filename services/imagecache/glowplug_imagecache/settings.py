@@ -30,6 +30,13 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
         registry_tries: how often a request to a registry is made while it fails, 1 … 20; pauses double.
         image_bytes_max: files of one image, and its layers' tars, 1 MiB … 1 TiB; larger ones are refused.
         image_entries_max: files and directories of one image, 1 … 1000000.
+        store_bytes_max: above it, images that nothing needs are evicted, the least recently used first;
+            0 = no bound but the disk's.
+        image_unused_s: images that nothing needs and nobody used for so long are evicted, whatever room
+            there is, 3600 or more.
+        evict_s: seconds between rounds of eviction, 1 or more; each lists the whole store.
+        evict_grace_s: what was used within it is never evicted; shorter than a build's longest step may
+            take away what it is about to use.
     """
 
     blob_bytes_max: int = 4 * GIB
@@ -44,3 +51,7 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     registry_tries: int = 5
     image_bytes_max: int = 64 * GIB
     image_entries_max: int = ENTRIES_MAX
+    store_bytes_max: int = 100 * GIB
+    image_unused_s: float = 30 * 86_400.0
+    evict_s: float = 600.0
+    evict_grace_s: float = 3600.0

@@ -1,12 +1,15 @@
 """The content-addressed directory: chunks, blobs that stay, and blobs that a call leased.
 
     chunks/ab/<digest>   one zstd frame each; the name is of the raw bytes
-    blobs/ab/<digest>    raw, kept for ever (manifests, sources, uploads of the SDK)
+    blobs/ab/<digest>    raw, kept until evicted (manifests, sources, uploads of the SDK)
     leased/ab/<digest>   raw, kept until the file's modification time (arguments, results)
     workspaces/<name>/   `blobs` and `leased` of one workspace; those above are the platform's own
     quarantine/          what did not match its name, kept for whoever wants to know why
+    doomed/              being evicted (`evicting.py`)
     tmp/                 being written
 
+A chunk's or kept blob's modification time says when it was last put or asked for, or until when it is leased if
+that is later: eviction leaves alone what is younger than its grace. Reading a chunk's bytes does not count.
 Nothing gets a name before its bytes were verified and fsynced, and nothing is given out that does not
 match its name: it is quarantined and reported as missing. Nothing of one workspace is there for another:
 the same bytes are kept once for each, so that neither an answer nor its time tells who else has them.
@@ -19,6 +22,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -54,14 +58,19 @@ class Store:
         self._root = root
         self._free_bytes_min = free_bytes_min
         self._blob_bytes_max = blob_bytes_max
-        for room in ("chunks", "blobs", "leased", "workspaces", "quarantine", "tmp"):
+        for room in ("chunks", "blobs", "leased", "workspaces", "quarantine", "doomed", "tmp"):
             (root / room).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     # -- Chunks ---------------------------------------------------------------------------------
 
+    @property
+    def root(self) -> Path:
+        """Return the directory."""
+        return self._root
+
     def missing(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Return those of the chunks that are not here."""
-        return [digest for digest in digests if not self._at("chunks", digest).exists()]
+        """Return those of the chunks that are not here. The others stay for eviction's grace."""
+        return [digest for digest in digests if not _touch(self._at("chunks", digest))]
 
     def put_chunks(self, frames: Sequence[ChunkFrame]) -> int:
         """Store a batch; return how many were new. All are durable when this returns.
@@ -76,7 +85,7 @@ class Store:
                 if frame.stored is None or raw_form(frame.digest, frame.stored) is None:
                     raise _mismatch(frame.digest)
                 target = self._at("chunks", frame.digest)
-                if not target.exists():
+                if not _touch(target):
                     written.append((self._write_temporary(frame.stored), target))
             self._name_all(written)
         finally:
@@ -115,7 +124,7 @@ class Store:
         """
         for room in ("blobs", "leased"):
             path = self._at(room, digest, owner)
-            if not path.exists():
+            if not (_touch(path) if room == "blobs" else path.exists()):
                 continue
             if _digest_of_file(path) == digest:
                 return path
@@ -154,8 +163,8 @@ class Store:
             )
 
     def extend(self, digest: Digest, keep_until: float, owner: WorkspaceId | None = None) -> bool:
-        """Keep a leased blob at least until then. Return whether the blob is here."""
-        if self._at("blobs", digest, owner).exists():
+        """Keep a blob at least until then. Return whether the blob is here."""
+        if _touch(self._at("blobs", digest, owner), keep_until):
             return True
         path = self._at("leased", digest, owner)
         try:
@@ -166,11 +175,11 @@ class Store:
         return True
 
     def keep(self, digest: Digest, owner: WorkspaceId | None = None) -> bool:
-        """Keep a leased blob for ever from now on. Return whether the blob is here."""
+        """Keep a leased blob until eviction finds that nobody needs it. Return whether it is here."""
         target = self._at("blobs", digest, owner)
         with contextlib.suppress(FileNotFoundError):
             self._name_all([(self._at("leased", digest, owner), target)])
-        return target.exists()
+        return _touch(target)
 
     def adopt(
         self,
@@ -181,8 +190,11 @@ class Store:
     ) -> None:
         """Give a verified temporary file its name (Upload.finish only)."""
         if keep_until is None:
-            self._name_all([(temporary, self._at("blobs", digest, owner))])
-            self._at("leased", digest, owner).unlink(missing_ok=True)
+            kept, leased = self._at("blobs", digest, owner), self._at("leased", digest, owner)
+            until = max(_time_of(path) for path in (temporary, kept, leased))
+            os.utime(temporary, (until, until))
+            self._name_all([(temporary, kept)])
+            leased.unlink(missing_ok=True)
         elif not self.extend(digest, keep_until, owner):
             os.utime(temporary, (keep_until, keep_until))
             self._name_all([(temporary, self._at("leased", digest, owner))])
@@ -245,7 +257,8 @@ class Store:
 
     def _quarantine(self, path: Path) -> None:
         log.error("object.corrupt", path=str(path.relative_to(self._root)))
-        path.rename(self._root / "quarantine" / path.name)
+        with contextlib.suppress(FileNotFoundError):  # evicted, or quarantined by another replica
+            path.rename(self._root / "quarantine" / path.name)
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self._root).free
@@ -304,11 +317,25 @@ def _mismatch(digest: Digest) -> InvalidRequestError:
     return InvalidRequestError("request.bad_digest", f"the bytes sent are not what {digest} names")
 
 
-def _expired(path: Path, before: float) -> bool:
+def _touch(path: Path, until: float = 0.0) -> bool:
+    """Say that a file is wanted now, or until a later time; return whether it is here."""
     try:
-        return path.stat().st_mtime < before
+        until = max(until, time.time(), path.stat().st_mtime)
+        os.utime(path, (until, until))
     except FileNotFoundError:
         return False
+    return True
+
+
+def _time_of(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _expired(path: Path, before: float) -> bool:
+    return 0.0 < _time_of(path) < before
 
 
 def _make_shelf(directory: Path) -> None:

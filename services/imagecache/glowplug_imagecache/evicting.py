@@ -1,0 +1,159 @@
+"""Look at the store's directory and remove from it what the machine of `eviction.py` decides.
+
+A thing is removed by a rename into `doomed/` and a second look at its time. Whoever wants it sets that time
+first: either that was before the rename, and it is put back, or their attempt finds no file, and they take it
+for missing. So it does not matter who else puts, reads or asks at the same time. What a crash left in
+`doomed/` is put back before the next look, since nobody can know whether its second look would have saved it.
+One evicts at a time (`alone`): a look must not miss an image that another one has in its hands.
+
+Everything here blocks: callers run it in threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import structlog
+from glowplug_contracts.errors import ContractError
+from glowplug_contracts.ids import Digest, WorkspaceId
+
+from glowplug_imagecache.eviction import DropImages, Sweep, Swept
+from glowplug_imagecache.stock import ImageSeen, ObjectSeen, SourceSeen, Stock, objects_of
+from glowplug_imagecache.store import Store
+
+log = structlog.get_logger(__name__)
+
+CHUNKS, BLOBS, WORKSPACES, DOOMED = "chunks", "blobs", "workspaces", "doomed"
+LOCK = "evicting.lock"
+
+
+class Evictor:
+    """The hands of one store's eviction. Only whoever has `alone()` may use them."""
+
+    def __init__(self, store: Store) -> None:
+        self._root = store.root
+        (self._root / DOOMED).mkdir(exist_ok=True, mode=0o700)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keep others who share the directory from evicting; yield False where another one does.
+
+        The kernel lets go of it when the process ends, however it ends.
+        """
+        with (self._root / LOCK).open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def recover(self) -> None:
+        """Put back what an eviction that died had in its hands: a look decides anew."""
+        for doomed in _entries(self._root / DOOMED):
+            log.info("eviction.put_back", name=doomed.name)
+            _put_back(doomed, self._root.joinpath(*doomed.name.split(".")))
+
+    def look(self) -> Stock:
+        """Return what there is."""
+        # Objects first: one that comes later is not in the stock, so it is not swept.
+        objects = [
+            ObjectSeen(bytes.fromhex(path.name), found.st_size, found.st_mtime)
+            for path, found in _files(self._root / CHUNKS)
+        ]
+        places = {one.digest: place for place, one in enumerate(objects)}
+        sources = tuple(
+            SourceSeen(
+                owner=WorkspaceId(rooms.name),
+                digest=Digest(path.name),
+                used_at=found.st_mtime,
+                size=found.st_size,
+            )
+            for rooms in _entries(self._root / WORKSPACES)
+            for path, found in _files(rooms / BLOBS)
+        )
+        images = tuple(_image(path, found, places) for path, found in _files(self._root / BLOBS))
+        return Stock(images=images, objects=objects, sources=sources)
+
+    def drop_images(self, decided: DropImages) -> frozenset[Digest]:
+        """Remove manifests that nobody used since; return which are gone."""
+        return frozenset(
+            one.digest
+            for one in decided.images
+            if self._remove(self._at(BLOBS, one.digest), decided.unused_since) is not None
+        )
+
+    def sweep(self, decided: Sweep) -> Swept:
+        """Remove objects and sources that nobody touched since; return how much is gone."""
+        paths = [self._at(CHUNKS, Digest(digest.hex())) for digest in decided.objects]
+        paths += [
+            self._at(f"{WORKSPACES}/{source.owner}/{BLOBS}", source.digest)
+            for source in decided.sources
+        ]
+        sizes = [self._remove(path, decided.untouched_since) for path in paths]
+        gone = [size for size in sizes if size is not None]
+        return Swept(len(gone), sum(gone))
+
+    # -- One file -------------------------------------------------------------------------------
+
+    def _at(self, room: str, digest: Digest) -> Path:
+        return self._root / room / digest[:2] / digest
+
+    def _remove(self, path: Path, before: float) -> int | None:
+        """Remove a file whose time is before that; return its size, None if it stays or is gone."""
+        # Neither workspaces nor digests have dots in them.
+        doomed = self._root / DOOMED / ".".join(path.relative_to(self._root).parts)
+        try:
+            path.rename(doomed)
+            found = doomed.stat()
+        except FileNotFoundError:  # quarantined just now
+            return None
+        if found.st_mtime >= before:
+            _put_back(doomed, path)
+            return None
+        doomed.unlink(missing_ok=True)
+        return found.st_size
+
+
+def _put_back(doomed: Path, path: Path) -> None:
+    # What came under the same name in between has the same bytes, and a later time.
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(doomed)
+    doomed.unlink()
+
+
+def _image(path: Path, found: os.stat_result, places: Mapping[bytes, int]) -> ImageSeen:
+    objects: array[int] | None = array("I")
+    try:
+        named = objects_of(path.read_bytes())
+        objects = array("I", [places[digest] for digest in named if digest in places])
+    except FileNotFoundError:  # quarantined just now
+        pass
+    except ContractError as err:
+        log.warning("eviction.unreadable", image_digest=path.name, error=str(err))
+        objects = None
+    return ImageSeen(
+        digest=Digest(path.name), used_at=found.st_mtime, size=found.st_size, objects=objects
+    )
+
+
+def _files(room: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for shelf in _entries(room):
+        for path in _entries(shelf):
+            with contextlib.suppress(FileNotFoundError):
+                found = path.stat(follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode):
+                    yield path, found
+
+
+def _entries(directory: Path) -> Iterable[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,157 @@
+"""Keep the store within its bounds: feeds the machine of `eviction.py` and performs what it decides.
+
+What was evicted is logged, image by image, and build steps that ended in it are forgotten, so that they are
+done again when somebody needs them. Of replicas that share a directory one evicts at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import assert_never
+
+import msgspec
+import structlog
+from glowplug_contracts.errors import ConflictError
+from glowplug_contracts.ids import Digest
+from glowplug_contracts.messages.worker import WorkerBeat
+from glowplug_contracts.streams import BUILD_STEPS
+from glowplug_runtime.service import Shell
+
+from glowplug_imagecache.evicting import Evictor
+from glowplug_imagecache.eviction import (
+    Decision,
+    DropImages,
+    Dropped,
+    Event,
+    Eviction,
+    Failed,
+    ImagesDropped,
+    Look,
+    Looked,
+    Report,
+    Sweep,
+    Tell,
+    Tick,
+)
+from glowplug_imagecache.needs import find_needs
+from glowplug_imagecache.settings import ImagecacheSettings
+from glowplug_imagecache.store import Store
+
+log = structlog.get_logger(__name__)
+
+LISTED_MAX = 20
+
+
+class Keeper:
+    """See the module.
+
+    Args:
+        beats: the live workers' last beats, as far as they were heard.
+
+    Attributes:
+        last: what the last round of this replica did, None before the first one.
+    """
+
+    def __init__(
+        self,
+        shell: Shell[ImagecacheSettings],
+        store: Store,
+        beats: Callable[[], Iterable[WorkerBeat]],
+    ) -> None:
+        settings = shell.settings
+        self.last: Report | None = None
+        self._shell = shell
+        self._beats = beats
+        self._hands = Evictor(store)
+        self._machine = Eviction(
+            bytes_max=settings.store_bytes_max,
+            unused_s=settings.image_unused_s,
+            grace_s=settings.evict_grace_s,
+            period_s=settings.evict_s,
+        )
+
+    async def recover(self) -> None:
+        """Put back what a killed eviction left, unless another replica is evicting now."""
+        await asyncio.to_thread(self._recover_blocking)
+
+    async def tick(self) -> None:
+        """Evict if it is time."""
+        decisions = self._machine.step(Tick(), self._shell.clock.unix())
+        if not decisions:
+            return
+        with self._hands.alone() as alone:
+            if not alone:
+                self._machine.step(Failed(), self._shell.clock.unix())
+                return
+            try:
+                while decisions:
+                    event = await self._perform(decisions.pop(0))
+                    if event is not None:
+                        decisions += self._machine.step(event, self._shell.clock.unix())
+            except BaseException:
+                self._machine.step(Failed(), self._shell.clock.unix())
+                raise
+
+    async def _perform(self, decision: Decision) -> Event | None:
+        match decision:
+            case Look():
+                await asyncio.to_thread(self._hands.recover)
+                stock = await asyncio.to_thread(self._hands.look)
+                needs = await find_needs(self._shell.bus, self._beats())
+                return Looked(stock, needs.held())
+            case DropImages():
+                gone = await asyncio.to_thread(self._hands.drop_images, decision)
+                await self._forget_steps([one for one in decision.images if one.digest in gone])
+                return ImagesDropped(gone)
+            case Sweep():
+                return await asyncio.to_thread(self._hands.sweep, decision)
+            case Tell():
+                self._tell(decision.report)
+                return None
+            case _:
+                assert_never(decision)
+
+    async def _forget_steps(self, dropped: list[Dropped]) -> None:
+        if not dropped:
+            return
+        gone = {one.digest for one in dropped}
+        steps = self._shell.bus.bucket(BUILD_STEPS)
+        for entry in await steps.entries():
+            if entry.value is not None and Digest(entry.value.image_digest) in gone:
+                try:
+                    await steps.delete(entry.key, entry.revision)
+                except ConflictError:  # built again just now
+                    log.info("eviction.step_rebuilt", chain=entry.key)
+
+    def _tell(self, report: Report) -> None:
+        self.last = report
+        for one in report.images:
+            log.info("image.evicted", image_digest=one.digest, why=one.why)
+        if report.images or report.swept:
+            log.info("store.swept", objects=report.swept, bytes=report.swept_bytes)
+        if report.over:
+            log.warning("store.over_bound", bytes=report.size, unreadable=len(report.unreadable))
+        self._shell.ready_note(store=_note(report, self._shell.settings.store_bytes_max))
+
+    def _recover_blocking(self) -> None:
+        with self._hands.alone() as alone:
+            if alone:
+                self._hands.recover()
+
+
+def shown(report: Report | None) -> dict[str, object]:
+    """Return what people see of the last round."""
+    if report is None:
+        return {}
+    fields: dict[str, object] = msgspec.structs.asdict(report)
+    return fields | {"images": report.images[:LISTED_MAX], "images_evicted": len(report.images)}
+
+
+def _note(report: Report, bytes_max: int) -> str:
+    said = f"{report.size} bytes"
+    if report.over:
+        said += f", over the bound of {bytes_max}: all of it is needed or in use"
+    if report.unreadable:
+        said += f"; {len(report.unreadable)} unreadable manifests keep everything from being swept"
+    return said
