@@ -16,6 +16,7 @@ from glowplug_imagecache.pulled import open_sources
 from glowplug_imagecache.service import SERVICE, open_builds
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
+from glowplug_imagecache.watching import Watcher
 
 KEEP_TICK_S = 1.0
 
@@ -35,18 +36,21 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         await asyncio.to_thread(store.sweep, shell.clock.unix())
 
     app = make_app(store, shell.clock, shell.internal_token())
-    async with (
-        open_http(app, settings.host, settings.port) as port,
-        open_sources(shell, store, Path(settings.data_dir or SERVICE)) as sources,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
         shell.url = f"http://{settings.host}:{port}"
         shell.every(settings.sweep_s, sweep, "sweep expired blobs")
+        folder = Path(settings.data_dir or SERVICE)
+        sources = await stack.enter_async_context(open_sources(shell, store, folder))
         shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
-        async with open_builds(shell, store, sources) as builds:
-            keeper = Keeper(shell, store, builds.beats)
-            await keeper.recover()
-            shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
-            yield
+        builds = await stack.enter_async_context(open_builds(shell, store, sources))
+        keeper = Keeper(shell, store, builds.beats)
+        await keeper.recover()
+        shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
+        watcher = Watcher(shell, store)
+        stack.callback(watcher.close)
+        shell.every(KEEP_TICK_S, watcher.tick, "scrub the store")
+        yield
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ A thing is removed by a rename into `doomed/` and a second look at its time. Who
 first: either that was before the rename, and it is put back, or their attempt finds no file, and they take it
 for missing. So it does not matter who else puts, reads or asks at the same time. What a crash left in
 `doomed/` is put back before the next look, since nobody can know whether its second look would have saved it.
-One evicts at a time (`alone`): a look must not miss an image that another one has in its hands.
+One evicts at a time (`locking.py`): a look must not miss an image that another one has in its hands.
 
 Everything here blocks: callers run it in threads.
 """
@@ -12,7 +12,6 @@ Everything here blocks: callers run it in threads.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from array import array
@@ -24,6 +23,7 @@ from glowplug_contracts.errors import ContractError
 from glowplug_contracts.ids import Digest, WorkspaceId
 
 from glowplug_imagecache.eviction import DropImages, Sweep, Swept
+from glowplug_imagecache.objects import is_digest
 from glowplug_imagecache.stock import ImageSeen, ObjectSeen, SourceSeen, Stock, objects_of
 from glowplug_imagecache.store import Store
 
@@ -34,25 +34,11 @@ LOCK = "evicting.lock"
 
 
 class Evictor:
-    """The hands of one store's eviction. Only whoever has `alone()` may use them."""
+    """The hands of one store's eviction. Only whoever has the lock LOCK may use them."""
 
     def __init__(self, store: Store) -> None:
         self._root = store.root
         (self._root / DOOMED).mkdir(exist_ok=True, mode=0o700)
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Keep others who share the directory from evicting; yield False where another one does.
-
-        The kernel lets go of it when the process ends, however it ends.
-        """
-        with (self._root / LOCK).open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
 
     def recover(self) -> None:
         """Put back what an eviction that died had in its hands: a look decides anew."""
@@ -148,7 +134,7 @@ def _files(room: Path) -> Iterator[tuple[Path, os.stat_result]]:
         for path in _entries(shelf):
             with contextlib.suppress(FileNotFoundError):
                 found = path.stat(follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode):
+                if stat.S_ISREG(found.st_mode) and is_digest(path.name):
                     yield path, found
 
 

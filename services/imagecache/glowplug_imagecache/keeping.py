@@ -18,7 +18,7 @@ from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_contracts.streams import BUILD_STEPS
 from glowplug_runtime.service import Shell
 
-from glowplug_imagecache.evicting import Evictor
+from glowplug_imagecache.evicting import LOCK, Evictor
 from glowplug_imagecache.eviction import (
     Decision,
     DropImages,
@@ -34,6 +34,7 @@ from glowplug_imagecache.eviction import (
     Tell,
     Tick,
 )
+from glowplug_imagecache.locking import only_one
 from glowplug_imagecache.needs import find_needs
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
@@ -64,6 +65,7 @@ class Keeper:
         self._shell = shell
         self._beats = beats
         self._hands = Evictor(store)
+        self._lock = store.root / LOCK
         self._machine = Eviction(
             bytes_max=settings.store_bytes_max,
             unused_s=settings.image_unused_s,
@@ -80,7 +82,7 @@ class Keeper:
         decisions = self._machine.step(Tick(), self._shell.clock.unix())
         if not decisions:
             return
-        with self._hands.alone() as alone:
+        with only_one(self._lock) as alone:
             if not alone:
                 self._machine.step(Failed(), self._shell.clock.unix())
                 return
@@ -135,7 +137,7 @@ class Keeper:
         self._shell.ready_note(store=_note(report, self._shell.settings.store_bytes_max))
 
     def _recover_blocking(self) -> None:
-        with self._hands.alone() as alone:
+        with only_one(self._lock) as alone:
             if alone:
                 self._hands.recover()
 

@@ -12,11 +12,18 @@ from glowplug_contracts.ids import Digest
 from glowplug_contracts.manifests import CHUNK_BYTES, ChunkFrame
 
 ZSTD_LEVEL = 3
+DIGEST_CHARS = 64
+HEX = frozenset("0123456789abcdef")
 
 
 def digest_of(data: bytes) -> Digest:
     """Return the name of some bytes."""
     return Digest(blake3.blake3(data).hexdigest())
+
+
+def is_digest(name: str) -> bool:
+    """Return whether a file's name is one of ours: file systems leave others between them."""
+    return len(name) == DIGEST_CHARS and not set(name) - HEX
 
 
 def stored_form(data: bytes) -> bytes:

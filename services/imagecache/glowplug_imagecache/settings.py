@@ -37,6 +37,8 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
         evict_s: seconds between rounds of eviction, 1 or more; each lists the whole store.
         evict_grace_s: what was used within it is never evicted; shorter than a build's longest step may
             take away what it is about to use.
+        scrub_bytes_per_s: how fast what is kept is read again to find what a disk changed; 0 = never.
+        scrub_every_s: seconds from the start of one such reading of everything to the next.
     """
 
     blob_bytes_max: int = 4 * GIB
@@ -55,3 +57,5 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     image_unused_s: float = 30 * 86_400.0
     evict_s: float = 600.0
     evict_grace_s: float = 3600.0
+    scrub_bytes_per_s: int = 16 * 1024 * 1024
+    scrub_every_s: float = 7 * 86_400.0

@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 LEASE_GRACE_S = 60.0
 # What a crash left half written. Longer than any upload takes.
 TMP_KEPT_S = 6 * 3600.0
+QUARANTINE_KEPT_S = 30 * 86_400.0
 
 
 class Store:
@@ -102,7 +103,7 @@ class Store:
             return ChunkFrame(digest, 0, None)
         raw = raw_form(digest, stored)
         if raw is None:
-            self._quarantine(path)
+            self.quarantine(path)
             return ChunkFrame(digest, 0, None)
         return ChunkFrame(digest, len(raw), stored)
 
@@ -128,7 +129,7 @@ class Store:
                 continue
             if _digest_of_file(path) == digest:
                 return path
-            self._quarantine(path)
+            self.quarantine(path)
         raise NotFoundError("blob.not_found", f"no blob {digest} is kept here")
 
     def blob(self, digest: Digest) -> bytes:
@@ -221,6 +222,9 @@ class Store:
         for path in (self._root / "tmp").iterdir():
             if _expired(path, now - TMP_KEPT_S):
                 path.unlink(missing_ok=True)
+        for path in (self._root / "quarantine").iterdir():
+            if path.stat().st_ctime < now - QUARANTINE_KEPT_S:  # when it was put there
+                path.unlink(missing_ok=True)
         return removed
 
     # -- The directory --------------------------------------------------------------------------
@@ -229,6 +233,12 @@ class Store:
         """Return a new file to write to: its descriptor and path."""
         descriptor, name = tempfile.mkstemp(dir=self._root / "tmp")
         return descriptor, Path(name)
+
+    def quarantine(self, path: Path) -> None:
+        """Take away a file that is not what its name says."""
+        log.error("object.corrupt", path=str(path.relative_to(self._root)))
+        with contextlib.suppress(FileNotFoundError):  # evicted, or quarantined by another replica
+            path.rename(self._root / "quarantine" / path.name)
 
     def _leased(self) -> Iterator[Path]:
         for rooms in (self._root, *(self._root / "workspaces").iterdir()):
@@ -254,11 +264,6 @@ class Store:
             temporary.rename(target)
         for shelf in {target.parent for _, target in written}:
             _sync(shelf)
-
-    def _quarantine(self, path: Path) -> None:
-        log.error("object.corrupt", path=str(path.relative_to(self._root)))
-        with contextlib.suppress(FileNotFoundError):  # evicted, or quarantined by another replica
-            path.rename(self._root / "quarantine" / path.name)
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self._root).free

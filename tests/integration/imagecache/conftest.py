@@ -38,6 +38,7 @@ async def imagecache(bus: NatsBus, tmp_path: Path) -> AsyncIterator[Shell[Imagec
         free_bytes_min=0,
         registry_networks="127.0.0.0/8",
         registry_tries=1,
+        scrub_bytes_per_s=0,  # tests that want it do it themselves
     )
     ready: asyncio.Future[Shell[ImagecacheSettings]] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:

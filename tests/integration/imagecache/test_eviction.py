@@ -22,8 +22,9 @@ from glowplug_contracts.messages.deployment import (
 from glowplug_contracts.messages.sandbox import SandboxRecord, SandboxSpec, SandboxState
 from glowplug_contracts.messages.worker import ContainerView, WorkerBeat
 from glowplug_contracts.streams import BUILD_STEPS, DEPLOYMENTS, SANDBOXES
-from glowplug_imagecache.evicting import Evictor
+from glowplug_imagecache.evicting import LOCK
 from glowplug_imagecache.keeping import Keeper
+from glowplug_imagecache.locking import only_one
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
 from glowplug_runtime.bus_nats import NatsBus
@@ -189,7 +190,7 @@ async def test_a_round_leaves_the_store_to_another_replica_that_evicts(
     await ask(an_image("a"))
     a_day_passes(store)
     keeper = a_keeper(imagecache, store, [])
-    with Evictor(store).alone():
+    with only_one(store.root / LOCK):
         await keeper.tick()
         assert keeper.last is None
     await keeper.tick()

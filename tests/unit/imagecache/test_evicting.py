@@ -10,8 +10,9 @@ import pytest
 from glowplug_contracts.ids import Digest, WorkspaceId
 from glowplug_contracts.manifests import encode_manifest
 from glowplug_contracts.trees import FlatTree, StoredObject, encode_tree
-from glowplug_imagecache.evicting import Evictor
+from glowplug_imagecache.evicting import LOCK, Evictor
 from glowplug_imagecache.eviction import DropImages, Dropped, Sweep
+from glowplug_imagecache.locking import only_one
 from glowplug_imagecache.objects import digest_of, frame_of
 from glowplug_imagecache.stock import SourceSeen
 from glowplug_imagecache.store import Store
@@ -158,9 +159,10 @@ def test_a_workspaces_source_goes_and_nobody_elses(store: Store, tmp_path: Path)
 
 
 def test_one_evicts_at_a_time(store: Store) -> None:
-    with Evictor(store).alone() as first, Evictor(store).alone() as second:
+    lock = store.root / LOCK
+    with only_one(lock) as first, only_one(lock) as second:
         assert (first, second) == (True, False)
-    with Evictor(store).alone() as third:
+    with only_one(lock) as third:
         assert third
 
 
