@@ -104,8 +104,10 @@ async def open_client(url: str | None, token: str = TOKEN) -> AsyncIterator[Stor
 
 
 @contextlib.asynccontextmanager
-async def open_worker_images(data_dir: Path, url: str) -> AsyncIterator[LocalImages]:
-    async with open_images(data_dir, lambda: url, TOKEN) as images:
+async def open_worker_images(
+    data_dir: Path, url: str, token: str = TOKEN
+) -> AsyncIterator[LocalImages]:
+    async with open_images(data_dir, lambda: url, token) as images:
         yield images
 
 

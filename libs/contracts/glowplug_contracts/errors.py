@@ -273,6 +273,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "user",
         "The image asks for what this base can't do; the message says what can.",
     ),
+    "image.in_use": (
+        "user",
+        "The message names what needs the image; delete that first.",
+    ),
     "image.not_found": ("operator", "The image's manifest or chunks are gone; deploy again."),
     "image.corrupt": ("operator", "A chunk's bytes do not match its name; see `glowplug doctor`."),
     "layer.corrupt": (

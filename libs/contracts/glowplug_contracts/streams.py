@@ -13,7 +13,7 @@ from glowplug_contracts.messages.container import ContainerWanted
 from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Principal
 from glowplug_contracts.messages.event import RouterPosition, TriggerCursor
 from glowplug_contracts.messages.http import SigningSecret
-from glowplug_contracts.messages.image import CachedStep
+from glowplug_contracts.messages.image import CachedStep, ImageRecord
 from glowplug_contracts.messages.output import OutputKey
 from glowplug_contracts.messages.record import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
 from glowplug_contracts.messages.sandbox import SandboxRecord
@@ -323,6 +323,13 @@ BUILD_STEPS = Bucket(
     writers=("imagecache",),
     readers=("imagecache",),
 )
+IMAGES = Bucket(
+    name="images",
+    value=ImageRecord,
+    why="Which images a workspace has had built and the store still has. Key: workspace.digest.",
+    writers=("imagecache",),
+    readers=("imagecache",),
+)
 ROUTERS = Bucket(
     name="routers",
     value=RouterPosition,
@@ -411,6 +418,7 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     SANDBOXES,
     SCHEDULE_STATES,
     BUILD_STEPS,
+    IMAGES,
     ROUTERS,
     TRIGGERS,
     SECRETS,

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("glowplug.cli.workers:worker", "Workers: list, show, cordon, uncordon, drain."),
     "secret": ("glowplug.cli.secrets:secret", "Secrets: create, list, rotate, delete."),
     "volume": ("glowplug.cli.volumes:volume", "Volumes: create, list, ls, cp, rm, delete."),
+    "image": ("glowplug.cli.images:image", "Images: list, show, diff, rm, prune, usage."),
     "output": ("glowplug.cli.outputs:output", "Outputs of tasks: ls, cp, url, rm."),
     "sandbox": ("glowplug.cli.sandboxes:sandbox", "Sandboxes: create, list, exec, run, terminate."),
     "status": ("glowplug.cli.parts:status", "How the platform and its parts are."),
@@ -43,7 +44,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 NOT_YET = {
     "serve": "run the program again after a change, or `glowplug deploy` it",
     "shell": "use `glowplug sandbox exec`",
-    "image": "images are built when they are deployed",
     "pool": "there is one pool",
     "token": "`glowplug config show` prints the local one",
     "bench": "run the files under benchmarks/",

@@ -36,6 +36,7 @@ from glowplug_gateway.http.door import Door, Listening, open_door
 from glowplug_gateway.http.endpoints import EndpointRoutes
 from glowplug_gateway.http.events import EventRoutes
 from glowplug_gateway.http.health import HealthRoutes
+from glowplug_gateway.http.images import ImageRoutes
 from glowplug_gateway.http.links import LinkRoutes
 from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.maps import MapRoutes
@@ -70,6 +71,7 @@ from glowplug_gateway.sandboxes import Sandboxes
 from glowplug_gateway.schedules import Schedules
 from glowplug_gateway.secrets import Secrets, read_key_file
 from glowplug_gateway.settings import GatewaySettings
+from glowplug_gateway.shelf import open_shelf
 from glowplug_gateway.signing import SigningSecrets
 from glowplug_gateway.telling import LEASE, Teller, Terms
 from glowplug_gateway.tokens import open_tokens
@@ -175,6 +177,9 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             _outputs(process, records, blobs, settings, origin),
             LinkRoutes(links),
             PullRoutes(images, vault),
+            ImageRoutes(
+                await stack.enter_async_context(open_shelf(shell.peers, shell.internal_token()))
+            ),
         )
         routes: list[Route] = [route for area in areas for route in area.routes()]
         routes += OpenApiRoutes(version(), lambda: routes).routes()

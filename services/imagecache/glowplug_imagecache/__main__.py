@@ -11,10 +11,12 @@ from glowplug_runtime.http import open_http
 from glowplug_runtime.service import Shell, run
 
 from glowplug_imagecache.http import make_app
+from glowplug_imagecache.image_doors import ImageDoors
 from glowplug_imagecache.keeping import Keeper
 from glowplug_imagecache.pulled import open_sources
 from glowplug_imagecache.service import SERVICE, open_builds
 from glowplug_imagecache.settings import ImagecacheSettings
+from glowplug_imagecache.shelf import Shelf
 from glowplug_imagecache.store import Store
 from glowplug_imagecache.watching import Watcher
 
@@ -23,7 +25,7 @@ KEEP_TICK_S = 1.0
 
 @contextlib.asynccontextmanager
 async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
-    """Open the store, then the door; close in reverse."""
+    """Open the store and the builds, then the door; close in reverse."""
     settings = shell.settings
     store = await asyncio.to_thread(
         Store,
@@ -35,20 +37,22 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
     async def sweep() -> None:
         await asyncio.to_thread(store.sweep, shell.clock.unix())
 
-    app = make_app(store, shell.clock, shell.internal_token())
     async with contextlib.AsyncExitStack() as stack:
-        port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
-        shell.url = f"http://{settings.host}:{port}"
-        shell.every(settings.sweep_s, sweep, "sweep expired blobs")
         folder = Path(settings.data_dir or SERVICE)
         sources = await stack.enter_async_context(open_sources(shell, store, folder))
-        shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
         builds = await stack.enter_async_context(open_builds(shell, store, sources))
         keeper = Keeper(shell, store, builds.beats)
         await keeper.recover()
-        shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
         watcher = Watcher(shell, store)
         stack.callback(watcher.close)
+        shelf = Shelf(shell, store, builds.beats)
+        doors = ImageDoors(shelf, keeper, watcher, settings.store_bytes_max)
+        app = make_app(store, shell.clock, shell.internal_token(), doors.routes())
+        port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
+        shell.url = f"http://{settings.host}:{port}"
+        shell.every(settings.sweep_s, sweep, "sweep expired blobs")
+        shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
+        shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
         shell.every(KEEP_TICK_S, watcher.tick, "scrub the store")
         yield
 

@@ -36,10 +36,13 @@ BYTES_MAX = 8 * 1024 * 1024 * 1024
 MODE_KEPT = 0o755
 
 
-def read_manifest(store: Store, digest: ImageDigest) -> ImageManifest:
-    """Return an image's manifest. Raises: NotFoundError (image.not_found), ContractError."""
+def read_manifest(store: Store, digest: ImageDigest, *, wanted: bool = True) -> ImageManifest:
+    """Return an image's manifest. Not `wanted`: somebody only looks, which keeps nothing alive.
+
+    Raises: NotFoundError (image.not_found), ContractError.
+    """
     try:
-        data = store.blob(Digest(digest))
+        data = store.blob(Digest(digest), wanted=wanted)
     except NotFoundError as err:
         raise NotFoundError("image.not_found", f"the image {digest} is gone") from err
     return decode_manifest(data)

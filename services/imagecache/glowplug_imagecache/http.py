@@ -9,7 +9,7 @@ Hashing, compression and the disk are in threads. It must never trust a name: th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import structlog
 from aiohttp import web
@@ -49,8 +49,10 @@ DIGESTS_BODY_MAX = DIGESTS_ASKED_MAX * 80
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(store: Store, clock: Clock, token: str) -> web.Application:
-    """Return the service's HTTP application.
+def make_app(
+    store: Store, clock: Clock, token: str, more: Iterable[web.RouteDef] = ()
+) -> web.Application:
+    """Return the service's HTTP application, `more` routes with it.
 
     `token` is what callers must show. Without one the door lets nobody in.
     """
@@ -62,6 +64,7 @@ def make_app(store: Store, clock: Clock, token: str) -> web.Application:
     app.router.add_post("/chunks/missing", doors.missing_chunks)
     app.router.add_post("/chunks/put", doors.put_chunks)
     app.router.add_post("/chunks/get", doors.get_chunks)
+    app.add_routes(more)
     return app
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import assert_never
+from typing import TypeVar, assert_never
 
-import msgspec
 import structlog
 from glowplug_contracts.errors import ConflictError
 from glowplug_contracts.ids import Digest
+from glowplug_contracts.messages.image import CachedStep, ImageRecord
 from glowplug_contracts.messages.worker import WorkerBeat
-from glowplug_contracts.streams import BUILD_STEPS
+from glowplug_contracts.streams import BUILD_STEPS, IMAGES
+from glowplug_runtime.bus import KeyValue
 from glowplug_runtime.service import Shell
 
 from glowplug_imagecache.evicting import LOCK, Evictor
@@ -41,7 +42,7 @@ from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
 
-LISTED_MAX = 20
+V = TypeVar("V", CachedStep, ImageRecord)
 
 
 class Keeper:
@@ -104,7 +105,7 @@ class Keeper:
                 return Looked(stock, needs.held())
             case DropImages():
                 gone = await asyncio.to_thread(self._hands.drop_images, decision)
-                await self._forget_steps([one for one in decision.images if one.digest in gone])
+                await self._forget([one for one in decision.images if one.digest in gone])
                 return ImagesDropped(gone)
             case Sweep():
                 return await asyncio.to_thread(self._hands.sweep, decision)
@@ -114,17 +115,11 @@ class Keeper:
             case _:
                 assert_never(decision)
 
-    async def _forget_steps(self, dropped: list[Dropped]) -> None:
-        if not dropped:
-            return
-        gone = {one.digest for one in dropped}
-        steps = self._shell.bus.bucket(BUILD_STEPS)
-        for entry in await steps.entries():
-            if entry.value is not None and Digest(entry.value.image_digest) in gone:
-                try:
-                    await steps.delete(entry.key, entry.revision)
-                except ConflictError:  # built again just now
-                    log.info("eviction.step_rebuilt", chain=entry.key)
+    async def _forget(self, dropped: list[Dropped]) -> None:
+        if dropped:
+            gone = {one.digest for one in dropped}
+            await _forget_all(self._shell.bus.bucket(BUILD_STEPS), gone)
+            await _forget_all(self._shell.bus.bucket(IMAGES), gone)
 
     def _tell(self, report: Report) -> None:
         self.last = report
@@ -142,12 +137,29 @@ class Keeper:
                 self._hands.recover()
 
 
+async def _forget_all(bucket: KeyValue[V], gone: set[Digest]) -> None:
+    """Delete what names one of the images, unless it was written since."""
+    for entry in await bucket.entries():
+        if entry.value is not None and Digest(entry.value.image_digest) in gone:
+            try:
+                await bucket.delete(entry.key, entry.revision)
+            except ConflictError:
+                log.info("eviction.built_again", key=entry.key)
+
+
 def shown(report: Report | None) -> dict[str, object]:
-    """Return what people see of the last round."""
+    """Return what anybody may see of the last round: the images may be other workspaces'."""
     if report is None:
         return {}
-    fields: dict[str, object] = msgspec.structs.asdict(report)
-    return fields | {"images": report.images[:LISTED_MAX], "images_evicted": len(report.images)}
+    return {
+        "at": report.at,
+        "size": report.size,
+        "over": report.over,
+        "images_evicted": len(report.images),
+        "unreadable": len(report.unreadable),
+        "swept": report.swept,
+        "swept_bytes": report.swept_bytes,
+    }
 
 
 def _note(report: Report, bytes_max: int) -> str:

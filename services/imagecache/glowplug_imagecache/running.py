@@ -26,9 +26,9 @@ from glowplug_contracts.messages.container import (
     LayerCommitted,
 )
 from glowplug_contracts.messages.deployment import ImageSpec, Resources
-from glowplug_contracts.messages.image import BuildProgress, CachedStep, ImageManifest
+from glowplug_contracts.messages.image import BuildProgress, CachedStep, ImageManifest, ImageRecord
 from glowplug_contracts.messages.invocation import RemoteError
-from glowplug_contracts.streams import BUILD_STEPS, LEASE_RENEW_S, WANTED
+from glowplug_contracts.streams import BUILD_STEPS, IMAGES, LEASE_RENEW_S, WANTED
 from glowplug_contracts.subjects import COMMIT, EXEC
 from glowplug_runtime.lease import Lease
 from glowplug_runtime.service import Shell
@@ -323,6 +323,26 @@ class BuildRun:
             renewing.cancel()
             await lease.release()
 
+    async def _remember(self, sealed: ImageDigest) -> None:
+        """Write down whose image this is. Always: eviction forgets only what was not written since."""
+        assert self._plan is not None  # noqa: S101 - decisions come after the plan
+        manifest = await asyncio.to_thread(read_manifest, self._store, sealed)
+        images, key = self._shell.bus.bucket(IMAGES), f"{self._workspace}.{sealed}"
+        before = await images.get(key)
+        known = before.value if before is not None else None
+        record = ImageRecord(
+            image_digest=sealed,
+            workspace=self._workspace,
+            host=manifest.host,
+            python_version=manifest.python_version,
+            steps=tuple(step.text for step in self._plan.steps),
+            chains=tuple(step.chain for step in self._plan.steps),
+            files=sum(entry.kind == "file" for entry in manifest.entries),
+            bytes_total=manifest.bytes_total,
+            built_at=known.built_at if known is not None else self._shell.clock.unix(),
+        )
+        await images.put(key, record)
+
     # -- Telling --------------------------------------------------------------------------------
 
     async def _succeed(self, digest: ImageDigest) -> None:
@@ -331,6 +351,7 @@ class BuildRun:
         python = self._plan.target.python_version
         if not self._spec.on_host:
             python = (await asyncio.to_thread(read_manifest, self._store, sealed)).python_version
+        await self._remember(sealed)
         log.info("build.succeeded", build_id=self.askers.build_id, image_digest=sealed)
         await self._tell(
             kind="done",

@@ -23,7 +23,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -118,23 +118,61 @@ class Store:
                 continue
         return None
 
-    def blob_path(self, digest: Digest, owner: WorkspaceId | None = None) -> Path:
-        """Return the file of a blob whose bytes were just verified.
+    def blob_path(
+        self, digest: Digest, owner: WorkspaceId | None = None, *, wanted: bool = True
+    ) -> Path:
+        """Return the file of a blob whose bytes were just verified. Not `wanted`: somebody only looks.
 
         Raises: NotFoundError (blob.not_found): never stored, expired, or quarantined now.
         """
         for room in ("blobs", "leased"):
             path = self._at(room, digest, owner)
-            if not (_touch(path) if room == "blobs" else path.exists()):
+            if not (_touch(path) if wanted and room == "blobs" else path.exists()):
                 continue
-            if _digest_of_file(path) == digest:
+            try:
+                intact = _digest_of_file(path) == digest
+            except FileNotFoundError:  # evicted just now
+                continue
+            if intact:
                 return path
             self.quarantine(path)
         raise NotFoundError("blob.not_found", f"no blob {digest} is kept here")
 
-    def blob(self, digest: Digest) -> bytes:
+    def blob(self, digest: Digest, *, wanted: bool = True) -> bytes:
         """Return a small blob's verified bytes (manifests). Raises: NotFoundError."""
-        return self.blob_path(digest).read_bytes()
+        try:
+            return self.blob_path(digest, wanted=wanted).read_bytes()
+        except FileNotFoundError as err:  # evicted between the two
+            raise NotFoundError("blob.not_found", f"no blob {digest} is kept here") from err
+
+    def used_at(self, digest: Digest, owner: WorkspaceId | None = None) -> float | None:
+        """Return when a kept blob was last wanted, or until when it is leased; None if it is not here."""
+        return _time_of(self._at("blobs", digest, owner)) or None
+
+    def disown(self, digest: Digest, now: float) -> None:
+        """Let eviction have a kept blob at its next round, unless it is leased or wanted again."""
+        path = self._at("blobs", digest)
+        if _time_of(path) <= now:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path, (1.0, 1.0))
+
+    def chunk_sizes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
+        """Return the stored bytes of those of the chunks that are here."""
+        found: dict[Digest, int] = {}
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError):
+                found[digest] = self._at("chunks", digest).stat().st_size
+        return found
+
+    def kept_bytes(self, owner: WorkspaceId) -> int:
+        """Return the bytes of all blobs of a workspace, leased ones too."""
+        size = 0
+        for room in ("blobs", "leased"):
+            for shelf in _entries(self._root / "workspaces" / check_token(owner) / room):
+                for path in _entries(shelf):
+                    with contextlib.suppress(FileNotFoundError):
+                        size += path.stat().st_size
+        return size
 
     def add_blob(self, data: bytes) -> Digest:
         """Store bytes for ever; return their name."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Container
 from typing import assert_never
 
-import msgspec
 import structlog
+from glowplug_contracts.ids import Digest
 from glowplug_runtime.service import Shell
 
 from glowplug_imagecache.locking import only_one
@@ -35,7 +36,6 @@ from glowplug_imagecache.store import Store
 log = structlog.get_logger(__name__)
 
 LOCK = "scrub.lock"
-LISTED_MAX = 20
 
 
 class Watcher:
@@ -111,14 +111,17 @@ class Watcher:
         self._shell.ready_note(scrub=_note(found))
 
 
-def shown(found: Progress) -> dict[str, object]:
-    """Return what people see of a pass."""
-    fields: dict[str, object] = msgspec.structs.asdict(found)
-    del fields["after"]
-    return fields | {
+def shown(found: Progress, own: Container[Digest]) -> dict[str, object]:
+    """Return what a workspace may see of a pass: `own` are its images."""
+    return {
         "running": found.began_at > found.ended_at,
-        "corrupt": found.corrupt[:LISTED_MAX],
-        "hurt": found.hurt[:LISTED_MAX],
+        "began_at": found.began_at,
+        "ended_at": found.ended_at,
+        "files": found.files,
+        "bytes": found.bytes,
+        "corrupt_count": found.corrupt_count,
+        "hurt_count": found.hurt_count,
+        "hurt": [one for one in found.hurt if one.digest in own],
     }
 
 

@@ -28,10 +28,17 @@ WITHIN_S = 60.0
 
 
 @pytest.fixture
-async def imagecache(bus: NatsBus, tmp_path: Path) -> AsyncIterator[Shell[ImagecacheSettings]]:
+def internal_token() -> str:
+    return TOKEN
+
+
+@pytest.fixture
+async def imagecache(
+    bus: NatsBus, tmp_path: Path, internal_token: str
+) -> AsyncIterator[Shell[ImagecacheSettings]]:
     """The service, with its store under tmp_path/store; stopped after the test."""
     token_file = tmp_path / "token"
-    token_file.write_text(TOKEN)
+    token_file.write_text(internal_token)
     settings = ImagecacheSettings(
         data_dir=str(tmp_path / "store"),
         internal_token_file=str(token_file),
@@ -54,9 +61,9 @@ async def imagecache(bus: NatsBus, tmp_path: Path) -> AsyncIterator[Shell[Imagec
 
 @pytest.fixture
 async def images(
-    imagecache: Shell[ImagecacheSettings], tmp_path: Path
+    imagecache: Shell[ImagecacheSettings], tmp_path: Path, internal_token: str
 ) -> AsyncIterator[LocalImages]:
-    async with open_worker_images(tmp_path / "worker", imagecache.url) as images:
+    async with open_worker_images(tmp_path / "worker", imagecache.url, internal_token) as images:
         yield images
 
 

@@ -105,3 +105,23 @@ class CachedStep(Message, frozen=True, kw_only=True):
 
     image_digest: ImageDigest
     built_at: float = 0.0
+
+
+class ImageRecord(Message, frozen=True, kw_only=True):
+    """An image that a workspace has had built, as stored in the `images` bucket (key: workspace.digest).
+
+    Attributes:
+        steps: what it is made of, as people read it.
+        chains: names of its cached steps in `build_steps`.
+        bytes_total, files: of its tree, whatever other images share.
+    """
+
+    image_digest: ImageDigest
+    workspace: WorkspaceId
+    host: str
+    python_version: str
+    steps: tuple[str, ...] = ()
+    chains: tuple[Digest, ...] = ()
+    files: int = 0
+    bytes_total: int = 0
+    built_at: float = 0.0
