@@ -186,6 +186,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
     ),
     "volume.not_found": ("user", "`glowplug volume list` names the volumes."),
     "volume.no_file": ("user", "`glowplug volume ls` shows what is in the volume."),
+    "store.full": (
+        "user",
+        "`glowplug image usage` says what you have; prune images, or have the operator raise the quota.",
+    ),
     "volume.full": (
         "user",
         "`glowplug volume usage` says what it holds; remove files, or have the operator raise the quota.",

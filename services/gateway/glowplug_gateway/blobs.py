@@ -16,11 +16,13 @@ import math
 from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
+import msgspec
 from blake3 import blake3
 from glowplug_contracts.errors import (
     InvalidRequestError,
     NotFoundError,
     PlatformError,
+    QuotaExceededError,
     UnavailableError,
 )
 from glowplug_contracts.ids import Digest, WorkspaceId
@@ -43,6 +45,7 @@ CALL_BLOBS_KEPT_S = 2 * 86_400
 LEASE_S_MAX = 90 * 86_400
 
 _MISSING = 404
+_QUOTA = 429
 
 
 @contextlib.asynccontextmanager
@@ -179,14 +182,31 @@ def not_stored(digest: Digest) -> InvalidRequestError:
     )
 
 
+class _Said(msgspec.Struct):
+    message: str
+
+
+class _Refused(msgspec.Struct):
+    error: _Said
+
+
+def _message(text: str) -> str:
+    try:
+        return msgspec.json.decode(text, type=_Refused).error.message
+    except msgspec.MsgspecError:
+        return text
+
+
 async def _check(response: aiohttp.ClientResponse, digest: Digest) -> None:
     if response.ok:
         return
-    said = (await response.content.read(500)).decode(errors="replace")
+    said = (await response.content.read(2000)).decode(errors="replace")
     if response.status == _MISSING:
         raise NotFoundError("image.not_found", f"no blob {digest} is stored")
     if response.status in (400, 409, 422):
         raise InvalidRequestError("request.bad_digest", f"blob {digest}: {said}")
+    if response.status == _QUOTA:
+        raise QuotaExceededError("store.full", _message(said))
     message = f"imagecache answered {response.status} to blob {digest}: {said}"
     error = PlatformError if response.status < 500 else UnavailableError  # noqa: PLR2004
     raise error("platform.unavailable", message, retry_after_s=1)

@@ -47,7 +47,7 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         stack.callback(watcher.close)
         shelf = Shelf(shell, store, builds.beats)
         doors = ImageDoors(shelf, keeper, watcher, settings.store_bytes_max)
-        app = make_app(store, shell.clock, shell.internal_token(), doors.routes())
+        app = make_app(store, shell.clock, shell.internal_token(), doors.routes(), builds.quota)
         port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
         shell.url = f"http://{settings.host}:{port}"
         shell.every(settings.sweep_s, sweep, "sweep expired blobs")

@@ -35,6 +35,7 @@ from glowplug_contracts.manifests import (
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.http import check_internal, error_response
 
+from glowplug_imagecache.quota import Quota
 from glowplug_imagecache.store import Store, Upload
 
 log = structlog.get_logger(__name__)
@@ -50,13 +51,18 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(
-    store: Store, clock: Clock, token: str, more: Iterable[web.RouteDef] = ()
+    store: Store,
+    clock: Clock,
+    token: str,
+    more: Iterable[web.RouteDef] = (),
+    quota: Quota | None = None,
 ) -> web.Application:
     """Return the service's HTTP application, `more` routes with it.
 
-    `token` is what callers must show. Without one the door lets nobody in.
+    `token` is what callers must show. Without one the door lets nobody in. Without a `quota`, workspaces
+    have none.
     """
-    doors = _Doors(store, clock)
+    doors = _Doors(store, clock, quota)
     app = web.Application(middlewares=[_guard(token)], client_max_size=DIGESTS_BODY_MAX)
     app.router.add_put("/blobs/{digest}", doors.put_blob)
     app.router.add_get("/blobs/{digest}", doors.get_blob, allow_head=False)
@@ -86,8 +92,9 @@ def _guard(token: str) -> Middleware:
 class _Doors:
     """The endpoints."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, quota: Quota | None) -> None:
         self._store = store
+        self._quota = quota
         self._clock = clock
         self._streams = asyncio.Semaphore(STREAMS_MAX)
 
@@ -96,6 +103,8 @@ class _Doors:
         digest = check_digest(request.match_info["digest"])
         owner = _owner(request)
         keep_until = self._keep_until(request)
+        if self._quota is not None:
+            await self._quota.check(owner, request.content_length or 0)
         async with self._streams:
             upload = await asyncio.to_thread(
                 self._store.open_upload, digest, request.content_length, owner
@@ -103,6 +112,8 @@ class _Doors:
             with upload:
                 await _receive(request, upload)
                 await asyncio.to_thread(upload.finish, keep_until)
+        if self._quota is not None and request.content_length is None:
+            self._quota.add(owner, upload.size)
         return web.Response(status=201)
 
     async def get_blob(self, request: web.Request) -> web.StreamResponse:

@@ -70,6 +70,7 @@ from glowplug_imagecache.plan import (
     plan_build,
 )
 from glowplug_imagecache.pulled import BaseStep, Sources
+from glowplug_imagecache.quota import Quota
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
 
@@ -94,6 +95,7 @@ class BuildRun:
         self,
         shell: Shell[ImagecacheSettings],
         store: Store,
+        quota: Quota,
         askers: Askers,
         spec: ImageSpec,
         workspace: WorkspaceId,
@@ -104,6 +106,7 @@ class BuildRun:
         self.exec_id = ""
         self._shell = shell
         self._store = store
+        self._quota = quota
         self._spec = spec
         self._workspace = workspace
         self._base = BaseStep(sources, spec, askers, self._say)
@@ -124,7 +127,10 @@ class BuildRun:
             target = await self._base.pin(await choose(self._spec))
             plan = plan_build(self._spec, self._workspace, target)
             async with self._only_one(plan):
-                await self._build(await self._with_cached(plan))
+                cached = await self._with_cached(plan)
+                if cached.cached < len(cached.steps):  # what is there already needs no room
+                    await self._quota.check(self._workspace, 0)
+                await self._build(cached)
         except PlatformError as err:
             log.warning("build.failed", build_id=self.askers.build_id, error=str(err))
             await self._tell_error(RemoteError(code=err.code, type="Error", message=err.message))
@@ -342,6 +348,8 @@ class BuildRun:
             built_at=known.built_at if known is not None else self._shell.clock.unix(),
         )
         await images.put(key, record)
+        if known is None:
+            self._quota.add(self._workspace, record.bytes_total)
 
     # -- Telling --------------------------------------------------------------------------------
 

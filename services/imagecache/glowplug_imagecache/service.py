@@ -47,6 +47,7 @@ from glowplug_imagecache.build_types import (
 )
 from glowplug_imagecache.plan import Offer, Target, check_spec, choose_target
 from glowplug_imagecache.pulled import Sources
+from glowplug_imagecache.quota import Quota, counting
 from glowplug_imagecache.running import BuildRun
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
@@ -71,6 +72,9 @@ class Builds:
         self._shell = shell
         self._store = store
         self._sources = sources
+        self.quota = Quota(
+            shell.settings.workspace_bytes_max, counting(shell.bus, store), shell.clock.now
+        )
         self._running: dict[bytes, BuildRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._beats: dict[WorkerId, tuple[float, WorkerBeat]] = {}
@@ -175,7 +179,13 @@ class Builds:
             )
         askers = Askers(self._shell.clock.id("build"), self._send)
         run = BuildRun(
-            self._shell, self._store, askers, request.spec, request.workspace, self._sources
+            self._shell,
+            self._store,
+            self.quota,
+            askers,
+            request.spec,
+            request.workspace,
+            self._sources,
         )
         self._running[key] = run
         task = self._shell.tasks.create_task(self._run(key, run), name="build")

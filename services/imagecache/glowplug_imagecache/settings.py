@@ -32,6 +32,8 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
         image_entries_max: files and directories of one image, 1 … 1000000.
         store_bytes_max: above it, images that nothing needs are evicted, the least recently used first;
             0 = no bound but the disk's.
+        workspace_bytes_max: what one workspace's images and blobs may come to, as if nothing were shared;
+            0 = no quota. Beyond it, builds and uploads are refused.
         image_unused_s: images that nothing needs and nobody used for so long are evicted, whatever room
             there is, 3600 or more.
         evict_s: seconds between rounds of eviction, 1 or more; each lists the whole store.
@@ -54,6 +56,7 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     image_bytes_max: int = 64 * GIB
     image_entries_max: int = ENTRIES_MAX
     store_bytes_max: int = 100 * GIB
+    workspace_bytes_max: int = 0
     image_unused_s: float = 30 * 86_400.0
     evict_s: float = 600.0
     evict_grace_s: float = 3600.0

@@ -325,6 +325,11 @@ class Upload:
         descriptor, self._path = store.temporary()
         self._file = os.fdopen(descriptor, "wb")
 
+    @property
+    def size(self) -> int:
+        """Return how many bytes were written."""
+        return self._size
+
     def __enter__(self) -> Self:
         return self
 

@@ -33,8 +33,14 @@ def internal_token() -> str:
 
 
 @pytest.fixture
+def told() -> dict[str, int]:
+    """Return settings that a test changes."""
+    return {}
+
+
+@pytest.fixture
 async def imagecache(
-    bus: NatsBus, tmp_path: Path, internal_token: str
+    bus: NatsBus, tmp_path: Path, internal_token: str, told: dict[str, int]
 ) -> AsyncIterator[Shell[ImagecacheSettings]]:
     """The service, with its store under tmp_path/store; stopped after the test."""
     token_file = tmp_path / "token"
@@ -46,6 +52,7 @@ async def imagecache(
         registry_networks="127.0.0.0/8",
         registry_tries=1,
         scrub_bytes_per_s=0,  # tests that want it do it themselves
+        **told,
     )
     ready: asyncio.Future[Shell[ImagecacheSettings]] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:

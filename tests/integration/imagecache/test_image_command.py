@@ -12,13 +12,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-from glowplug_contracts.ids import WorkspaceId
+from glowplug_contracts.errors import InvalidRequestError
+from glowplug_contracts.ids import DEFAULT_WORKSPACE, WorkspaceId
 from glowplug_contracts.messages.deployment import ImageSpec, ImageStep, Principal
 from glowplug_contracts.streams import DEPLOYMENTS, TOKENS
 from glowplug_gateway.auth import token_digest
+from glowplug_imagecache.objects import digest_of
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_runtime.bus_nats import NatsBus
 from glowplug_runtime.service import Shell
+from glowplug_worker.images import LocalImages
 
 from tests.integration.imagecache.conftest import Ask
 from tests.integration.imagecache.test_eviction import a_deployment
@@ -138,3 +141,26 @@ async def test_images_from_the_command_line(
     await eventually(others_see_none)
     await gateway.json("GET", f"/api/v1/images/{needed}", status=404, token=OTHERS)
     await gateway.json("DELETE", f"/api/v1/images/{needed}", status=404, token=OTHERS)
+
+
+@pytest.mark.parametrize("told", [{"workspace_bytes_max": 5}])
+async def test_a_workspace_beyond_its_quota_builds_and_uploads_nothing_more(
+    ask: Ask, worker: PretendWorker, images: LocalImages, gateway: Web, told: dict[str, int]
+) -> None:
+    spec = ImageSpec(steps=(ImageStep(kind="run", args=("echo 1 > a",)),))
+    assert (await ask(spec)).done.error is None  # 2 bytes
+    blob = await images.client.put(b"123", DEFAULT_WORKSPACE)
+    with pytest.raises(InvalidRequestError) as caught:
+        await images.client.put(b"4", DEFAULT_WORKSPACE)
+    assert caught.value.code == "store.full"
+    said = await gateway.json("PUT", f"/api/v1/blobs/{digest_of(b'4')}", status=429, data=b"4")
+    assert said["error"]["code"] == "store.full"
+    assert "come to 5 bytes" in said["error"]["message"]
+    refused = (await ask(ImageSpec(steps=(ImageStep(kind="run", args=("echo 2 > b",)),)))).done
+    assert refused.error is not None
+    assert refused.error.code == "store.full"
+    # What is there is there, for itself and for others.
+    assert (await ask(spec)).done.error is None
+    assert await images.client.get(blob, DEFAULT_WORKSPACE) == b"123"
+    await images.client.put(b"4", WorkspaceId("other"))
+    await images.client.put(b"a manifest", keep_s=0)
