@@ -50,21 +50,23 @@ class Evictor:
         """Return what there is."""
         # Objects first: one that comes later is not in the stock, so it is not swept.
         objects = [
-            ObjectSeen(bytes.fromhex(path.name), found.st_size, found.st_mtime)
-            for path, found in _files(self._root / CHUNKS)
+            ObjectSeen(bytes.fromhex(name), found.st_size, found.st_mtime)
+            for _, name, found in _files(self._root / CHUNKS)
         ]
         places = {one.digest: place for place, one in enumerate(objects)}
         sources = tuple(
             SourceSeen(
                 owner=WorkspaceId(rooms.name),
-                digest=Digest(path.name),
+                digest=Digest(name),
                 used_at=found.st_mtime,
                 size=found.st_size,
             )
             for rooms in _entries(self._root / WORKSPACES)
-            for path, found in _files(rooms / BLOBS)
+            for _, name, found in _files(rooms / BLOBS)
         )
-        images = tuple(_image(path, found, places) for path, found in _files(self._root / BLOBS))
+        images = tuple(
+            _image(Path(path), found, places) for path, _, found in _files(self._root / BLOBS)
+        )
         return Stock(images=images, objects=objects, sources=sources)
 
     def drop_images(self, decided: DropImages) -> frozenset[Digest]:
@@ -129,13 +131,15 @@ def _image(path: Path, found: os.stat_result, places: Mapping[bytes, int]) -> Im
     )
 
 
-def _files(room: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _files(room: Path) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield path, name and state of all that is ours. Strings: a store has a million files."""
     for shelf in _entries(room):
-        for path in _entries(shelf):
-            with contextlib.suppress(FileNotFoundError):
-                found = path.stat(follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode) and is_digest(path.name):
-                    yield path, found
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(shelf) as found:
+            for entry in found:
+                with contextlib.suppress(FileNotFoundError):
+                    about = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(about.st_mode) and is_digest(entry.name):
+                        yield entry.path, entry.name, about
 
 
 def _entries(directory: Path) -> Iterable[Path]:

@@ -90,8 +90,9 @@ class Keeper:
             try:
                 while decisions:
                     event = await self._perform(decisions.pop(0))
-                    if event is not None:
-                        decisions += self._machine.step(event, self._shell.clock.unix())
+                    if event is not None:  # in a thread: it goes through every object there is
+                        now = self._shell.clock.unix()
+                        decisions += await asyncio.to_thread(self._machine.step, event, now)
             except BaseException:
                 self._machine.step(Failed(), self._shell.clock.unix())
                 raise

@@ -6,14 +6,15 @@ only. The worker has its own copy of these few lines: services share words, not 
 
 from __future__ import annotations
 
+import re
+
 import blake3
 import zstandard
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.manifests import CHUNK_BYTES, ChunkFrame
 
 ZSTD_LEVEL = 3
-DIGEST_CHARS = 64
-HEX = frozenset("0123456789abcdef")
+DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def digest_of(data: bytes) -> Digest:
@@ -23,7 +24,7 @@ def digest_of(data: bytes) -> Digest:
 
 def is_digest(name: str) -> bool:
     """Return whether a file's name is one of ours: file systems leave others between them."""
-    return len(name) == DIGEST_CHARS and not set(name) - HEX
+    return DIGEST.match(name) is not None
 
 
 def stored_form(data: bytes) -> bytes:
