@@ -23,7 +23,6 @@ from glowplug_imagecache.evicting import LOCK, Evictor
 from glowplug_imagecache.eviction import (
     Decision,
     DropImages,
-    Dropped,
     Event,
     Eviction,
     Failed,
@@ -38,6 +37,7 @@ from glowplug_imagecache.eviction import (
 from glowplug_imagecache.locking import only_one
 from glowplug_imagecache.needs import find_needs
 from glowplug_imagecache.settings import ImagecacheSettings
+from glowplug_imagecache.stock import Held
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
@@ -66,6 +66,8 @@ class Keeper:
         self._shell = shell
         self._beats = beats
         self._hands = Evictor(store)
+        self._held = Held(images=frozenset(), sources=frozenset())
+        self._store = store
         self._lock = store.root / LOCK
         self._machine = Eviction(
             bytes_max=settings.store_bytes_max,
@@ -103,10 +105,11 @@ class Keeper:
                 await asyncio.to_thread(self._hands.recover)
                 stock = await asyncio.to_thread(self._hands.look)
                 needs = await find_needs(self._shell.bus, self._beats())
-                return Looked(stock, needs.held())
+                self._held = needs.held()
+                return Looked(stock, self._held)
             case DropImages():
                 gone = await asyncio.to_thread(self._hands.drop_images, decision)
-                await self._forget([one for one in decision.images if one.digest in gone])
+                await self._forget_gone()
                 return ImagesDropped(gone)
             case Sweep():
                 return await asyncio.to_thread(self._hands.sweep, decision)
@@ -116,11 +119,27 @@ class Keeper:
             case _:
                 assert_never(decision)
 
-    async def _forget(self, dropped: list[Dropped]) -> None:
-        if dropped:
-            gone = {one.digest for one in dropped}
-            await _forget_all(self._shell.bus.bucket(BUILD_STEPS), gone)
-            await _forget_all(self._shell.bus.bucket(IMAGES), gone)
+    async def _forget_gone(self) -> None:
+        """Forget records and build steps whose image is not there, unless something needs it.
+
+        What this round dropped, and what one that was killed dropped, or a disk lost.
+        """
+        await self._forget_in(self._shell.bus.bucket(BUILD_STEPS))
+        await self._forget_in(self._shell.bus.bucket(IMAGES))
+
+    async def _forget_in(self, bucket: KeyValue[V]) -> None:
+        entries = [entry for entry in await bucket.entries() if entry.value is not None]
+        named = {Digest(entry.value.image_digest) for entry in entries if entry.value is not None}
+        gone = await asyncio.to_thread(self._gone, named - self._held.images)
+        for entry in entries:
+            if entry.value is not None and Digest(entry.value.image_digest) in gone:
+                try:
+                    await bucket.delete(entry.key, entry.revision)
+                except ConflictError:  # written since, after its manifest
+                    log.info("eviction.built_again", key=entry.key)
+
+    def _gone(self, digests: frozenset[Digest] | set[Digest]) -> frozenset[Digest]:
+        return frozenset(digest for digest in digests if self._store.used_at(digest) is None)
 
     def _tell(self, report: Report) -> None:
         self.last = report
@@ -136,16 +155,6 @@ class Keeper:
         with only_one(self._lock) as alone:
             if alone:
                 self._hands.recover()
-
-
-async def _forget_all(bucket: KeyValue[V], gone: set[Digest]) -> None:
-    """Delete what names one of the images, unless it was written since."""
-    for entry in await bucket.entries():
-        if entry.value is not None and Digest(entry.value.image_digest) in gone:
-            try:
-                await bucket.delete(entry.key, entry.revision)
-            except ConflictError:
-                log.info("eviction.built_again", key=entry.key)
 
 
 def shown(report: Report | None) -> dict[str, object]:

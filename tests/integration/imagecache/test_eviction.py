@@ -21,7 +21,7 @@ from glowplug_contracts.messages.deployment import (
 )
 from glowplug_contracts.messages.sandbox import SandboxRecord, SandboxSpec, SandboxState
 from glowplug_contracts.messages.worker import ContainerView, WorkerBeat
-from glowplug_contracts.streams import BUILD_STEPS, DEPLOYMENTS, SANDBOXES
+from glowplug_contracts.streams import BUILD_STEPS, DEPLOYMENTS, IMAGES, SANDBOXES
 from glowplug_imagecache.evicting import LOCK
 from glowplug_imagecache.keeping import Keeper
 from glowplug_imagecache.locking import only_one
@@ -196,3 +196,22 @@ async def test_a_round_leaves_the_store_to_another_replica_that_evicts(
     await keeper.tick()
     assert keeper.last is not None
     assert len(keeper.last.images) == 1
+
+
+async def test_what_a_killed_round_left_behind_is_forgotten_by_the_next(
+    bus: NatsBus,
+    ask: Ask,
+    worker: PretendWorker,
+    imagecache: Shell[ImagecacheSettings],
+    store: Store,
+) -> None:
+    dropped, needed, there = [
+        (await ask(an_image(name))).done.image_digest for name in ("dropped", "needed", "there")
+    ]
+    await bus.bucket(DEPLOYMENTS).put("default.dep_1", a_deployment(needed))
+    for image in (dropped, needed):  # removed, and then the process died
+        (store.root / "blobs" / image[:2] / image).unlink()
+    await a_keeper(imagecache, store, []).tick()
+    for bucket in (bus.bucket(BUILD_STEPS), bus.bucket(IMAGES)):
+        left = {entry.value.image_digest for entry in await bucket.entries()}
+        assert left == {needed, there}
