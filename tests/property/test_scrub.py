@@ -17,7 +17,7 @@ from glowplug_imagecache.scrub import (
     Tell,
     Tick,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PERIOD_S = 1_000.0
@@ -82,6 +82,7 @@ class World:
         return Checked(after, len(found), size, (), ended=not any(n > after for n in self.files))
 
 
+@settings(max_examples=40, deadline=None)
 @given(FILES, st.integers(50, 2_000), st.data())
 def test_a_pass_reads_every_file(files: dict[str, int], rate: int, data: st.DataObject) -> None:
     world = World(files, rate, data)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,13 @@ from glowplug_imagecache.registry.endpoints import Registries
 from glowplug_imagecache.registry.logins import Credentials
 from glowplug_imagecache.registry.patience import Patience
 from glowplug_imagecache.registry.platforms import parse_platform
-from glowplug_imagecache.registry.pulling import Puller, RemoteImage, RemoteLayer, open_puller
+from glowplug_imagecache.registry.pulling import (
+    Puller,
+    RemoteImage,
+    RemoteLayer,
+    file_name,
+    open_puller,
+)
 from glowplug_imagecache.registry.reference import Reference, parse_reference
 from glowplug_imagecache.store import Store
 
@@ -69,6 +76,8 @@ class Bases:
         self._clock = clock
         self._bounds = bounds
         self._free_bytes_min = free_bytes_min
+        # Names of layers' files -> how many pulls need them now.
+        self._pulling: Counter[str] = Counter()
 
     async def find(self, name: str, platform: str, logins: Logins) -> RemoteImage:
         """Return what a name stands for now; its reference has the digest. Raises: PlatformError."""
@@ -87,9 +96,10 @@ class Bases:
         """
         size = sum(layer.blob.size for layer in image.layers)
         await asyncio.to_thread(self._folder.check_room, size, self._free_bytes_min)
-        files = await self._fetch(image, logins, size, say)
-        await say(f"unpacking {len(files)} layers\n")
-        flat = await self._flatten(image, files)
+        with self._in_use(image):
+            files = await self._fetch(image, logins, size, say)
+            await say(f"unpacking {len(files)} layers\n")
+            flat = await self._flatten(image, files)
         path, env = split_env(image.config.config.env)
         python = await asyncio.to_thread(find_python, flat.tree, path, python_version)
         log.info(
@@ -121,9 +131,20 @@ class Bases:
         )
 
     async def sweep(self) -> None:
-        """Remove layers that nobody has used for a while."""
+        """Remove layers that nobody has used for a while, and what replicas that are gone left."""
         before = self._clock.unix() - LAYERS_KEPT_S
-        await asyncio.to_thread(self._folder.sweep, before)
+        await asyncio.to_thread(self._folder.sweep, before, frozenset(self._pulling))
+        await asyncio.to_thread(self._folder.sweep_others, before)
+
+    @contextlib.contextmanager
+    def _in_use(self, image: RemoteImage) -> Iterator[None]:
+        """Keep an image's layers from being swept: the last one may come long after the first."""
+        names = Counter(file_name(layer.blob.digest) for layer in image.layers)
+        self._pulling.update(names)
+        try:
+            yield
+        finally:
+            self._pulling -= names
 
     async def _fetch(
         self, image: RemoteImage, logins: Logins, size: int, say: Say

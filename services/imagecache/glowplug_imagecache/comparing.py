@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.ids import Digest, ImageDigest
 from glowplug_contracts.manifests import chunk_sizes
 from glowplug_contracts.messages.image import ImageManifest, ImageRecord, ManifestEntry
+from glowplug_contracts.trees import FlatTree
+
+from glowplug_imagecache.tree_views import differing
+from glowplug_imagecache.tree_views import largest as largest_below
 
 # Of each list in an answer. Counts and bytes are of all.
 LISTED_MAX = 1000
 LARGEST = 20
 PREFIX_CHARS_MIN = 6
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image says it holds. `tree` is its base's; None without a base, or where it is gone."""
+
+    manifest: ImageManifest
+    tree: FlatTree | None = None
+
+    @property
+    def is_torn(self) -> bool:
+        """Return whether the base's tree is gone, so that nobody knows what was in it."""
+        return self.manifest.base is not None and self.tree is None
+
+    def sizes(self) -> dict[Digest, int]:
+        """Return every object that it needs, once, with its raw size."""
+        sizes = chunk_sizes(self.manifest)
+        if self.tree is not None:
+            objects = (*self.tree.packs, *self.tree.pieces)
+            sizes |= {Digest(one.digest.hex()): one.size for one in objects}
+        return sizes
 
 
 class ImageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +62,7 @@ class ImageView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """A path of an image and its bytes."""
+    """A path of an image and its bytes. What begins with "/" is the base's, the rest lies in the layer."""
 
     path: str
     bytes: int
@@ -48,12 +72,15 @@ class ImageDetail(msgspec.Struct, frozen=True, kw_only=True):
     """One image, looked into.
 
     Attributes:
+        base: the image of a registry that it stands on, with the digest that was pulled; "" = the host.
         distinct_bytes: of its content, each piece once; `stored_bytes` is that, compressed.
         own_bytes: the stored part of it that no other image of the workspace has.
-        missing: objects that the store lacks.
+        missing: objects that the store lacks; a base's tree that is gone counts as one.
     """
 
     image: ImageView
+    base: str
+    platform: str
     env: dict[str, str]
     distinct_bytes: int
     stored_bytes: int
@@ -129,41 +156,48 @@ def view(
 
 def detail(
     image: ImageView,
-    manifest: ImageManifest,
+    contents: Contents,
     stored: Mapping[Digest, int],
-    others: Iterable[ImageManifest],
+    elsewhere: Container[Digest],
 ) -> ImageDetail:
-    """Look into an image. `stored` has the chunks that are there, with their compressed bytes."""
-    sizes = chunk_sizes(manifest)
-    elsewhere = {digest for other in others for digest in chunk_sizes(other)}
-    files = sorted(
-        (entry for entry in manifest.entries if entry.kind == "file"),
-        key=lambda entry: (-entry.size, entry.path),
-    )
+    """Look into an image.
+
+    Args:
+        stored: has the objects that are there, with their compressed bytes.
+        elsewhere: has those that other images of the workspace need, too.
+    """
+    manifest, sizes = contents.manifest, contents.sizes()
+    files = [(entry.path, entry.size) for entry in manifest.entries if entry.kind == "file"]
+    if contents.tree is not None:
+        files += largest_below(contents.tree, LARGEST)
+    files.sort(key=lambda file: (-file[1], file[0]))
+    base = manifest.base
     return ImageDetail(
         image=image,
-        env=manifest.env,
+        base=base.reference if base is not None else "",
+        platform=base.platform if base is not None else "",
+        env=(base.env if base is not None else {}) | manifest.env,
         distinct_bytes=sum(sizes.values()),
         stored_bytes=sum(stored.get(digest, 0) for digest in sizes),
         own_bytes=sum(stored.get(digest, 0) for digest in sizes if digest not in elsewhere),
-        missing=sum(digest not in stored for digest in sizes),
-        largest=tuple(Size(path=entry.path, bytes=entry.size) for entry in files[:LARGEST]),
+        missing=sum(digest not in stored for digest in sizes) + contents.is_torn,
+        largest=tuple(Size(path=path, bytes=size) for path, size in files[:LARGEST]),
     )
 
 
 def compare(
     before_digest: ImageDigest,
-    before: ImageManifest,
+    before: Contents,
     after_digest: ImageDigest,
-    after: ImageManifest,
+    after: Contents,
 ) -> Difference:
-    """Return what is different, paths in order."""
-    old = {entry.path: entry for entry in before.entries}
-    new = {entry.path: entry for entry in after.entries}
+    """Return what is different: first in the bases, then in the layers, paths in order."""
+    old = {entry.path: entry for entry in before.manifest.entries}
+    new = {entry.path: entry for entry in after.manifest.entries}
     changes = [_change(path, old.get(path), new.get(path)) for path in sorted({*old, *new})]
-    found = [change for change in changes if change is not None]
+    found = [*_below(before, after), *(change for change in changes if change is not None)]
     counts = {how: sum(one.how == how for one in found) for how in ("added", "removed", "changed")}
-    old_sizes, new_sizes = chunk_sizes(before), chunk_sizes(after)
+    old_sizes, new_sizes = before.sizes(), after.sizes()
     return Difference(
         before=before_digest,
         after=after_digest,
@@ -173,9 +207,20 @@ def compare(
         bytes_shared=sum(size for digest, size in old_sizes.items() if digest in new_sizes),
         bytes_removed=sum(size for digest, size in old_sizes.items() if digest not in new_sizes),
         bytes_added=sum(size for digest, size in new_sizes.items() if digest not in old_sizes),
-        settings=_settings(before, after),
+        settings=_settings(before.manifest, after.manifest),
         changes=tuple(found[:LISTED_MAX]),
     )
+
+
+def _below(before: Contents, after: Contents) -> Iterator[Change]:
+    """Yield what is different in the bases; nothing where one of them is gone."""
+    old, new = before.manifest.base, after.manifest.base
+    same = old is not None and new is not None and old.tree == new.tree
+    if same or before.is_torn or after.is_torn:
+        return
+    for one in differing(before.tree, after.tree):
+        how = "added" if one.before is None else "removed" if one.after is None else "changed"
+        yield Change(path=one.path, how=how, before=one.before or 0, after=one.after or 0)
 
 
 def _change(path: str, old: ManifestEntry | None, new: ManifestEntry | None) -> Change | None:
@@ -191,9 +236,15 @@ def _change(path: str, old: ManifestEntry | None, new: ManifestEntry | None) -> 
 
 
 def _settings(before: ImageManifest, after: ImageManifest) -> dict[str, tuple[str, str]]:
-    old = {"python": before.python_version, "host": before.host}
-    new = {"python": after.python_version, "host": after.host}
-    old |= {f"env {name}": value for name, value in before.env.items()}
-    new |= {f"env {name}": value for name, value in after.env.items()}
+    old, new = _settings_of(before), _settings_of(after)
     pairs = {name: (old.get(name, ""), new.get(name, "")) for name in sorted({*old, *new})}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _settings_of(manifest: ImageManifest) -> dict[str, str]:
+    base = manifest.base
+    found = {"python": manifest.python_version, "host": manifest.host}
+    if base is not None:
+        found |= {"base": base.reference, "path": base.path, "cwd": base.cwd}
+    env = (base.env if base is not None else {}) | manifest.env
+    return found | {f"env {name}": value for name, value in env.items()}

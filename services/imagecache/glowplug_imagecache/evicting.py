@@ -15,16 +15,24 @@ import contextlib
 import os
 import stat
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 from glowplug_contracts.errors import ContractError
 from glowplug_contracts.ids import Digest, WorkspaceId
 
-from glowplug_imagecache.eviction import DropImages, Sweep, Swept
+from glowplug_imagecache.eviction import DropImages, DropTrees, Sweep, Swept
 from glowplug_imagecache.objects import is_digest
-from glowplug_imagecache.stock import ImageSeen, ObjectSeen, SourceSeen, Stock, objects_of
+from glowplug_imagecache.stock import (
+    ImageSeen,
+    Named,
+    ObjectSeen,
+    SourceSeen,
+    Stock,
+    TreeSeen,
+    named_in,
+)
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
@@ -64,18 +72,33 @@ class Evictor:
             for rooms in _entries(self._root / WORKSPACES)
             for _, name, found in _files(rooms / BLOBS)
         )
-        images = tuple(
-            _image(Path(path), found, places) for path, _, found in _files(self._root / BLOBS)
-        )
-        return Stock(images=images, objects=objects, sources=sources)
+        manifests = [
+            (Digest(name), found, _read(Path(path)))
+            for path, name, found in _files(self._root / BLOBS)
+        ]
+        bases = {named.base for _, _, named in manifests if named is not None}
+        images: list[ImageSeen] = []
+        trees: list[TreeSeen] = []
+        for digest, about, named in manifests:
+            needed = None if named is None else _places(named, places)
+            used_at, size = about.st_mtime, about.st_size
+            # What can't be read and something stands on must be a tree, of a later format.
+            if digest in bases if named is None else named.is_tree:
+                trees.append(TreeSeen(digest=digest, used_at=used_at, size=size, objects=needed))
+                continue
+            base = None if named is None else named.base
+            images.append(
+                ImageSeen(digest=digest, used_at=used_at, size=size, objects=needed, base=base)
+            )
+        return Stock(images=tuple(images), objects=objects, sources=sources, trees=tuple(trees))
 
     def drop_images(self, decided: DropImages) -> frozenset[Digest]:
         """Remove manifests that nobody used since; return which are gone."""
-        return frozenset(
-            one.digest
-            for one in decided.images
-            if self._remove(self._at(BLOBS, one.digest), decided.unused_since) is not None
-        )
+        return self._drop([one.digest for one in decided.images], decided.unused_since)
+
+    def drop_trees(self, decided: DropTrees) -> frozenset[Digest]:
+        """Remove trees' manifests that nobody used since; return which are gone."""
+        return self._drop(decided.trees, decided.unused_since)
 
     def sweep(self, decided: Sweep) -> Swept:
         """Remove objects and sources that nobody touched since; return how much is gone."""
@@ -89,6 +112,13 @@ class Evictor:
         return Swept(len(gone), sum(gone))
 
     # -- One file -------------------------------------------------------------------------------
+
+    def _drop(self, manifests: Iterable[Digest], before: float) -> frozenset[Digest]:
+        return frozenset(
+            digest
+            for digest in manifests
+            if self._remove(self._at(BLOBS, digest), before) is not None
+        )
 
     def _at(self, room: str, digest: Digest) -> Path:
         return self._root / room / digest[:2] / digest
@@ -116,19 +146,19 @@ def _put_back(doomed: Path, path: Path) -> None:
     doomed.unlink()
 
 
-def _image(path: Path, found: os.stat_result, places: Mapping[bytes, int]) -> ImageSeen:
-    objects: array[int] | None = array("I")
+def _places(named: Named, places: Mapping[bytes, int]) -> Sequence[int]:
+    return array("I", [places[digest] for digest in named.objects if digest in places])
+
+
+def _read(path: Path) -> Named | None:
+    """Return what a manifest names; None if it can't be read."""
     try:
-        named = objects_of(path.read_bytes())
-        objects = array("I", [places[digest] for digest in named if digest in places])
+        return named_in(path.read_bytes())
     except FileNotFoundError:  # quarantined just now
-        pass
+        return Named(objects=frozenset())
     except ContractError as err:
         log.warning("eviction.unreadable", image_digest=path.name, error=str(err))
-        objects = None
-    return ImageSeen(
-        digest=Digest(path.name), used_at=found.st_mtime, size=found.st_size, objects=objects
-    )
+        return None
 
 
 def _files(room: Path) -> Iterator[tuple[str, str, os.stat_result]]:

@@ -1,27 +1,31 @@
 """What the store gives up, and in which order, as a pure machine.
 
-    resting → (due) looking → (stock) dropping images → (which are gone) sweeping → resting
+    resting → (due) looking → (stock) dropping images → (which are gone) felling trees
+            → (which are gone) sweeping → resting
 
 Images nobody used for `unused_s` go. While there is more than `bytes_max`, the least recently used ones go,
 until it is below LOW_WATER of that; first what no image names any more. An image whose objects other images that
-stay need, too, gives no room and is not dropped for it. Objects go only when the images are really gone, because
-an image that somebody used meanwhile was put back, and only those that no image which is left names.
+stay need, too, gives no room and is not dropped for it. Trees go only when the images that stand on them are really
+gone, because an image that somebody used meanwhile was put back, and objects when both are, and only those that no
+image or tree which is left names.
 
 Invariants: E1 what is held is never dropped; E2 nor is what was used or touched since `grace_s` before the
-look; E3 no object of an image that stays is dropped; E4 nothing is swept while an image can't be read.
+look; E3 no tree of an image that stays is dropped, and no object of either; E4 no tree is dropped while an image
+can't be read, and nothing is swept while an image or a tree can't.
 
 Whoever performs this need not be alone, nor live: see `evicting.py` for how a thing is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
 from glowplug_contracts.ids import Digest
 
-from glowplug_imagecache.stock import Held, ImageSeen, SourceSeen, Stock, Why
+from glowplug_imagecache.counting import Needed
+from glowplug_imagecache.stock import Held, ImageSeen, SourceSeen, Stock, TreeSeen, Why
 
 LOW_WATER = 0.9
 # A look that has not ended after this long was lost; the next one begins.
@@ -47,6 +51,12 @@ class ImagesDropped(msgspec.Struct, frozen=True):
     gone: frozenset[Digest]
 
 
+class TreesDropped(msgspec.Struct, frozen=True):
+    """Which of the trees are gone."""
+
+    gone: frozenset[Digest]
+
+
 class Swept(msgspec.Struct, frozen=True):
     """How many objects and sources are gone, and their bytes."""
 
@@ -58,7 +68,7 @@ class Failed(msgspec.Struct, frozen=True):
     """What was decided could not be done now."""
 
 
-Event = Tick | Looked | ImagesDropped | Swept | Failed
+Event = Tick | Looked | ImagesDropped | TreesDropped | Swept | Failed
 
 # -- Decisions ----------------------------------------------------------------------------------
 
@@ -81,6 +91,13 @@ class DropImages(msgspec.Struct, frozen=True):
     unused_since: float
 
 
+class DropTrees(msgspec.Struct, frozen=True):
+    """Remove manifests of trees, unless used since."""
+
+    trees: tuple[Digest, ...]
+    unused_since: float
+
+
 class Sweep(msgspec.Struct, frozen=True):
     """Remove objects and sources, unless touched since."""
 
@@ -90,9 +107,10 @@ class Sweep(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round did. `size` is what is left, as far as was seen; `unreadable` images stop sweeps."""
+    """What one round did. `size` is what is left, as far as was seen; `unreadable` manifests stop sweeps."""
 
     images: tuple[Dropped, ...] = ()
+    trees: tuple[Digest, ...] = ()
     swept: int = 0
     swept_bytes: int = 0
     size: int = 0
@@ -107,7 +125,7 @@ class Tell(msgspec.Struct, frozen=True):
     report: Report
 
 
-Decision = Look | DropImages | Sweep | Tell
+Decision = Look | DropImages | DropTrees | Sweep | Tell
 
 
 class Phase(StrEnum):
@@ -116,6 +134,7 @@ class Phase(StrEnum):
     RESTING = "resting"
     LOOKING = "looking"
     DROPPING = "dropping"
+    FELLING = "felling"
     SWEEPING = "sweeping"
 
 
@@ -141,6 +160,7 @@ class Eviction:
         self._stock = Stock(images=(), objects=(), sources=())
         self._held = Held(images=frozenset(), sources=frozenset())
         self._dropped: tuple[Dropped, ...] = ()
+        self._felled: frozenset[Digest] = frozenset()
 
     def step(self, event: Event, now: float) -> list[Decision]:
         """Return what to do about an event; `now` is Unix time."""
@@ -151,6 +171,8 @@ class Eviction:
                 return self._on_looked(event, now)
             case ImagesDropped() if self.phase is Phase.DROPPING:
                 return self._on_dropped(event)
+            case TreesDropped() if self.phase is Phase.FELLING:
+                return self._on_felled(event)
             case Swept() if self.phase is Phase.SWEEPING:
                 return self._on_swept(event, now)
             case Failed():
@@ -178,13 +200,27 @@ class Eviction:
         self._dropped = tuple(one for one in self._dropped if one.digest in event.gone)
         left = [image for image in self._stock.images if image.digest not in event.gone]
         self._stock = msgspec.structs.replace(self._stock, images=tuple(left))
-        self.phase = Phase.SWEEPING
-        needed = self._counts(left)
+        self.phase = Phase.FELLING
+        needed = self._needed(left)
         readable = all(image.objects is not None for image in left)
+        trees = tuple(
+            tree.digest for tree in self._stock.trees if readable and needed.is_free_tree(tree)
+        )
+        return [DropTrees(trees, self._cutoff)]
+
+    def _on_felled(self, event: TreesDropped) -> list[Decision]:
+        stock = self._stock
+        left = [tree for tree in stock.trees if tree.digest not in event.gone]
+        self._felled = event.gone
+        self._stock = stock = msgspec.structs.replace(stock, trees=tuple(left))
+        self.phase = Phase.SWEEPING
+        # One that somebody used at the last moment was put back: its objects stay, too.
+        needed = Needed(stock, stock.images, self._cutoff, trees_stay=True)
+        readable = not self._unreadable()
         objects = tuple(
             one.digest
-            for place, one in enumerate(self._stock.objects)
-            if readable and self._is_free(place, needed)
+            for place, one in enumerate(stock.objects)
+            if readable and needed.is_free(place)
         )
         return [Sweep(objects, tuple(self._idle_sources()), self._cutoff)]
 
@@ -192,11 +228,12 @@ class Eviction:
         size = self._stock.size - event.size
         report = Report(
             images=self._dropped,
+            trees=tuple(sorted(self._felled)),
             swept=event.count,
             swept_bytes=event.size,
             size=size,
             over=0 < self._bytes_max < size,
-            unreadable=tuple(one.digest for one in self._stock.images if one.objects is None),
+            unreadable=self._unreadable(),
             at=now,
         )
         self._rest(now)
@@ -216,45 +253,31 @@ class Eviction:
             key=lambda image: (image.used_at, image.digest),
         )
         aged = [image for image in idle if image.used_at < now - self._unused_s]
-        needed = self._counts(stock.images)
+        needed = self._needed(stock.images)
         size = stock.size - sum(source.size for source in self._idle_sources())
-        size -= sum(
-            one.size for place, one in enumerate(stock.objects) if self._is_free(place, needed)
-        )
+        size -= sum(tree.size for tree in stock.trees if needed.is_free_tree(tree))
+        size -= sum(one.size for place, one in enumerate(stock.objects) if needed.is_free(place))
         for image in aged:
-            size -= self._drop(image, needed)
+            size -= needed.take(image)
             yield Dropped(digest=image.digest, why="unused")
         if not 0 < self._bytes_max < size:
             return
         idle_digests = {image.digest for image in idle}
-        pinned = self._counts([one for one in stock.images if one.digest not in idle_digests])
+        pinned = self._needed([one for one in stock.images if one.digest not in idle_digests])
         for image in idle[len(aged) :]:
             if size <= self._bytes_max * LOW_WATER:
                 return
-            if image.objects is not None and all(pinned[place] for place in image.objects):
+            if pinned.has_all_of(image):
                 continue
-            size -= self._drop(image, needed)
+            size -= needed.take(image)
             yield Dropped(digest=image.digest, why="room")
 
-    def _counts(self, images: Iterable[ImageSeen]) -> list[int]:
-        """Return how many of the images name each object of the stock."""
-        counts = [0] * len(self._stock.objects)
-        for image in images:
-            for place in image.objects or ():
-                counts[place] += 1
-        return counts
+    def _needed(self, images: Iterable[ImageSeen]) -> Needed:
+        return Needed(self._stock, images, self._cutoff)
 
-    def _drop(self, image: ImageSeen, needed: list[int]) -> int:
-        """Count an image as gone; return the bytes that gives."""
-        freed = image.size
-        for place in image.objects or ():
-            needed[place] -= 1
-            if self._is_free(place, needed):
-                freed += self._stock.objects[place].size
-        return freed
-
-    def _is_free(self, place: int, needed: Sequence[int]) -> bool:
-        return not needed[place] and self._stock.objects[place].touched_at < self._cutoff
+    def _unreadable(self) -> tuple[Digest, ...]:
+        manifests: tuple[ImageSeen | TreeSeen, ...] = (*self._stock.images, *self._stock.trees)
+        return tuple(one.digest for one in manifests if one.objects is None)
 
     def _is_idle(self, image: ImageSeen) -> bool:
         return image.digest not in self._held.images and image.used_at < self._cutoff

@@ -25,8 +25,8 @@ from glowplug_contracts.manifests import (
     plan_pieces,
 )
 from glowplug_contracts.messages.image import ChunkRef, ImageManifest, ManifestEntry
-from glowplug_contracts.tree_rules import decode_tree
 
+from glowplug_imagecache.contents import objects_needed, tree_is_gone
 from glowplug_imagecache.layering import merge_entries
 from glowplug_imagecache.objects import frame_of
 from glowplug_imagecache.store import Store
@@ -39,29 +39,27 @@ MODE_KEPT = 0o755
 def read_manifest(store: Store, digest: ImageDigest, *, wanted: bool = True) -> ImageManifest:
     """Return an image's manifest. Not `wanted`: somebody only looks, which keeps nothing alive.
 
+    Who wants an image wants the tree that it stands on: whatever is made of it may name that one.
+
     Raises: NotFoundError (image.not_found), ContractError.
     """
     try:
         data = store.blob(Digest(digest), wanted=wanted)
     except NotFoundError as err:
         raise NotFoundError("image.not_found", f"the image {digest} is gone") from err
-    return decode_manifest(data)
+    manifest = decode_manifest(data)
+    if wanted and manifest.base is not None and not store.keep(manifest.base.tree):
+        raise tree_is_gone(manifest.base)
+    return manifest
 
 
 def has_image(store: Store, digest: ImageDigest) -> bool:
-    """Return whether an image's manifest and all its chunks are here."""
+    """Return whether an image's manifest, and all that it needs, are here. They stay for a while, then."""
     try:
         manifest = read_manifest(store, digest)
+        return not store.missing(list(objects_needed(store, manifest)))
     except NotFoundError:
         return False
-    chunks = {chunk.digest for entry in manifest.entries for chunk in entry.chunks}
-    if manifest.base is not None:
-        try:
-            tree = decode_tree(store.blob(manifest.base.tree))
-        except NotFoundError:
-            return False
-        chunks |= {Digest(each.digest.hex()) for each in (*tree.packs, *tree.pieces)}
-    return not store.missing(list(chunks))
 
 
 def seal_image(store: Store, digest: ImageDigest, empty: ImageManifest) -> ImageDigest:

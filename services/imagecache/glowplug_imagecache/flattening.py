@@ -12,7 +12,7 @@ from typing import Final
 
 import blake3
 import msgspec
-from glowplug_contracts.errors import InvalidRequestError
+from glowplug_contracts.errors import InvalidRequestError, UnavailableError
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.manifests import BATCH_BYTES_MAX, BATCH_CHUNKS_MAX
 from glowplug_contracts.packing import Pack, SmallFile, plan_packs
@@ -43,6 +43,7 @@ from glowplug_imagecache.objects import frame_of
 from glowplug_imagecache.spool import Spool
 from glowplug_imagecache.store import Store
 
+TRIES_MAX: Final = 3
 _NANOSECONDS: Final = 1_000_000_000
 _ZEROS: Final = bytes(PIECE_BYTES)
 
@@ -68,18 +69,35 @@ def flatten_layers(
         check: called now and then; what it raises ends the work.
 
     Raises: InvalidRequestError (layer.corrupt, layer.refused, layer.too_large), UnavailableError (the
-        disk is full).
+        disk is full, or evicts all the time).
     """
     with Spool(store, check) as spool:
         tree = read_layers(layers, spool, bounds)
-        flattener = _Flattener(store, spool, check)
-        flattener.place(tree)
-        flat = flattener.finish()
+        flat = _flatten(store, spool, tree, check)
     try:
         check_tree(flat)
     except InvalidRequestError as err:
         raise InvalidRequestError("layer.refused", f"the image can't be kept: {err}") from err
     return Flat(tree=flat, digest=store.add_blob(encode_tree(flat)), left_out=dict(tree.left_out))
+
+
+def _flatten(store: Store, spool: Spool, tree: Tree, check: Callable[[], None]) -> FlatTree:
+    """Store everything that a tree shows.
+
+    That may take longer than eviction's grace, and no manifest names it yet. So all of it is asked for once more
+    at the end, which keeps it for a grace from then on, and what was evicted meanwhile is stored again.
+    """
+    for _ in range(TRIES_MAX):
+        flattener = _Flattener(store, spool, check)
+        flattener.place(tree)
+        flat = flattener.finish()
+        names = [Digest(each.digest.hex()) for each in (*flat.packs, *flat.pieces)]
+        if not store.missing(names):
+            return flat
+    raise UnavailableError(
+        "platform.unavailable",
+        "what a pull stores is evicted while it is stored; set GLOWPLUG_IMAGECACHE_EVICT_GRACE_S higher",
+    )
 
 
 class _Flattener:

@@ -23,6 +23,7 @@ from glowplug_imagecache.evicting import LOCK, Evictor
 from glowplug_imagecache.eviction import (
     Decision,
     DropImages,
+    DropTrees,
     Event,
     Eviction,
     Failed,
@@ -33,6 +34,7 @@ from glowplug_imagecache.eviction import (
     Sweep,
     Tell,
     Tick,
+    TreesDropped,
 )
 from glowplug_imagecache.locking import only_one
 from glowplug_imagecache.needs import find_needs
@@ -111,6 +113,8 @@ class Keeper:
                 gone = await asyncio.to_thread(self._hands.drop_images, decision)
                 await self._forget_gone()
                 return ImagesDropped(gone)
+            case DropTrees():
+                return TreesDropped(await asyncio.to_thread(self._hands.drop_trees, decision))
             case Sweep():
                 return await asyncio.to_thread(self._hands.sweep, decision)
             case Tell():
@@ -145,6 +149,8 @@ class Keeper:
         self.last = report
         for one in report.images:
             log.info("image.evicted", image_digest=one.digest, why=one.why)
+        for tree in report.trees:
+            log.info("tree.evicted", tree=tree)
         if report.images or report.swept:
             log.info("store.swept", objects=report.swept, bytes=report.swept_bytes)
         if report.over:

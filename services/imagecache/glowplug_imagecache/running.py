@@ -54,6 +54,7 @@ from glowplug_imagecache.build_types import (
     WantContainer,
 )
 from glowplug_imagecache.commands import command_for
+from glowplug_imagecache.contents import size_and_files
 from glowplug_imagecache.files import (
     add_files,
     has_image,
@@ -241,6 +242,8 @@ class BuildRun:
             self.feed(ContainerEnded(decision.container_id, f"it took no command: {reply.reason}"))
 
     async def _store_layer(self, decision: StoreLayer) -> None:
+        if decision.parent:  # the layer's manifest will name the base's tree, too
+            await asyncio.to_thread(read_manifest, self._store, decision.parent)
         committed = await self._shell.bus.request(
             COMMIT.at(worker_id=decision.worker_id),
             CommitLayer(container_id=decision.container_id, parent=decision.parent),
@@ -333,6 +336,7 @@ class BuildRun:
         """Write down whose image this is. Always: eviction forgets only what was not written since."""
         assert self._plan is not None  # noqa: S101 - decisions come after the plan
         manifest = await asyncio.to_thread(read_manifest, self._store, sealed)
+        size, files = await asyncio.to_thread(size_and_files, self._store, manifest)
         images, key = self._shell.bus.bucket(IMAGES), f"{self._workspace}.{sealed}"
         before = await images.get(key)
         known = before.value if before is not None else None
@@ -343,8 +347,8 @@ class BuildRun:
             python_version=manifest.python_version,
             steps=tuple(step.text for step in self._plan.steps),
             chains=tuple(step.chain for step in self._plan.steps),
-            files=sum(entry.kind == "file" for entry in manifest.entries),
-            bytes_total=manifest.bytes_total,
+            files=files,
+            bytes_total=size,
             built_at=known.built_at if known is not None else self._shell.clock.unix(),
         )
         await images.put(key, record)

@@ -23,7 +23,7 @@ LISTED_MAX = 200
 
 
 class Hurt(msgspec.Struct, frozen=True, kw_only=True):
-    """An image that lacks some of its objects, or whose manifest is gone (`missing` 0)."""
+    """An image that lacks something of its own or of its base, or whose manifest is gone (`missing` 0)."""
 
     digest: Digest
     missing: int

@@ -14,13 +14,13 @@ import msgspec
 import structlog
 from glowplug_contracts.errors import ConflictError, ContractError, NotFoundError
 from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
-from glowplug_contracts.manifests import chunk_sizes
 from glowplug_contracts.messages.image import ImageManifest, ImageRecord
 from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_contracts.streams import BUILD_STEPS, IMAGES
 from glowplug_runtime.service import Shell
 
 from glowplug_imagecache.comparing import (
+    Contents,
     Difference,
     ImageDetail,
     ImageView,
@@ -29,6 +29,7 @@ from glowplug_imagecache.comparing import (
     find_record,
     view,
 )
+from glowplug_imagecache.contents import objects_needed, tree_below
 from glowplug_imagecache.files import read_manifest
 from glowplug_imagecache.needs import Needs, find_needs
 from glowplug_imagecache.settings import ImagecacheSettings
@@ -43,7 +44,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What a workspace's images and blobs come to.
 
     Attributes:
-        logical_bytes: of all images' trees, as if nothing were shared.
+        logical_bytes: of all images with their bases, as if nothing were shared.
         distinct_bytes: of their distinct content; `stored_bytes` is that, compressed.
         blob_bytes: sources, arguments and results that are kept now.
     """
@@ -88,7 +89,7 @@ class Shelf:
         old, new = (find_record(records, name).image_digest for name in (before, after))
 
         def read_and_compare() -> Difference:
-            return compare(old, self._peek(old), new, self._peek(new))
+            return compare(old, self._contents(old), new, self._contents(new))
 
         return await asyncio.to_thread(read_and_compare)
 
@@ -150,30 +151,41 @@ class Shelf:
 
     def _is_hurt(self, digest: ImageDigest) -> bool:
         try:
-            chunks = chunk_sizes(self._peek(digest))
+            sizes = self._objects(digest)
         except (NotFoundError, ContractError):
             return True
-        return len(self._store.chunk_sizes(chunks)) < len(chunks)
+        return len(self._store.chunk_sizes(sizes)) < len(sizes)
 
     def _peek(self, digest: ImageDigest) -> ImageManifest:
         return read_manifest(self._store, digest, wanted=False)
 
+    def _objects(self, digest: ImageDigest) -> dict[Digest, int]:
+        return objects_needed(self._store, self._peek(digest), wanted=False)
+
+    def _contents(self, digest: ImageDigest) -> Contents:
+        manifest = self._peek(digest)
+        try:
+            return Contents(manifest=manifest, tree=tree_below(self._store, manifest))
+        except NotFoundError:  # the image's state says that it is hurt
+            return Contents(manifest=manifest, tree=None)
+
     def _detail(self, seen: ImageView, records: list[ImageRecord]) -> ImageDetail:
-        manifest = self._peek(seen.image_digest)
-        others: list[ImageManifest] = []
+        contents = self._contents(seen.image_digest)
+        elsewhere: set[Digest] = set()
         for record in records:
             if record.image_digest != seen.image_digest:
                 try:
-                    others.append(self._peek(record.image_digest))
+                    elsewhere |= self._objects(record.image_digest).keys()
                 except (NotFoundError, ContractError):
                     continue
-        return detail(seen, manifest, self._store.chunk_sizes(chunk_sizes(manifest)), others)
+        stored = self._store.chunk_sizes(contents.sizes())
+        return detail(seen, contents, stored, elsewhere)
 
     def _usage(self, workspace: WorkspaceId, records: list[ImageRecord]) -> Usage:
         sizes: dict[Digest, int] = {}
         for record in records:
             try:
-                sizes |= chunk_sizes(self._peek(record.image_digest))
+                sizes |= self._objects(record.image_digest)
             except (NotFoundError, ContractError):
                 continue
         return Usage(

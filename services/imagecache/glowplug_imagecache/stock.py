@@ -20,8 +20,19 @@ class ImageSeen(msgspec.Struct, frozen=True, kw_only=True):
     """A manifest in the store, of `size` bytes itself.
 
     `objects` are the places in the stock's table of what it names, each once; None where nobody here can
-    read it. What such an image needs is unknown, so nothing is swept while it is there.
+    read it. What such an image needs is unknown, so nothing is swept while it is there. `base` is the tree
+    that it stands on, whose objects it needs as well.
     """
+
+    digest: Digest
+    used_at: float
+    size: int
+    objects: Sequence[int] | None
+    base: Digest | None = None
+
+
+class TreeSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """The manifest of a tree that images stand on; `objects` as an image's. Many images may share one."""
 
     digest: Digest
     used_at: float
@@ -52,12 +63,14 @@ class Stock(msgspec.Struct, frozen=True, kw_only=True):
     images: tuple[ImageSeen, ...]
     objects: Sequence[ObjectSeen]
     sources: tuple[SourceSeen, ...]
+    trees: tuple[TreeSeen, ...] = ()
 
     @property
     def size(self) -> int:
         """Return the bytes of all of it."""
         return (
             sum(image.size for image in self.images)
+            + sum(tree.size for tree in self.trees)
             + sum(one.size for one in self.objects)
             + sum(source.size for source in self.sources)
         )
@@ -78,9 +91,14 @@ class _EntryMark(msgspec.Struct, gc=False):
     chunks: tuple[_ChunkMark, ...] = ()
 
 
+class _BaseMark(msgspec.Struct):
+    tree: str
+
+
 class _ImageMark(msgspec.Struct):
     host: str
     entries: tuple[_EntryMark, ...]
+    base: _BaseMark | None = None
 
 
 class _TreeMark(msgspec.Struct):
@@ -93,23 +111,38 @@ _IMAGE = msgspec.msgpack.Decoder(_ImageMark)
 _TREE = msgspec.msgpack.Decoder(_TreeMark)
 
 
-def objects_of(manifest: bytes) -> frozenset[bytes]:
-    """Return the raw digests of all objects that an image's or a tree's manifest names.
+class Named(msgspec.Struct, frozen=True, kw_only=True):
+    """What a manifest names: raw digests of objects, and the tree below an image."""
 
-    Reads only that; what else the manifest says is not checked. Raises: ContractError if it is
-    neither, or of a later format.
+    objects: frozenset[bytes]
+    base: Digest | None = None
+    is_tree: bool = False
+
+
+def named_in(manifest: bytes) -> Named:
+    """Return what an image's or a tree's manifest names. Reads only that; what else it says is not checked.
+
+    Raises: ContractError if it is neither, or of a later format.
     """
     try:
         marked = _IMAGE.decode(manifest)
-        return frozenset(
-            bytes.fromhex(chunk.digest) for entry in marked.entries for chunk in entry.chunks
+        return Named(
+            objects=frozenset(
+                bytes.fromhex(chunk.digest) for entry in marked.entries for chunk in entry.chunks
+            ),
+            base=None if marked.base is None else Digest(marked.base.tree),
         )
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
+    return Named(objects=frozenset(one.digest for one in tree_objects(manifest)), is_tree=True)
+
+
+def tree_objects(manifest: bytes) -> tuple[StoredObject, ...]:
+    """Return all objects that a tree's manifest names. Raises: ContractError, as `named_in`."""
     try:
         tree = _TREE.decode(manifest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as err:
         raise ContractError("platform.contract", f"no manifest of objects: {err}") from err
     if tree.format > TREE_FORMAT:
         raise ContractError("platform.contract", f"a tree of the later format {tree.format}")
-    return frozenset(one.digest for table in (tree.packs, tree.pieces) for one in table)
+    return (*tree.packs, *tree.pieces)

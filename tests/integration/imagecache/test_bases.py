@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from glowplug_contracts.errors import PlatformError
+from glowplug_contracts.errors import PlatformError, UnavailableError
+from glowplug_contracts.manifests import ChunkFrame
 from glowplug_contracts.tree_rules import decode_tree
 from glowplug_imagecache.bases import Bases
+from glowplug_imagecache.contents import objects_needed
 from glowplug_imagecache.folders import LayerFolder
 from glowplug_imagecache.layers.bounds import Bounds
 from glowplug_imagecache.objects import digest_of
@@ -17,7 +19,7 @@ from glowplug_imagecache.registry.logins import Credentials
 from glowplug_imagecache.store import Store
 
 from tests.support.bases import a_layer, open_bases, pulled
-from tests.support.builders_images import a_store, extract, read_tree
+from tests.support.builders_images import a_store, chunk_file, extract, read_tree
 from tests.support.scripted_registry import (
     ScriptedRegistry,
     instead,
@@ -194,6 +196,54 @@ async def test_a_stopped_pull_leaves_nothing_half_written(
     assert (await pulled(bases, name)).base is not None
 
 
+async def test_what_is_evicted_while_a_pull_stores_it_is_stored_again(
+    registry: ScriptedRegistry, bases: Bases, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, evicted = Store.put_chunks, []
+
+    def put_and_evict(self: Store, frames: Sequence[ChunkFrame]) -> int:
+        count = put(self, frames)
+        if not evicted:  # as a round would whose grace is over
+            evicted.extend(frame.digest for frame in frames)
+            for digest in evicted:
+                chunk_file(store.root, digest).unlink()
+        return count
+
+    monkeypatch.setattr(Store, "put_chunks", put_and_evict)
+    manifest = await pulled(bases, an_image(registry))
+    assert evicted
+    assert store.missing(evicted) == []
+    assert store.missing(list(objects_needed(store, manifest))) == []
+
+
+async def test_a_pull_whose_objects_are_evicted_all_the_time_ends_with_a_sentence(
+    registry: ScriptedRegistry, bases: Bases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "put_chunks", lambda self, frames: 0)
+    with pytest.raises(UnavailableError, match="EVICT_GRACE_S higher"):
+        await pulled(bases, an_image(registry))
+
+
+async def test_layers_of_a_pull_stay_until_it_ends(
+    registry: ScriptedRegistry, bases: Bases, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = an_image(registry)
+    monkeypatch.setattr("glowplug_imagecache.bases.LAYERS_KEPT_S", -3600.0)  # all are too old
+    folder = store.root / "layers" / "0"
+    said: list[str] = []
+
+    async def sweep_when_all_are_here(text: str) -> None:
+        said.append(text)
+        await bases.sweep()
+
+    found = await bases.find(name, "linux/amd64", {})
+    manifest = await bases.pull(found, "", {}, sweep_when_all_are_here)
+    assert manifest.base is not None
+    assert "2 layers are here" in said[0]
+    await bases.sweep()
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
 def test_two_processes_do_not_share_a_folder_of_layers(tmp_path: Path) -> None:
     first, second = LayerFolder(tmp_path), LayerFolder(tmp_path)
     assert first.path != second.path
@@ -202,6 +252,13 @@ def test_two_processes_do_not_share_a_folder_of_layers(tmp_path: Path) -> None:
     first.close()
     third = LayerFolder(tmp_path)
     assert (third.path / "sha256-abc.part").exists()
-    assert third.sweep(left.stat().st_mtime + 1) == 1
-    for each in (second, third):
+    before = left.stat().st_mtime + 1
+    assert third.sweep(before, {"sha256-abc"}) == 0
+    assert second.sweep_others(before) == 0  # a process that lives sweeps its own
+    third.close()
+    assert second.sweep_others(before) == 1
+    left.touch()
+    fourth = LayerFolder(tmp_path)
+    assert fourth.sweep(left.stat().st_mtime + 1) == 1
+    for each in (second, fourth):
         each.close()

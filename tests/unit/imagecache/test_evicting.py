@@ -6,12 +6,16 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
-from glowplug_contracts.ids import Digest, WorkspaceId
+from glowplug_contracts.errors import NotFoundError
+from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.manifests import encode_manifest
+from glowplug_contracts.messages.image import BaseImage
 from glowplug_contracts.trees import FlatTree, StoredObject, encode_tree
 from glowplug_imagecache.evicting import LOCK, Evictor
-from glowplug_imagecache.eviction import DropImages, Dropped, Sweep
+from glowplug_imagecache.eviction import DropImages, Dropped, DropTrees, Sweep
+from glowplug_imagecache.files import has_image, read_manifest
 from glowplug_imagecache.locking import only_one
 from glowplug_imagecache.objects import digest_of, frame_of
 from glowplug_imagecache.stock import SourceSeen
@@ -74,7 +78,8 @@ def test_a_tree_keeps_its_packs_and_pieces(store: Store) -> None:
     pack, piece = (StoredObject(bytes.fromhex(digest), 7) for digest in named)
     store.add_blob(encode_tree(FlatTree(entries=(), packs=(pack,), pieces=(piece,))))
     stock = Evictor(store).look()
-    (tree,) = stock.images
+    assert stock.images == ()
+    (tree,) = stock.trees
     assert tree.objects is not None
     assert {stock.objects[place].digest.hex() for place in tree.objects} == set(named)
 
@@ -83,6 +88,35 @@ def test_what_nobody_can_read_is_said_to_be_so(store: Store) -> None:
     store.add_blob(b"no manifest")
     store.add_blob(encode_tree(FlatTree(format=99, entries=())))
     assert [image.objects for image in Evictor(store).look().images] == [None, None]
+
+
+def test_a_base_that_nobody_can_read_is_no_image_that_could_go(store: Store) -> None:
+    tree = store.add_blob(encode_tree(FlatTree(format=99, entries=())))
+    base = BaseImage(reference="r", platform="linux/amd64", tree=tree, python="/bin/python3")
+    image = store.add_blob(encode_manifest(msgspec.structs.replace(a_manifest(), base=base)))
+    stock = Evictor(store).look()
+    assert [(one.digest, one.base) for one in stock.images] == [(image, tree)]
+    assert [(one.digest, one.objects) for one in stock.trees] == [(tree, None)]
+
+
+def test_a_tree_that_somebody_wants_at_the_last_moment_is_put_back(
+    store: Store, tmp_path: Path
+) -> None:
+    tree = store.add_blob(encode_tree(FlatTree(entries=())))
+    base = BaseImage(reference="r", platform="linux/amd64", tree=tree, python="/bin/python3")
+    image = store.add_blob(encode_manifest(msgspec.structs.replace(a_manifest(), base=base)))
+    hands = Evictor(store)
+    grow_old(blob_file(tmp_path, tree))
+    read_manifest(store, ImageDigest(image), wanted=False)  # a look keeps nothing alive
+    assert blob_file(tmp_path, tree).stat().st_mtime == LONG_AGO
+    read_manifest(store, ImageDigest(image))
+    assert hands.drop_trees(DropTrees((tree,), CUTOFF)) == frozenset()
+    assert store.blob_size(tree) is not None
+    grow_old(blob_file(tmp_path, tree))
+    assert hands.drop_trees(DropTrees((tree,), CUTOFF)) == {tree}
+    with pytest.raises(NotFoundError, match="the tree of r is gone"):
+        read_manifest(store, ImageDigest(image))
+    assert not has_image(store, ImageDigest(image))
 
 
 def test_an_image_is_removed_with_what_only_it_needs(

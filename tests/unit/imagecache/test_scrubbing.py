@@ -6,10 +6,13 @@ import os
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 from glowplug_contracts.ids import Digest, WorkspaceId
 from glowplug_contracts.manifests import encode_manifest
+from glowplug_contracts.messages.image import BaseImage
+from glowplug_contracts.trees import FlatTree, StoredObject, encode_tree
 from glowplug_imagecache.objects import digest_of, frame_of
 from glowplug_imagecache.scrub import Check, Checked, Progress
 from glowplug_imagecache.scrubbing import Scrubber
@@ -62,7 +65,7 @@ def test_all_of_an_intact_store_is_read_and_nothing_found(store: Store, tmp_path
 
 def test_a_flip_of_any_byte_of_any_file_is_found(tmp_path: Path) -> None:
     chance = random.Random(7)
-    for number in range(60):
+    for number in range(30):
         root = tmp_path / str(number)
         store = a_store(root)
         an_image(store, b"a" * 3_000, chance.randbytes(300))
@@ -127,6 +130,37 @@ def test_an_image_without_its_manifest_is_hurt(store: Store, tmp_path: Path) -> 
     found = eyes.check(ALL)
     (one,) = eyes.assess(found.corrupt)
     assert (one.digest, one.missing) == (image, 0)
+
+
+def a_based_image(store: Store, content: bytes, *below: bytes) -> tuple[Digest, Digest]:
+    """Return an image and the tree that it stands on."""
+    store.put_chunks([frame_of(each) for each in (content, *below)])
+    pieces = (StoredObject(bytes.fromhex(digest_of(each)), len(each)) for each in below)
+    tree = store.add_blob(encode_tree(FlatTree(entries=(), pieces=tuple(pieces))))
+    base = BaseImage(reference="r", platform="linux/amd64", tree=tree, python="/bin/python3")
+    manifest = msgspec.structs.replace(a_manifest(a_file("f", content)), base=base)
+    return store.add_blob(encode_manifest(manifest)), tree
+
+
+def test_images_are_hurt_by_what_their_base_lacks(store: Store, tmp_path: Path) -> None:
+    first, tree = a_based_image(store, b"a", b"below", b"sound")
+    second, same = a_based_image(store, b"b", b"below", b"sound")
+    a_based_image(store, b"c", b"sound")
+    assert tree == same
+    eyes = Scrubber(store)
+    assert eyes.check(ALL).corrupt == ()
+    assert eyes.assess(()) == ()
+    chunk_file(tmp_path, digest_of(b"below")).write_bytes(b"rotten")
+    found = eyes.check(ALL)
+    assert {(one.digest, one.missing) for one in eyes.assess(found.corrupt)} == {
+        (first, 1),
+        (second, 1),
+    }
+    store.put_chunks([frame_of(b"below")])
+    (tmp_path / "blobs" / tree[:2] / tree).write_bytes(b"rotten")
+    found = eyes.check(ALL)
+    # The images are told, not the tree, which no workspace has.
+    assert {one.digest for one in eyes.assess(found.corrupt)} == {first, second}
 
 
 def test_what_was_stored_anew_meanwhile_is_not_taken_away(

@@ -113,7 +113,7 @@ class ImageRecord(Message, frozen=True, kw_only=True):
     Attributes:
         steps: what it is made of, as people read it.
         chains: names of its cached steps in `build_steps`.
-        bytes_total, files: of its tree, whatever other images share.
+        bytes_total, files: of its layer and its base, whatever other images share.
     """
 
     image_digest: ImageDigest

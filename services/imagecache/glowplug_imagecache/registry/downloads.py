@@ -21,6 +21,7 @@ from glowplug_imagecache.registry.manifests import Descriptor
 
 OK: Final = 200
 PARTIAL: Final = 206
+PART: Final = ".part"
 _RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z")
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Download:
         self.size: int | None = None
         self.furthest = 0
         self._target = target
-        self._part = target.with_name(f"{target.name}.part")
+        self._part = target.with_name(f"{target.name}{PART}")
         self._on_bytes = on_bytes or (lambda _: None)
         self._too_long = False
         self._hashed = self._fresh_hash()

@@ -157,7 +157,7 @@ class Puller:
 
         Raises: as `find`, and UnavailableError (registry.no_room).
         """
-        target = folder / layer.blob.digest.replace(":", "-")
+        target = folder / file_name(layer.blob.digest)
         lock = self._downloading.setdefault(target, asyncio.Lock())
         async with lock:
             download = Download(target, layer.blob, on_bytes)
@@ -295,6 +295,11 @@ async def open_puller(
     patience = patience or Patience()
     async with open_session(registries.networks, patience) as session:
         yield Puller(Asker(session, registries, clock), registries, clock, patience)
+
+
+def file_name(digest: str) -> str:
+    """Return the name of a blob's file; what broke off of it has PART behind that."""
+    return digest.replace(":", "-")
 
 
 def check_bytes(data: bytes, digest: str, size: int, endpoint: Endpoint) -> None:
