@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import tarfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from glowplug_contracts.ids import Digest
+from glowplug_contracts.ids import DEFAULT_WORKSPACE, Digest
+from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
 from glowplug_contracts.messages.image import ChunkRef, ImageManifest, ManifestEntry
 from glowplug_contracts.tree_rules import decode_tree
 from glowplug_imagecache.http import make_app
@@ -109,6 +112,27 @@ async def open_worker_images(
 ) -> AsyncIterator[LocalImages]:
     async with open_images(data_dir, lambda: url, token) as images:
         yield images
+
+
+def file_image(store: Store, *files: tuple[str, bytes], **env: str) -> ImageSpec:
+    """Return an image of a step for each file, which need neither containers nor commands.
+
+    What they add is leased in the store, so that it is no source that eviction looks at.
+    """
+    return ImageSpec(steps=tuple(_file_step(store, *file) for file in files), env=env)
+
+
+def _file_step(store: Store, path: str, content: bytes) -> ImageStep:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo(path)
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    blob = digest_of(packed.getvalue())
+    with store.open_upload(blob, owner=DEFAULT_WORKSPACE) as upload:
+        upload.write(packed.getvalue())
+        upload.finish(keep_until=Clock().unix() + 3600.0)
+    return ImageStep(kind="file", args=(path,), blob=blob)
 
 
 def chunk_file(store_root: Path, digest: Digest) -> Path:

@@ -13,7 +13,6 @@ import msgspec
 import pytest
 from glowplug_contracts.ids import DEFAULT_WORKSPACE
 from glowplug_contracts.manifests import WORKSPACE_HEADER
-from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
 from glowplug_contracts.streams import BUILD_STEPS, DEPLOYMENTS, IMAGES
 from glowplug_imagecache.keeping import Keeper
 from glowplug_imagecache.settings import ImagecacheSettings
@@ -23,7 +22,7 @@ from glowplug_runtime.service import Shell
 
 from tests.integration.imagecache.conftest import Ask
 from tests.integration.imagecache.test_eviction import a_deployment
-from tests.support.builders_images import TOKEN, a_store
+from tests.support.builders_images import TOKEN, a_store, file_image
 from tests.support.pretend_worker import PretendWorker
 
 Door = Callable[..., Awaitable[tuple[int, Any]]]
@@ -48,17 +47,11 @@ def store(imagecache: Shell[ImagecacheSettings]) -> Store:
     return a_store(Path(imagecache.settings.data_dir))
 
 
-def an_image(*commands: str, **env: str) -> ImageSpec:
-    return ImageSpec(
-        steps=tuple(ImageStep(kind="run", args=(command,)) for command in commands), env=env
-    )
-
-
 async def test_images_are_listed_looked_into_and_compared(
-    ask: Ask, worker: PretendWorker, door: Door, bus: NatsBus
+    ask: Ask, worker: PretendWorker, door: Door, bus: NatsBus, store: Store
 ) -> None:
-    one = (await ask(an_image("echo 1 > a", "echo 2 > b"))).done.image_digest
-    two = (await ask(an_image("echo 1 > a", NAME="value"))).done.image_digest
+    one = (await ask(file_image(store, ("a", b"1\n"), ("b", b"2\n")))).done.image_digest
+    two = (await ask(file_image(store, ("a", b"1\n"), NAME="value"))).done.image_digest
     await bus.bucket(DEPLOYMENTS).put("default.dep_1", a_deployment(one))
     status, listed = await door("GET", "/images")
     assert status == 200
@@ -68,7 +61,7 @@ async def test_images_are_listed_looked_into_and_compared(
     }
     assert {row["state"] for row in listed["images"]} == {"ready"}
     status, shown = await door("GET", f"/images/{one[:8]}")
-    assert (status, shown["image"]["steps"]) == (200, ["run echo 1 > a", "run echo 2 > b"])
+    assert (status, shown["image"]["steps"]) == (200, ["add a", "add b"])
     assert [row["bytes"] for row in shown["largest"]] == [2, 2]
     assert 0 < shown["own_bytes"] < shown["stored_bytes"]
     status, diff = await door("GET", f"/images/{two}/diff/{one}")
@@ -82,7 +75,7 @@ async def test_images_are_listed_looked_into_and_compared(
 async def test_anothers_images_are_not_there(
     ask: Ask, worker: PretendWorker, door: Door, store: Store
 ) -> None:
-    image = (await ask(an_image("echo 1 > a"))).done.image_digest
+    image = (await ask(file_image(store, ("a", b"1\n")))).done.image_digest
     assert await door("GET", "/images", "other") == (200, {"images": []})
     for method, path in (
         ("GET", f"/images/{image}"),
@@ -106,8 +99,8 @@ async def test_what_is_needed_is_not_given_up_and_the_rest_comes_back_as_room(
     imagecache: Shell[ImagecacheSettings],
     store: Store,
 ) -> None:
-    needed = (await ask(an_image("echo 1 > a"))).done.image_digest
-    free = (await ask(an_image("echo 2 > b", "echo 3 > c"))).done.image_digest
+    needed = (await ask(file_image(store, ("a", b"1\n")))).done.image_digest
+    free = (await ask(file_image(store, ("b", b"2\n"), ("c", b"3\n")))).done.image_digest
     await bus.bucket(DEPLOYMENTS).put("default.dep_1", a_deployment(needed))
     status, said = await door("DELETE", f"/images/{needed}")
     assert (status, said["error"]["code"]) == (409, "image.in_use")
@@ -126,7 +119,7 @@ async def test_what_is_needed_is_not_given_up_and_the_rest_comes_back_as_room(
     assert keeper.last.swept == 2
     assert store.used_at(needed) is not None  # type: ignore[arg-type]
     assert store.used_at(free) is None  # type: ignore[arg-type]
-    again = await ask(an_image("echo 2 > b", "echo 3 > c"))
+    again = await ask(file_image(store, ("b", b"2\n"), ("c", b"3\n")))
     assert (again.done.image_digest, [cached for _, cached in again.steps]) == (
         free,
         [False, False],
@@ -140,10 +133,10 @@ def make_chunks_old(store: Store) -> None:
 
 
 async def test_prune_gives_up_what_nothing_needs_and_says_so_first(
-    ask: Ask, worker: PretendWorker, door: Door, bus: NatsBus
+    ask: Ask, worker: PretendWorker, door: Door, bus: NatsBus, store: Store
 ) -> None:
-    needed = (await ask(an_image("echo 1 > a"))).done.image_digest
-    free = (await ask(an_image("echo 2 > b"))).done.image_digest
+    needed = (await ask(file_image(store, ("a", b"1\n")))).done.image_digest
+    free = (await ask(file_image(store, ("b", b"2\n")))).done.image_digest
     await bus.bucket(DEPLOYMENTS).put("default.dep_1", a_deployment(needed))
     assert (await door("POST", "/images/prune?older_than_s=3600"))[1]["images"] == []
     assert (await door("POST", "/images/prune?older_than_s=-1"))[0] == 422
@@ -156,7 +149,7 @@ async def test_prune_gives_up_what_nothing_needs_and_says_so_first(
 async def test_looking_keeps_nothing_alive_and_says_what_is_hurt(
     ask: Ask, worker: PretendWorker, door: Door, store: Store, bus: NatsBus
 ) -> None:
-    image = (await ask(an_image("echo 1 > a"))).done.image_digest
+    image = (await ask(file_image(store, ("a", b"1\n")))).done.image_digest
     manifest = store.root / "blobs" / image[:2] / image
     os.utime(manifest, (5.0, 5.0))
     await door("GET", f"/images/{image}")
