@@ -11,7 +11,7 @@ from glowplug_contracts.manifests import chunk_sizes
 from glowplug_contracts.messages.image import ImageManifest, ImageRecord, ManifestEntry
 from glowplug_contracts.trees import FlatTree
 
-from glowplug_imagecache.tree_views import differing
+from glowplug_imagecache.tree_views import Hashed, differing
 from glowplug_imagecache.tree_views import largest as largest_below
 
 # Of each list in an answer. Counts and bytes are of all.
@@ -190,12 +190,16 @@ def compare(
     before: Contents,
     after_digest: ImageDigest,
     after: Contents,
+    hashed: Hashed,
 ) -> Difference:
-    """Return what is different: first in the bases, then in the layers, paths in order."""
+    """Return what is different: first in the bases, then in the layers, paths in order.
+
+    `hashed` is asked about small files of the bases that lie in different packs.
+    """
     old = {entry.path: entry for entry in before.manifest.entries}
     new = {entry.path: entry for entry in after.manifest.entries}
     changes = [_change(path, old.get(path), new.get(path)) for path in sorted({*old, *new})]
-    found = [*_below(before, after), *(change for change in changes if change is not None)]
+    found = [*_below(before, after, hashed), *(change for change in changes if change is not None)]
     counts = {how: sum(one.how == how for one in found) for how in ("added", "removed", "changed")}
     old_sizes, new_sizes = before.sizes(), after.sizes()
     return Difference(
@@ -212,13 +216,13 @@ def compare(
     )
 
 
-def _below(before: Contents, after: Contents) -> Iterator[Change]:
+def _below(before: Contents, after: Contents, hashed: Hashed) -> Iterator[Change]:
     """Yield what is different in the bases; nothing where one of them is gone."""
     old, new = before.manifest.base, after.manifest.base
     same = old is not None and new is not None and old.tree == new.tree
     if same or before.is_torn or after.is_torn:
         return
-    for one in differing(before.tree, after.tree):
+    for one in differing(before.tree, after.tree, hashed):
         how = "added" if one.before is None else "removed" if one.after is None else "changed"
         yield Change(path=one.path, how=how, before=one.before or 0, after=one.after or 0)
 

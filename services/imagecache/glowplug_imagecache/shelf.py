@@ -33,6 +33,7 @@ from glowplug_imagecache.contents import objects_needed, tree_below
 from glowplug_imagecache.files import read_manifest
 from glowplug_imagecache.needs import Needs, find_needs
 from glowplug_imagecache.settings import ImagecacheSettings
+from glowplug_imagecache.small_files import contents_of
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,8 @@ class Shelf:
         old, new = (find_record(records, name).image_digest for name in (before, after))
 
         def read_and_compare() -> Difference:
-            return compare(old, self._contents(old), new, self._contents(new))
+            before, after = self._contents(old), self._contents(new)
+            return compare(old, before, new, after, lambda places: contents_of(self._store, places))
 
         return await asyncio.to_thread(read_and_compare)
 

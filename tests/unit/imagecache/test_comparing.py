@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 import msgspec
 import pytest
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.messages.image import BaseImage, ImageRecord, ManifestEntry
 from glowplug_contracts.trees import (
+    BLOCK_BYTES,
     Directory,
     File,
     FlatTree,
@@ -21,17 +25,32 @@ from glowplug_imagecache.comparing import (
     LISTED_MAX,
     Change,
     Contents,
+    Difference,
     Size,
-    compare,
     detail,
     find_record,
     view,
 )
-from glowplug_imagecache.objects import digest_of
+from glowplug_imagecache.comparing import compare as compare_hashing
+from glowplug_imagecache.objects import digest_of, frame_of
+from glowplug_imagecache.small_files import contents_of
+from glowplug_imagecache.tree_views import Place
 
-from tests.support.builders_images import a_dir, a_file, a_link, a_manifest
+from tests.support.builders_images import a_dir, a_file, a_link, a_manifest, a_store
 
 A, B = ImageDigest("a" * 64), ImageDigest("ab" * 32)
+
+
+def compare(
+    old: ImageDigest, before: Contents, new: ImageDigest, after: Contents, **small: bytes
+) -> Difference:
+    """Compare, where `small` says what the packs p, q … hold; others can't be read."""
+
+    def hashed(places: Collection[Place]) -> dict[Place, bytes]:
+        known = {name.encode() * 32: content for name, content in small.items()}
+        return {place: known[place.pack] for place in places if place.pack in known}
+
+    return compare_hashing(old, before, new, after, hashed)
 
 
 def a_record(digest: ImageDigest = A) -> ImageRecord:
@@ -174,8 +193,7 @@ def test_a_detail_has_the_base_and_its_files() -> None:
 def test_a_difference_of_bases_names_paths_from_the_root() -> None:
     before = holding(below=a_tree(pack=b"p", piece=b"f"))
     after = holding(a_file("own", b"1"), below=a_tree(pack=b"q", piece=b"g", extra=True))
-    found = compare(A, before, B, after)
-    # The small file is in another pack, and has the same size and time: it counts as the same.
+    found = compare(A, before, B, after, p=b"same", q=b"same")
     assert found.changes == (
         Change(path="/usr/large", how="changed", before=LARGE, after=LARGE),
         Change(path="/usr/small2", how="added", before=0, after=3),
@@ -183,10 +201,6 @@ def test_a_difference_of_bases_names_paths_from_the_root() -> None:
     )
     assert found.settings == {"base": ("r/x@sha256:5", "r/x@sha256:6")}
     assert (found.bytes_shared, found.bytes_removed, found.bytes_added) == (0, 45_000, 45_001)
-    same_pack = holding(below=a_tree(pack=b"p", piece=b"f", time=7))
-    assert compare(A, before, B, same_pack).changes == ()
-    touched = holding(below=a_tree(pack=b"q", piece=b"f", time=7))
-    assert [one.path for one in compare(A, before, B, touched).changes] == ["/usr/small"]
     gone = compare(A, before, B, holding())
     assert {one.path for one in gone.changes} == {
         "/",
@@ -195,3 +209,32 @@ def test_a_difference_of_bases_names_paths_from_the_root() -> None:
         "/usr/link",
         "/usr/small",
     }
+
+
+def test_small_files_in_different_packs_are_compared_by_what_is_in_them() -> None:
+    before = holding(below=a_tree(pack=b"p", piece=b"f"))
+    same_pack = holding(below=a_tree(pack=b"p", piece=b"f", time=7))
+    assert compare(A, before, B, same_pack).changes == ()
+    for time in (5, 7):  # whatever the times say
+        after = holding(below=a_tree(pack=b"q", piece=b"f", time=time))
+        assert compare(A, before, B, after, p=b"1", q=b"1").changes == ()
+        found = compare(A, before, B, after, p=b"1", q=b"2").changes
+        assert found == (Change(path="/usr/small", how="changed", before=9, after=9),)
+        # A pack that can't be read: only the times are left.
+        found = compare(A, before, B, after, p=b"1").changes
+        assert [one.path for one in found] == ([] if time == 5 else ["/usr/small"])
+
+
+def test_what_small_files_hold_is_read_from_their_packs(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    packs = [frame_of(first.ljust(BLOCK_BYTES, b"\0") + b"same") for first in (b"one", b"two")]
+    store.put_chunks(packs)
+    digests = [bytes.fromhex(pack.digest) for pack in packs]
+    first = [Place(digest, 0, 3) for digest in digests]
+    second = [Place(digest, 1, 4) for digest in digests]
+    gone, beyond = Place(b"x" * 32, 0, 3), Place(digests[0], 1, 5)
+    found = contents_of(store, {*first, *second, gone, beyond})
+    assert found.keys() == {*first, *second}
+    assert found[first[0]] != found[first[1]]
+    assert found[second[0]] == found[second[1]]
+    assert len({place.pack for place in contents_of(store, found, packs_max=1)}) == 1
