@@ -94,10 +94,9 @@ class Bases:
 
         Raises: PlatformError: as `Puller.fetch` and `flatten_layers`; RejectedError (image.unsupported).
         """
-        size = sum(layer.blob.size for layer in image.layers)
-        await asyncio.to_thread(self._folder.check_room, size, self._free_bytes_min)
+        await asyncio.to_thread(self._folder.check_room, image.size, self._free_bytes_min)
         with self._in_use(image):
-            files = await self._fetch(image, logins, size, say)
+            files = await self._fetch(image, logins, say)
             await say(f"unpacking {len(files)} layers\n")
             flat = await self._flatten(image, files)
         path, env = split_env(image.config.config.env)
@@ -146,9 +145,7 @@ class Bases:
         finally:
             self._pulling -= names
 
-    async def _fetch(
-        self, image: RemoteImage, logins: Logins, size: int, say: Say
-    ) -> list[tuple[Path, str]]:
+    async def _fetch(self, image: RemoteImage, logins: Logins, say: Say) -> list[tuple[Path, str]]:
         """Bring all layers, a few at a time; return their files, lowest first."""
         there: dict[int, int] = {}
         room = asyncio.Semaphore(LAYERS_AT_ONCE)
@@ -170,7 +167,7 @@ class Bases:
         failed: BaseExceptionGroup[PlatformError | OSError] | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                telling = tasks.create_task(_tell_often(there, size, say))
+                telling = tasks.create_task(_tell_often(there, image.size, say))
                 fetching += [
                     tasks.create_task(fetch(number, layer))
                     for number, layer in enumerate(image.layers)
@@ -183,7 +180,7 @@ class Bases:
         if failed is not None:
             raise leaves(failed)[0] from failed  # layers fail for the same reason
         files = [task.result() for task in fetching]
-        await say(f"{size / _MIB:.1f} MiB in {len(files)} layers are here\n")
+        await say(f"{image.size / _MIB:.1f} MiB in {len(files)} layers are here\n")
         return files
 
     async def _flatten(self, image: RemoteImage, files: list[tuple[Path, str]]) -> Flat:

@@ -8,7 +8,7 @@ up where its step is known.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -30,6 +30,8 @@ from glowplug_imagecache.registry.pulling import RemoteImage
 from glowplug_imagecache.registry.reference import parse_reference
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
+
+Hold = Callable[[int], Awaitable[None]]
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -59,13 +61,20 @@ class BaseStep:
             reference = (await self._find(str(reference), target.platform)).reference
         return msgspec.structs.replace(target, reference=str(reference))
 
-    async def pull(self, target: Target) -> ImageManifest:
-        """Return the base. Raises: PlatformError."""
+    async def pull(self, target: Target, hold: Hold) -> ImageManifest:
+        """Return the base. Raises: PlatformError.
+
+        `hold` is told how many bytes it comes to and refuses what is too many: first what the registry says
+        of the layers, before anything of them is brought, then what the tree really has.
+        """
         found = self._found or await self._find(target.reference, target.platform)
         with self._explained():
-            return await self._sources.bases.pull(
+            await hold(found.size)
+            manifest = await self._sources.bases.pull(
                 found, self._spec.python_version, await self._open(), self._say
             )
+            await hold(manifest.bytes_total)
+            return manifest
 
     async def _find(self, name: str, platform: str) -> RemoteImage:
         with self._explained():

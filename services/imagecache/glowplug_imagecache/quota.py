@@ -3,11 +3,13 @@
 Counted as if nothing were shared, so that a quota means the same whoever else has the same bytes. What was
 counted is good for COUNTED_KEPT_S; what this replica has let in since is added to it. A blob whose length nobody
 says is let in while there is any room, so a quota can be passed by one blob, and by what replicas let in at once.
+Builds hold room for what they pull until it is counted with their image.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -28,6 +30,25 @@ class _Counted(msgspec.Struct):
     at: float
 
 
+class Room:
+    """What one build may store, beside what its workspace has; made by `Quota.room`."""
+
+    def __init__(self, quota: Quota, workspace: WorkspaceId) -> None:
+        self._quota = quota
+        self._workspace = workspace
+        self._bytes = 0
+
+    async def hold(self, size: int) -> None:
+        """Hold room for so many bytes in all. Raises: QuotaExceededError (store.full)."""
+        await self._quota.promise(self._workspace, size - self._bytes)
+        self._bytes = size
+
+    def close(self) -> None:
+        """Give it back."""
+        self._quota.unpromise(self._workspace, self._bytes)
+        self._bytes = 0
+
+
 class Quota:
     """The quota of every workspace.
 
@@ -42,31 +63,61 @@ class Quota:
         self._count = count
         self._now = now
         self._counted: dict[WorkspaceId, _Counted] = {}
+        self._promised: Counter[WorkspaceId] = Counter()
 
     async def check(self, workspace: WorkspaceId | None, size: int) -> None:
         """Let bytes in. Raises: QuotaExceededError (store.full). The platform's own have no quota."""
         if workspace is None or not self._bytes_max:
             return
-        known = self._counted.get(workspace)
-        if known is None or self._now() - known.at >= COUNTED_KEPT_S:
-            self._drop_old()
-            known = _Counted(await self._count(workspace), self._now())
-            self._counted[workspace] = known
-        if known.bytes >= self._bytes_max or known.bytes + size > self._bytes_max:
-            raise QuotaExceededError(
-                "store.full",
-                f"images and blobs of the workspace come to {known.bytes} bytes, and {size} more are "
-                f"beyond its {self._bytes_max}; `glowplug image usage` shows them, `glowplug image "
-                "prune` gives up what nothing needs",
-                details={"bytes": known.bytes, "bytes_max": self._bytes_max},
-            )
+        known = await self._known(workspace)
+        if known.bytes + self._promised[workspace] >= self._bytes_max:
+            raise self._full(workspace, known, size)
+        self._refuse_beyond(workspace, known, size)
         known.bytes += size
+
+    def room(self, workspace: WorkspaceId) -> Room:
+        """Return room for a build that nobody knows the size of yet."""
+        return Room(self, workspace)
+
+    async def promise(self, workspace: WorkspaceId, size: int) -> None:
+        """Let a build have so much more (Room only). Raises: QuotaExceededError (store.full)."""
+        if self._bytes_max and size > 0:
+            self._refuse_beyond(workspace, await self._known(workspace), size)
+        self._promised[workspace] += size
+
+    def unpromise(self, workspace: WorkspaceId, size: int) -> None:
+        """Take a promise back (Room only)."""
+        self._promised[workspace] -= size
+        if not self._promised[workspace]:
+            del self._promised[workspace]
 
     def add(self, workspace: WorkspaceId | None, size: int) -> None:
         """Count bytes that were let in before anybody knew how many there are."""
         known = self._counted.get(workspace) if workspace is not None else None
         if known is not None:
             known.bytes += size
+
+    async def _known(self, workspace: WorkspaceId) -> _Counted:
+        known = self._counted.get(workspace)
+        if known is None or self._now() - known.at >= COUNTED_KEPT_S:
+            self._drop_old()
+            known = _Counted(await self._count(workspace), self._now())
+            self._counted[workspace] = known
+        return known
+
+    def _refuse_beyond(self, workspace: WorkspaceId, known: _Counted, size: int) -> None:
+        if known.bytes + self._promised[workspace] + size > self._bytes_max:
+            raise self._full(workspace, known, size)
+
+    def _full(self, workspace: WorkspaceId, known: _Counted, size: int) -> QuotaExceededError:
+        has = known.bytes + self._promised[workspace]
+        return QuotaExceededError(
+            "store.full",
+            f"images and blobs of the workspace come to {has} bytes, and {size} more are "
+            f"beyond its {self._bytes_max}; `glowplug image usage` shows them, `glowplug image "
+            "prune` gives up what nothing needs",
+            details={"bytes": has, "bytes_max": self._bytes_max},
+        )
 
     def _drop_old(self) -> None:
         before = self._now() - COUNTED_KEPT_S

@@ -8,33 +8,20 @@ on the events that the service routes here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, assert_never
 
-import msgspec
 import structlog
-from glowplug_contracts.errors import ContractError, PlatformError
+from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import ContainerId, ImageDigest, WorkspaceId
-from glowplug_contracts.messages.container import (
-    CommitLayer,
-    ContainerKind,
-    ContainerSpec,
-    ContainerWanted,
-    ExecInContainer,
-    ExecReply,
-    LayerCommitted,
-)
-from glowplug_contracts.messages.deployment import ImageSpec, Resources
-from glowplug_contracts.messages.image import BuildProgress, CachedStep, ImageManifest, ImageRecord
+from glowplug_contracts.messages.deployment import ImageSpec
+from glowplug_contracts.messages.image import BuildProgress, ImageManifest
 from glowplug_contracts.messages.invocation import RemoteError
-from glowplug_contracts.streams import BUILD_STEPS, IMAGES, LEASE_RENEW_S, WANTED
-from glowplug_contracts.subjects import COMMIT, EXEC
-from glowplug_runtime.lease import Lease
 from glowplug_runtime.service import Shell
 
 from glowplug_imagecache.askers import Askers
-from glowplug_imagecache.build import COMMIT_MAX_S, Build
+from glowplug_imagecache.build import Build
+from glowplug_imagecache.build_container import BuildContainer
 from glowplug_imagecache.build_types import (
     Begin,
     ContainerEnded,
@@ -43,7 +30,6 @@ from glowplug_imagecache.build_types import (
     Event,
     Fail,
     FilesMerged,
-    LayerStored,
     MergeFiles,
     RecordStep,
     RunStep,
@@ -53,11 +39,8 @@ from glowplug_imagecache.build_types import (
     Tell,
     WantContainer,
 )
-from glowplug_imagecache.commands import command_for
-from glowplug_imagecache.contents import size_and_files
 from glowplug_imagecache.files import (
     add_files,
-    has_image,
     read_manifest,
     seal_image,
     write_image,
@@ -72,14 +55,12 @@ from glowplug_imagecache.plan import (
 )
 from glowplug_imagecache.pulled import BaseStep, Sources
 from glowplug_imagecache.quota import Quota
+from glowplug_imagecache.remembering import Remembered
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
 
-RESOURCES = Resources(cpu_millis=250, memory_bytes=256 * 1024 * 1024)
-EXEC_TIMEOUT_S = 10.0
-CONTEND_S = 0.25
 # Output that comes faster than it can be told is dropped; what ends a step never is.
 EVENTS_MAX = 1000
 
@@ -89,7 +70,7 @@ class BuildRun:
 
     Attributes:
         askers: who is told.
-        exec_id, container_id: what events are routed here by; "" for none.
+        container: what events are routed here by.
     """
 
     def __init__(
@@ -103,16 +84,15 @@ class BuildRun:
         sources: Sources,
     ) -> None:
         self.askers = askers
-        self.container_id = ContainerId("")
-        self.exec_id = ""
         self._shell = shell
         self._store = store
         self._quota = quota
+        self._room = quota.room(workspace)
         self._spec = spec
         self._workspace = workspace
         self._base = BaseStep(sources, spec, askers, self._say)
-        self._steps = shell.bus.bucket(BUILD_STEPS)
-        self._wanted = shell.bus.bucket(WANTED)
+        self.container = BuildContainer(shell, store, spec, workspace)
+        self._known = Remembered(shell, store, quota, workspace)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._doing: set[asyncio.Task[None]] = set()
         self._plan: BuildPlan | None = None
@@ -127,8 +107,8 @@ class BuildRun:
         try:
             target = await self._base.pin(await choose(self._spec))
             plan = plan_build(self._spec, self._workspace, target)
-            async with self._only_one(plan):
-                cached = await self._with_cached(plan)
+            async with self._known.only_one(plan, self.askers):
+                cached = await self._known.with_cached(plan)
                 if cached.cached < len(cached.steps):  # what is there already needs no room
                     await self._quota.check(self._workspace, 0)
                 await self._build(cached)
@@ -140,6 +120,8 @@ class BuildRun:
             await self._tell_error(
                 RemoteError(code="platform.bug", type="Error", message="the build broke; see logs")
             )
+        finally:
+            self._room.close()
 
     async def _build(self, plan: BuildPlan) -> None:
         self._plan = plan
@@ -160,14 +142,15 @@ class BuildRun:
         finally:
             for task in self._doing:
                 task.cancel()
-            await self._drop(self.container_id)
+            await self.container.drop(self.container.container_id)
 
     async def _perform(self, decision: Decision) -> None:
         match decision:
             case WantContainer():
-                await self._want(decision)
+                assert self._plan is not None  # noqa: S101 - decisions come after the plan
+                await self.container.want(decision, self._plan.target.python_version)
             case DropContainer():
-                await self._drop(decision.container_id)
+                await self.container.drop(decision.container_id)
             case RunStep():
                 self._do(self._run_step(decision), decision.container_id)
             case StoreLayer():
@@ -175,7 +158,8 @@ class BuildRun:
             case MergeFiles():
                 self._do(self._merge(decision), ContainerId(""))
             case RecordStep():
-                await self._record(decision)
+                assert self._plan is not None  # noqa: S101 - decisions come after the plan
+                await self._known.record_step(decision, self._plan)
             case Tell():
                 await self._tell(kind=decision.kind, text=decision.text, cached=decision.cached)
             case Succeed():
@@ -191,66 +175,14 @@ class BuildRun:
             case _:
                 assert_never(decision)
 
-    # -- Containers and their commands ----------------------------------------------------------
-
-    async def _want(self, decision: WantContainer) -> None:
-        assert self._plan is not None  # noqa: S101 - decisions come after the plan
-        settings = self._shell.settings
-        self.container_id = decision.container_id
-        spec = ContainerSpec(
-            kind=ContainerKind.BUILD,
-            workspace=self._workspace,
-            name="build",
-            image_digest=decision.parent,
-            base_python=self._plan.target.python_version,
-            env=self._spec.env,
-            resources=RESOURCES,
-            timeout_s=settings.step_timeout_s,
-            expires_s=settings.container_wait_s
-            + (settings.step_timeout_s + COMMIT_MAX_S) * len(self._spec.steps),
-        )
-        wanted = ContainerWanted(
-            container_id=decision.container_id,
-            spec=spec,
-            requested_at=self._shell.clock.unix(),
-            owner=self._shell.instance,
-        )
-        await self._wanted.put(decision.container_id, wanted)
-
-    async def _drop(self, container_id: ContainerId) -> None:
-        if not container_id:
-            return
-        self.container_id = ContainerId("")
-        with contextlib.suppress(PlatformError):  # else the sweep of orphans removes it
-            await self._wanted.delete(container_id)
+    # -- Steps ----------------------------------------------------------------------------------
 
     async def _run_step(self, decision: RunStep) -> None:
-        self.exec_id = decision.exec_id
-        request = ExecInContainer(
-            container_id=decision.container_id,
-            exec_id=decision.exec_id,
-            reply_to=self._shell.instance,
-            mode="command",
-            argv=command_for(decision.step.spec),
-            env=self._spec.env,
-            timeout_s=self._shell.settings.step_timeout_s,
-        )
-        reply = await self._shell.bus.request(
-            EXEC.at(worker_id=decision.worker_id), request, ExecReply, timeout_s=EXEC_TIMEOUT_S
-        )
-        if not reply.accepted:
-            self.feed(ContainerEnded(decision.container_id, f"it took no command: {reply.reason}"))
+        if (ended := await self.container.run_step(decision)) is not None:
+            self.feed(ended)
 
     async def _store_layer(self, decision: StoreLayer) -> None:
-        if decision.parent:  # the layer's manifest will name the base's tree, too
-            await asyncio.to_thread(read_manifest, self._store, decision.parent)
-        committed = await self._shell.bus.request(
-            COMMIT.at(worker_id=decision.worker_id),
-            CommitLayer(container_id=decision.container_id, parent=decision.parent),
-            LayerCommitted,
-            timeout_s=COMMIT_MAX_S,
-        )
-        self.feed(LayerStored(decision.container_id, committed))
+        self.feed(await self.container.store_layer(decision))
 
     async def _merge(self, decision: MergeFiles) -> None:
         try:
@@ -265,7 +197,13 @@ class BuildRun:
 
     async def _pull(self) -> ImageDigest:
         assert self._plan is not None  # noqa: S101 - decisions come after the plan
-        manifest = await self._base.pull(self._plan.target)
+        # What is there and lost something is counted already: it may be pulled again.
+        already = await self._known.recorded_bytes(self._plan)
+
+        async def hold(size: int) -> None:
+            await self._room.hold(max(0, size - already))
+
+        manifest = await self._base.pull(self._plan.target, hold)
         return await asyncio.to_thread(write_image, self._store, manifest)
 
     def _merge_blocking(self, decision: MergeFiles) -> ImageDigest:
@@ -288,73 +226,6 @@ class BuildRun:
         self._doing.add(task)
         task.add_done_callback(self._doing.discard)
 
-    # -- What is remembered ---------------------------------------------------------------------
-
-    async def _with_cached(self, plan: BuildPlan) -> BuildPlan:
-        """Return the plan with the longest run of steps whose image is known and still here."""
-        for step in reversed(plan.steps):
-            entry = await self._steps.get(step.chain)
-            if entry is None or entry.value is None:
-                continue
-            digest = entry.value.image_digest
-            if await asyncio.to_thread(self._is_usable, digest):
-                return msgspec.structs.replace(plan, cached=step.number, image_digest=digest)
-        return plan
-
-    def _is_usable(self, digest: ImageDigest) -> bool:
-        try:
-            return has_image(self._store, digest)
-        except ContractError:
-            return False
-
-    async def _record(self, decision: RecordStep) -> None:
-        assert self._plan is not None  # noqa: S101 - decisions come after the plan
-        manifest = await asyncio.to_thread(read_manifest, self._store, decision.image_digest)
-        if manifest.host != self._plan.target.host:
-            # Placement took a worker of another kind: the image is good there, and nowhere else.
-            log.warning("build.other_host", planned=self._plan.target.host, built=manifest.host)
-            return
-        value = CachedStep(image_digest=decision.image_digest, built_at=self._shell.clock.unix())
-        await self._steps.put(decision.chain, value)
-
-    @contextlib.asynccontextmanager
-    async def _only_one(self, plan: BuildPlan) -> AsyncIterator[None]:
-        """Hold the image's lease, so that another replica waits and then finds it cached."""
-        key = f"build-{plan.tip[:32]}"
-        lease = Lease(self._shell.bus, self._shell.clock, key, self._shell.instance)
-        while not await lease.try_acquire():
-            await self.askers.keep_awake(self._shell.clock.now())
-            await asyncio.sleep(CONTEND_S)
-        renewing = self._shell.tasks.create_task(_keep_fresh(lease), name=f"renew {key}")
-        try:
-            yield
-        finally:
-            renewing.cancel()
-            await lease.release()
-
-    async def _remember(self, sealed: ImageDigest) -> None:
-        """Write down whose image this is. Always: eviction forgets only what was not written since."""
-        assert self._plan is not None  # noqa: S101 - decisions come after the plan
-        manifest = await asyncio.to_thread(read_manifest, self._store, sealed)
-        size, files = await asyncio.to_thread(size_and_files, self._store, manifest)
-        images, key = self._shell.bus.bucket(IMAGES), f"{self._workspace}.{sealed}"
-        before = await images.get(key)
-        known = before.value if before is not None else None
-        record = ImageRecord(
-            image_digest=sealed,
-            workspace=self._workspace,
-            host=manifest.host,
-            python_version=manifest.python_version,
-            steps=tuple(step.text for step in self._plan.steps),
-            chains=tuple(step.chain for step in self._plan.steps),
-            files=files,
-            bytes_total=size,
-            built_at=known.built_at if known is not None else self._shell.clock.unix(),
-        )
-        await images.put(key, record)
-        if known is None:
-            self._quota.add(self._workspace, record.bytes_total)
-
     # -- Telling --------------------------------------------------------------------------------
 
     async def _succeed(self, digest: ImageDigest) -> None:
@@ -363,7 +234,7 @@ class BuildRun:
         python = self._plan.target.python_version
         if not self._spec.on_host:
             python = (await asyncio.to_thread(read_manifest, self._store, sealed)).python_version
-        await self._remember(sealed)
+        await self._known.record_image(sealed, self._plan)
         log.info("build.succeeded", build_id=self.askers.build_id, image_digest=sealed)
         await self._tell(
             kind="done",
@@ -400,11 +271,3 @@ def _failure(step: PlannedStep, err: PlatformError | OSError) -> RemoteError:
         return RemoteError(code=err.code, type=kind, message=err.message, details=err.details)
     what = "the image can't be kept" if step.spec.kind == PULL else "the files can't be added"
     return RemoteError(code="image.build_failed", type=kind, message=f"{what}: {err}")
-
-
-async def _keep_fresh(lease: Lease) -> None:
-    """Renew until cancelled. Losing it is no harm: the same steps make the same image twice."""
-    while True:
-        await asyncio.sleep(LEASE_RENEW_S)
-        with contextlib.suppress(PlatformError):
-            await lease.renew()

@@ -107,15 +107,15 @@ class Builds:
             if view.kind is ContainerKind.BUILD and view.state is ContainerState.READY
         }
         for run in self._running.values():
-            if run.container_id in ready:
-                run.feed(ContainerReady(run.container_id, beat.worker_id))
+            if run.container.container_id in ready:
+                run.feed(ContainerReady(run.container.container_id, beat.worker_id))
 
     async def on_container_changed(self, delivery: Delivery[ContainerChanged]) -> None:
         """A container without deployment reached a state; it may be a build's."""
         change = delivery.message
         assert change is not None  # noqa: S101 - core messages have one
         for run in self._running.values():
-            if run.container_id != change.container_id:
+            if run.container.container_id != change.container_id:
                 continue
             if change.state is ContainerState.READY:
                 run.feed(ContainerReady(change.container_id, change.worker_id))
@@ -127,7 +127,7 @@ class Builds:
         event = delivery.message
         assert event is not None  # noqa: S101 - core messages have one
         for run in self._running.values():
-            if run.exec_id == event.exec_id:
+            if run.container.exec_id == event.exec_id:
                 self._route(run, event)
 
     def _route(self, run: BuildRun, event: ExecEvent) -> None:
@@ -154,7 +154,7 @@ class Builds:
         bucket = self._shell.bus.bucket(WANTED)
         alive = {beat.instance for beat in self._shell.peers.services() if beat.service == SERVICE}
         alive.discard(self._shell.instance)
-        ours = {run.container_id for run in self._running.values()}
+        ours = {run.container.container_id for run in self._running.values()}
         before = self._shell.clock.unix() - ORPHAN_AGE_S
         for entry in await bucket.entries():
             wanted = entry.value

@@ -66,3 +66,32 @@ async def test_nothing_is_counted_where_there_is_no_quota() -> None:
     has = Has()
     await Quota(0, has, FakeClock().now).check(OWNER, 1 << 50)
     assert has.counts == 0
+
+
+async def test_a_build_holds_room_until_what_it_made_is_counted() -> None:
+    has, clock = Has(w=20, v=0), FakeClock()
+    quota = Quota(100, has, clock.now)
+    room, second = quota.room(OWNER), quota.room(OWNER)
+    await room.hold(50)
+    clock.advance(COUNTED_KEPT_S)  # a new count does not know of it
+    with pytest.raises(QuotaExceededError, match="come to 70 bytes, and 31 more"):
+        await second.hold(31)
+    await second.hold(30)
+    with pytest.raises(QuotaExceededError, match="come to 100 bytes"):
+        await quota.check(OWNER, 0)
+    with pytest.raises(QuotaExceededError, match="come to 100 bytes, and 1 more"):
+        await room.hold(51)
+    await room.hold(40)  # it came to less
+    await quota.check(OWNER, 10)
+    await quota.check(OTHER, 100)
+    for each in (room, second, room):
+        each.close()
+    await quota.check(OWNER, 70)
+
+
+async def test_room_without_a_quota_is_not_counted() -> None:
+    has = Has()
+    room = Quota(0, has, FakeClock().now).room(OWNER)
+    await room.hold(1 << 50)
+    room.close()
+    assert has.counts == 0

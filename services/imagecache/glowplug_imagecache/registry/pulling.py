@@ -85,6 +85,11 @@ class RemoteImage(msgspec.Struct, frozen=True, kw_only=True):
     config: ImageConfig
     layers: tuple[RemoteLayer, ...]
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of all layers, as they travel."""
+        return sum(layer.blob.size for layer in self.layers)
+
 
 class Puller:
     """Pulls images.
