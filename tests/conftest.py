@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from glowplug_runtime.bus_nats import NatsBus, open_bus
@@ -14,6 +15,9 @@ from glowplug_runtime.topology import ensure_topology
 
 from tests.support.clock import FakeClock
 from tests.support.nats import Server, open_nats_server
+
+if TYPE_CHECKING:
+    from tests.support.weed import Weed
 
 # Tests speak gRPC and fork containers in one process; gRPC's own handlers at a fork may abort it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -79,6 +83,15 @@ def _session() -> Iterator[None]:
     yield
     if (loaded := sys.modules.get("glowplug.client.session")) is not None:
         loaded.close_session()
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    """An S3-compatible server; tests take prefixes of their own in it."""
+    from tests.support.weed import open_weed
+
+    with open_weed(tmp_path_factory.mktemp("weed")) as server:
+        yield server
 
 
 @pytest.fixture

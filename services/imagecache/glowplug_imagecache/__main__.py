@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,11 +12,12 @@ from glowplug_runtime.service import Shell, run
 from glowplug_imagecache.http import make_app
 from glowplug_imagecache.image_doors import ImageDoors
 from glowplug_imagecache.keeping import Keeper
+from glowplug_imagecache.opening import open_store
 from glowplug_imagecache.pulled import open_sources
 from glowplug_imagecache.service import SERVICE, open_builds
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.shelf import Shelf
-from glowplug_imagecache.store import Store
+from glowplug_imagecache.sweeping import Sweeper
 from glowplug_imagecache.watching import Watcher
 
 KEEP_TICK_S = 1.0
@@ -27,30 +27,21 @@ KEEP_TICK_S = 1.0
 async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
     """Open the store and the builds, then the door; close in reverse."""
     settings = shell.settings
-    store = await asyncio.to_thread(
-        Store,
-        Path(settings.data_dir or SERVICE),
-        free_bytes_min=settings.free_bytes_min,
-        blob_bytes_max=settings.blob_bytes_max,
-    )
-
-    async def sweep() -> None:
-        await asyncio.to_thread(store.sweep, shell.clock.unix())
-
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(settings.data_dir or SERVICE)
+        store = await stack.enter_async_context(open_store(settings, folder, shell.instance))
         sources = await stack.enter_async_context(open_sources(shell, store, folder))
         builds = await stack.enter_async_context(open_builds(shell, store, sources))
         keeper = Keeper(shell, store, builds.beats)
         await keeper.recover()
         watcher = Watcher(shell, store)
-        stack.callback(watcher.close)
+        stack.push_async_callback(watcher.close)
         shelf = Shelf(shell, store, builds.beats)
         doors = ImageDoors(shelf, keeper, watcher, settings.store_bytes_max)
         app = make_app(store, shell.clock, shell.internal_token(), doors.routes(), builds.quota)
         port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
         shell.url = f"http://{settings.host}:{port}"
-        shell.every(settings.sweep_s, sweep, "sweep expired blobs")
+        shell.every(settings.sweep_s, Sweeper(shell, store).tick, "sweep expired blobs")
         shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
         shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
         shell.every(KEEP_TICK_S, watcher.tick, "scrub the store")

@@ -14,8 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import structlog
@@ -25,13 +24,13 @@ from glowplug_contracts.ids import Digest, WorkspaceId
 from glowplug_imagecache.eviction import DropImages, DropTrees, Sweep, Swept
 from glowplug_imagecache.objects import is_digest
 from glowplug_imagecache.stock import (
-    ImageSeen,
+    ManifestSeen,
     Named,
     ObjectSeen,
     SourceSeen,
     Stock,
-    TreeSeen,
     named_in,
+    stock_of,
 )
 from glowplug_imagecache.store import Store
 
@@ -61,8 +60,7 @@ class Evictor:
             ObjectSeen(bytes.fromhex(name), found.st_size, found.st_mtime)
             for _, name, found in _files(self._root / CHUNKS)
         ]
-        places = {one.digest: place for place, one in enumerate(objects)}
-        sources = tuple(
+        sources = [
             SourceSeen(
                 owner=WorkspaceId(rooms.name),
                 digest=Digest(name),
@@ -71,26 +69,17 @@ class Evictor:
             )
             for rooms in _entries(self._root / WORKSPACES)
             for _, name, found in _files(rooms / BLOBS)
-        )
+        ]
         manifests = [
-            (Digest(name), found, _read(Path(path)))
+            ManifestSeen(
+                digest=Digest(name),
+                used_at=found.st_mtime,
+                size=found.st_size,
+                named=_read(Path(path)),
+            )
             for path, name, found in _files(self._root / BLOBS)
         ]
-        bases = {named.base for _, _, named in manifests if named is not None}
-        images: list[ImageSeen] = []
-        trees: list[TreeSeen] = []
-        for digest, about, named in manifests:
-            needed = None if named is None else _places(named, places)
-            used_at, size = about.st_mtime, about.st_size
-            # What can't be read and something stands on must be a tree, of a later format.
-            if digest in bases if named is None else named.is_tree:
-                trees.append(TreeSeen(digest=digest, used_at=used_at, size=size, objects=needed))
-                continue
-            base = None if named is None else named.base
-            images.append(
-                ImageSeen(digest=digest, used_at=used_at, size=size, objects=needed, base=base)
-            )
-        return Stock(images=tuple(images), objects=objects, sources=sources, trees=tuple(trees))
+        return stock_of(objects, sources, manifests)
 
     def drop_images(self, decided: DropImages) -> frozenset[Digest]:
         """Remove manifests that nobody used since; return which are gone."""
@@ -146,18 +135,20 @@ def _put_back(doomed: Path, path: Path) -> None:
     doomed.unlink()
 
 
-def _places(named: Named, places: Mapping[bytes, int]) -> Sequence[int]:
-    return array("I", [places[digest] for digest in named.objects if digest in places])
-
-
 def _read(path: Path) -> Named | None:
     """Return what a manifest names; None if it can't be read."""
     try:
-        return named_in(path.read_bytes())
+        return read_named(path.name, path.read_bytes())
     except FileNotFoundError:  # quarantined just now
         return Named(objects=frozenset())
+
+
+def read_named(digest: str, manifest: bytes) -> Named | None:
+    """Return what a manifest names; None, and a warning, if it can't be read."""
+    try:
+        return named_in(manifest)
     except ContractError as err:
-        log.warning("eviction.unreadable", image_digest=path.name, error=str(err))
+        log.warning("eviction.unreadable", image_digest=digest, error=str(err))
         return None
 
 

@@ -19,7 +19,8 @@ from glowplug_contracts.streams import BUILD_STEPS, IMAGES
 from glowplug_runtime.bus import KeyValue
 from glowplug_runtime.service import Shell
 
-from glowplug_imagecache.evicting import LOCK, Evictor
+from glowplug_imagecache.custody import hands_of, sole_of
+from glowplug_imagecache.evicting import LOCK
 from glowplug_imagecache.eviction import (
     Decision,
     DropImages,
@@ -36,7 +37,6 @@ from glowplug_imagecache.eviction import (
     Tick,
     TreesDropped,
 )
-from glowplug_imagecache.locking import only_one
 from glowplug_imagecache.needs import find_needs
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.stock import Held
@@ -67,10 +67,10 @@ class Keeper:
         self.last: Report | None = None
         self._shell = shell
         self._beats = beats
-        self._hands = Evictor(store)
+        self._hands = hands_of(store)
         self._held = Held(images=frozenset(), sources=frozenset())
         self._store = store
-        self._lock = store.root / LOCK
+        self._sole = sole_of(shell, store, LOCK)
         self._machine = Eviction(
             bytes_max=settings.store_bytes_max,
             unused_s=settings.image_unused_s,
@@ -80,26 +80,31 @@ class Keeper:
 
     async def recover(self) -> None:
         """Put back what a killed eviction left, unless another replica is evicting now."""
-        await asyncio.to_thread(self._recover_blocking)
+        if await self._sole.take():
+            try:
+                await asyncio.to_thread(self._hands.recover)
+            finally:
+                await self._sole.close()
 
     async def tick(self) -> None:
         """Evict if it is time."""
         decisions = self._machine.step(Tick(), self._shell.clock.unix())
         if not decisions:
             return
-        with only_one(self._lock) as alone:
-            if not alone:
-                self._machine.step(Failed(), self._shell.clock.unix())
-                return
-            try:
-                while decisions:
-                    event = await self._perform(decisions.pop(0))
-                    if event is not None:  # in a thread: it goes through every object there is
-                        now = self._shell.clock.unix()
-                        decisions += await asyncio.to_thread(self._machine.step, event, now)
-            except BaseException:
-                self._machine.step(Failed(), self._shell.clock.unix())
-                raise
+        if not await self._sole.take():
+            self._machine.step(Failed(), self._shell.clock.unix())
+            return
+        try:
+            while decisions:
+                event = await self._perform(decisions.pop(0))
+                if event is not None:  # in a thread: it goes through every object there is
+                    now = self._shell.clock.unix()
+                    decisions += await asyncio.to_thread(self._machine.step, event, now)
+        except BaseException:
+            self._machine.step(Failed(), self._shell.clock.unix())
+            raise
+        finally:
+            await self._sole.close()
 
     async def _perform(self, decision: Decision) -> Event | None:
         match decision:
@@ -156,11 +161,6 @@ class Keeper:
         if report.over:
             log.warning("store.over_bound", bytes=report.size, unreadable=len(report.unreadable))
         self._shell.ready_note(store=_note(report, self._shell.settings.store_bytes_max))
-
-    def _recover_blocking(self) -> None:
-        with only_one(self._lock) as alone:
-            if alone:
-                self._hands.recover()
 
 
 def shown(report: Report | None) -> dict[str, object]:

@@ -21,9 +21,10 @@ from glowplug_contracts.ids import Digest
 from glowplug_contracts.manifests import STORED_BYTES_MAX
 
 from glowplug_imagecache.evicting import BLOBS, CHUNKS, WORKSPACES
+from glowplug_imagecache.lacking import hurt_of, lost_of
 from glowplug_imagecache.objects import is_digest, raw_form
 from glowplug_imagecache.scrub import Check, Checked, Hurt, Progress
-from glowplug_imagecache.stock import named_in
+from glowplug_imagecache.stock import Named, named_in
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
@@ -78,30 +79,12 @@ class Scrubber:
     def assess(self, corrupt: tuple[str, ...]) -> tuple[Hurt, ...]:
         """Return every image that lacks something. `corrupt`: paths, manifests among them."""
         there = {bytes.fromhex(path.name) for path, name in self._files(f"{CHUNKS}/", f"{CHUNKS}0")}
-        images: dict[Digest, tuple[int, Digest | None]] = {}
-        trees: dict[Digest, int] = {}
+        manifests: dict[Digest, Named] = {}
         for path, _ in self._files(f"{BLOBS}/", f"{BLOBS}0"):
             with contextlib.suppress(FileNotFoundError, ContractError):  # evicted; no manifest
-                named = named_in(path.read_bytes())
-                missing = len(named.objects - there)
-                if named.is_tree:
-                    trees[Digest(path.name)] = missing
-                else:
-                    images[Digest(path.name)] = (missing, named.base)
-        bases = {base for _, base in images.values() if base is not None}
-        hurt: list[Hurt] = []
-        for digest, (missing, base) in images.items():
-            # A base's tree that is gone counts as one thing that is missing: nobody knows what it named.
-            below = 0 if base is None else trees.get(base, 1)
-            if missing + below:
-                hurt.append(Hurt(digest=digest, missing=missing + below))
-        lost = {Digest(name.rpartition("/")[2]) for name in corrupt if name.startswith(f"{BLOBS}/")}
-        hurt += [
-            Hurt(digest=digest, missing=0)
-            for digest in sorted(lost - bases)
-            if self._store.blob_size(digest) is None
-        ]
-        return tuple(hurt)
+                manifests[Digest(path.name)] = named_in(path.read_bytes())
+        lost = [digest for digest in lost_of(corrupt) if self._store.blob_size(digest) is None]
+        return hurt_of(manifests, there, lost)
 
     def _take_away(self, path: Path, found: _Found) -> bool:
         """Quarantine a file, unless another one has its name by now."""

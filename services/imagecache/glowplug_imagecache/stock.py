@@ -5,7 +5,8 @@ Times are Unix seconds. `used_at` of an image or a source may lie ahead: somebod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -74,6 +75,43 @@ class Stock(msgspec.Struct, frozen=True, kw_only=True):
             + sum(one.size for one in self.objects)
             + sum(source.size for source in self.sources)
         )
+
+
+class ManifestSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A manifest as a look finds it. Attributes: named: what is in it; None for what can't be read."""
+
+    digest: Digest
+    used_at: float
+    size: int
+    named: Named | None
+
+
+def stock_of(
+    objects: Sequence[ObjectSeen],
+    sources: Iterable[SourceSeen],
+    manifests: Sequence[ManifestSeen],
+) -> Stock:
+    """Put together what a look found. Objects come first in time: none may be missing that a manifest names."""
+    places = {one.digest: place for place, one in enumerate(objects)}
+    bases = {one.named.base for one in manifests if one.named is not None}
+    images: list[ImageSeen] = []
+    trees: list[TreeSeen] = []
+    for one in manifests:
+        named, digest, used_at, size = one.named, one.digest, one.used_at, one.size
+        needed = None if named is None else _places(named, places)
+        # What can't be read and something stands on must be a tree, of a later format.
+        if digest in bases if named is None else named.is_tree:
+            trees.append(TreeSeen(digest=digest, used_at=used_at, size=size, objects=needed))
+            continue
+        base = None if named is None else named.base
+        images.append(
+            ImageSeen(digest=digest, used_at=used_at, size=size, objects=needed, base=base)
+        )
+    return Stock(images=tuple(images), objects=objects, sources=tuple(sources), trees=tuple(trees))
+
+
+def _places(named: Named, places: Mapping[bytes, int]) -> Sequence[int]:
+    return array("I", [places[digest] for digest in named.objects if digest in places])
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

@@ -79,12 +79,12 @@ class Store:
         Raises: InvalidRequestError (request.bad_digest) for a chunk that is not what it says; those
             before it may have been stored, which harms nobody.
         """
-        self._check_room(sum(len(frame.stored or b"") for frame in frames))
+        self.check_room(sum(len(frame.stored or b"") for frame in frames))
         written: list[tuple[Path, Path]] = []
         try:
             for frame in frames:
                 if frame.stored is None or raw_form(frame.digest, frame.stored) is None:
-                    raise _mismatch(frame.digest)
+                    raise mismatch(frame.digest)
                 target = self._at("chunks", frame.digest)
                 if not _touch(target):
                     written.append((self._write_temporary(frame.stored), target))
@@ -130,7 +130,7 @@ class Store:
             if not (_touch(path) if wanted and room == "blobs" else path.exists()):
                 continue
             try:
-                intact = _digest_of_file(path) == digest
+                intact = digest_of_file(path) == digest
             except FileNotFoundError:  # evicted just now
                 continue
             if intact:
@@ -190,7 +190,7 @@ class Store:
         Raises: InvalidRequestError (request.too_large), UnavailableError (the disk is nearly full).
         """
         self.check_size(size or 0)
-        self._check_room(size or 0)
+        self.check_room(size or 0)
         return Upload(self, digest, owner)
 
     def check_size(self, size: int) -> None:
@@ -257,15 +257,19 @@ class Store:
                 removed += 1
             else:
                 doomed.rename(path)
-        for path in (self._root / "tmp").iterdir():
-            if _expired(path, now - TMP_KEPT_S):
-                path.unlink(missing_ok=True)
+        self.sweep_temporary(now)
         for path in (self._root / "quarantine").iterdir():
             if path.stat().st_ctime < now - QUARANTINE_KEPT_S:  # when it was put there
                 path.unlink(missing_ok=True)
         return removed
 
     # -- The directory --------------------------------------------------------------------------
+
+    def sweep_temporary(self, now: float) -> None:
+        """Remove what a crash left half written."""
+        for path in (self._root / "tmp").iterdir():
+            if _expired(path, now - TMP_KEPT_S):
+                path.unlink(missing_ok=True)
 
     def temporary(self) -> tuple[int, Path]:
         """Return a new file to write to: its descriptor and path."""
@@ -303,7 +307,8 @@ class Store:
         for shelf in {target.parent for _, target in written}:
             _sync(shelf)
 
-    def _check_room(self, size: int) -> None:
+    def check_room(self, size: int) -> None:
+        """Raise UnavailableError where so many bytes would fill the disk."""
         free = shutil.disk_usage(self._root).free
         if free - size < self._free_bytes_min:
             raise UnavailableError(
@@ -357,11 +362,12 @@ class Upload:
         """
         self._file.close()
         if self._hash.hexdigest() != self._digest:
-            raise _mismatch(self._digest)
+            raise mismatch(self._digest)
         self._store.adopt(self._path, self._digest, keep_until, self._owner)
 
 
-def _mismatch(digest: Digest) -> InvalidRequestError:
+def mismatch(digest: Digest) -> InvalidRequestError:
+    """Return the refusal of bytes that are not what they are called."""
     return InvalidRequestError("request.bad_digest", f"the bytes sent are not what {digest} names")
 
 
@@ -401,7 +407,8 @@ def _entries(directory: Path) -> list[Path]:
         return []
 
 
-def _digest_of_file(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
+    """Return the name that a file's bytes have."""
     return blake3.blake3().update_mmap(path).hexdigest()
 
 

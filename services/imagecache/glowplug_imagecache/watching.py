@@ -7,7 +7,6 @@ where it was. A corrupt object can't be made whole from here: whoever needs it i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Container
 from typing import assert_never
 
@@ -15,7 +14,7 @@ import structlog
 from glowplug_contracts.ids import Digest
 from glowplug_runtime.service import Shell
 
-from glowplug_imagecache.locking import only_one
+from glowplug_imagecache.custody import eyes_of, sole_of
 from glowplug_imagecache.scrub import (
     Assess,
     Assessed,
@@ -29,7 +28,6 @@ from glowplug_imagecache.scrub import (
     Tell,
     Tick,
 )
-from glowplug_imagecache.scrubbing import Scrubber
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
 
@@ -43,10 +41,9 @@ class Watcher:
 
     def __init__(self, shell: Shell[ImagecacheSettings], store: Store) -> None:
         self._shell = shell
-        self._root = store.root
-        self._eyes = Scrubber(store)
+        self._eyes = eyes_of(store)
         self._machine: Scrub | None = None
-        self._held = contextlib.ExitStack()
+        self._sole = sole_of(shell, store, LOCK)
 
     async def tick(self) -> None:
         """Check what may be checked now, if no other replica does."""
@@ -69,19 +66,17 @@ class Watcher:
         """Return how far the pass is, whichever replica does it."""
         return await asyncio.to_thread(self._eyes.load)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let another replica scrub."""
-        self._held.close()
+        await self._sole.close()
         self._machine = None
 
     async def _begin(self) -> Scrub | None:
         settings = self._shell.settings
         if settings.scrub_bytes_per_s <= 0:
             return None
-        with contextlib.ExitStack() as stack:
-            if not stack.enter_context(only_one(self._root / LOCK)):
-                return None
-            self._held = stack.pop_all()
+        if not await self._sole.take():
+            return None
         progress = await asyncio.to_thread(self._eyes.load)
         return Scrub(
             progress, bytes_per_s=settings.scrub_bytes_per_s, period_s=settings.scrub_every_s

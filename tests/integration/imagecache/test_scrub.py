@@ -47,5 +47,5 @@ async def test_a_changed_chunk_is_found_and_its_image_is_built_again(
     progress = await second.progress()  # it did not scrub: the first one has the lock
     assert [one.digest for one in progress.hurt] == [image]
     assert progress.corrupt_count == 1
-    watcher.close()
-    second.close()
+    await watcher.close()
+    await second.close()
