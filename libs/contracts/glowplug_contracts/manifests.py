@@ -58,9 +58,14 @@ def plan_pieces(size: int) -> list[tuple[int, int]]:
 
 def batch_bytes(frame: ChunkFrame) -> bytes:
     """Return one frame of a batch as it travels."""
+    return b"".join(batch_parts(frame))
+
+
+def batch_parts(frame: ChunkFrame) -> tuple[bytes, ...]:
+    """Return the same in parts, for whoever joins many: a body is not copied for it."""
     stored = _MISSING_LENGTH if frame.stored is None else len(frame.stored)
     head = _HEAD.pack(bytes.fromhex(frame.digest), stored, frame.raw_size)
-    return head if frame.stored is None else head + frame.stored
+    return (head,) if frame.stored is None else (head, frame.stored)
 
 
 class BatchReader:

@@ -29,7 +29,7 @@ from glowplug_contracts.manifests import (
     WORKSPACE_HEADER,
     BatchReader,
     ChunkFrame,
-    batch_bytes,
+    batch_parts,
     decode_digests,
 )
 from glowplug_runtime.clock import Clock
@@ -175,12 +175,15 @@ class _Doors:
         return answer
 
     def _read_batch(self, digests: Iterator[Digest]) -> bytes:
-        batch = bytearray()
+        parts: list[bytes] = []
+        size = 0
         for digest in digests:
-            batch += batch_bytes(self._store.chunk(digest))
-            if len(batch) >= BATCH_BYTES_MAX // 2:
+            added = batch_parts(self._store.chunk(digest))
+            parts += added
+            size += sum(map(len, added))
+            if size >= BATCH_BYTES_MAX // 2:
                 break
-        return bytes(batch)
+        return b"".join(parts)
 
     def _keep_until(self, request: web.Request) -> float | None:
         text = request.headers.get(KEEP_HEADER, KEEP_FOREVER)

@@ -1,6 +1,6 @@
 """The content-addressed directory: chunks, blobs that stay, and blobs that a call leased.
 
-    chunks/ab/<digest>   one zstd frame each; the name is of the raw bytes
+    chunks/ab/<digest>   one zstd frame each, sealed (`objects.py`); the name is of the raw bytes
     blobs/ab/<digest>    raw, kept until evicted (manifests, sources, uploads of the SDK)
     leased/ab/<digest>   raw, kept until the file's modification time (arguments, results)
     workspaces/<name>/   `blobs` and `leased` of one workspace; those above are the platform's own
@@ -34,7 +34,7 @@ from glowplug_contracts.errors import InvalidRequestError, NotFoundError, Unavai
 from glowplug_contracts.ids import Digest, WorkspaceId, check_token
 from glowplug_contracts.manifests import ChunkFrame
 
-from glowplug_imagecache.objects import raw_form
+from glowplug_imagecache.objects import raw_form, sealed, unsealed
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +87,8 @@ class Store:
                     raise mismatch(frame.digest)
                 target = self._at("chunks", frame.digest)
                 if not _touch(target):
-                    written.append((self._write_temporary(frame.stored), target))
+                    kept = sealed(frame.digest, frame.stored)
+                    written.append((self._write_temporary(kept), target))
             self._name_all(written)
         finally:
             for temporary, _ in written:
@@ -98,14 +99,14 @@ class Store:
         """Return a verified chunk, with `stored` None if there is none that matches its name."""
         path = self._at("chunks", digest)
         try:
-            stored = path.read_bytes()
+            kept = path.read_bytes()
         except FileNotFoundError:
             return ChunkFrame(digest, 0, None)
-        raw = raw_form(digest, stored)
-        if raw is None:
+        frame = unsealed(digest, kept)
+        if frame is None:
             self.quarantine(path)
             return ChunkFrame(digest, 0, None)
-        return ChunkFrame(digest, len(raw), stored)
+        return frame
 
     # -- Blobs ----------------------------------------------------------------------------------
 

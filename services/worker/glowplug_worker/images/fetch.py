@@ -21,8 +21,8 @@ from glowplug_runtime.groups import leaves
 from glowplug_worker.images.client import StoreClient
 from glowplug_worker.images.tree import TreeWriter
 
-# One reads from the network while another decompresses and writes.
-FETCHERS = 2
+# Two decompress and write while a third reads from the network.
+FETCHERS = 3
 
 # As registries call what Linux calls otherwise.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
