@@ -65,6 +65,11 @@ bench which="t":
 faults *args:
     {{ python }} -m faults {{ args }}
 
+# Ten real images from a registry into a container, with every way to mount: `just images --images odd --methods extract`.
+[group('check')]
+images *args:
+    {{ python }} -m images {{ args }}
+
 # Every attempt to break out or to harm, on every backend that is installed, and the table of what held.
 [group('check')]
 security *args:
