@@ -12,7 +12,7 @@ import struct
 import blake3
 import zstandard
 from glowplug_contracts.ids import Digest
-from glowplug_contracts.manifests import CHUNK_BYTES, ChunkFrame
+from glowplug_contracts.manifests import CHUNK_BYTES, STORED_BYTES_MAX, ChunkFrame
 
 ZSTD_LEVEL = 3
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -20,6 +20,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _SEAL = struct.Struct("<II32s")
 _SEAL_MAGIC = 0x184D2A5B
 SEAL_BYTES = _SEAL.size
+KEPT_BYTES_MAX = STORED_BYTES_MAX + SEAL_BYTES
 
 
 def digest_of(data: bytes) -> Digest:

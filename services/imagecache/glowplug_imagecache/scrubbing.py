@@ -18,11 +18,10 @@ import msgspec
 import structlog
 from glowplug_contracts.errors import ContractError
 from glowplug_contracts.ids import Digest
-from glowplug_contracts.manifests import STORED_BYTES_MAX
 
 from glowplug_imagecache.evicting import BLOBS, CHUNKS, WORKSPACES
 from glowplug_imagecache.lacking import hurt_of, lost_of
-from glowplug_imagecache.objects import is_digest, raw_form
+from glowplug_imagecache.objects import KEPT_BYTES_MAX, is_digest, raw_form
 from glowplug_imagecache.scrub import Check, Checked, Hurt, Progress
 from glowplug_imagecache.stock import Named, named_in
 from glowplug_imagecache.store import Store
@@ -138,7 +137,7 @@ def _check(path: Path, *, chunk: bool) -> _Found:
 
 def _is_intact(file: BinaryIO, name: str, *, chunk: bool) -> bool:
     if chunk:
-        return raw_form(Digest(name), file.read(STORED_BYTES_MAX + 1)) is not None
+        return raw_form(Digest(name), file.read(KEPT_BYTES_MAX + 1)) is not None
     hashed = blake3.blake3()
     while piece := file.read(PIECE_BYTES):
         hashed.update(piece)

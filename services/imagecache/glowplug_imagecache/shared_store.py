@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from glowplug_contracts.errors import NotFoundError
 from glowplug_contracts.ids import Digest, WorkspaceId, check_token
-from glowplug_contracts.manifests import STORED_BYTES_MAX, ChunkFrame
+from glowplug_contracts.manifests import ChunkFrame
 
 from glowplug_imagecache.cached import Cached
 from glowplug_imagecache.marks import mark, mark_given_up, marks_of, wanted_at
-from glowplug_imagecache.objects import raw_form
+from glowplug_imagecache.objects import KEPT_BYTES_MAX, raw_form, sealed, unsealed
 from glowplug_imagecache.places import Thing
 from glowplug_imagecache.store import (
     LEASE_GRACE_S,
@@ -98,7 +98,7 @@ class SharedStore(Store):
         for frame in frames:
             if frame.stored is None or raw_form(frame.digest, frame.stored) is None:
                 raise mismatch(frame.digest)
-            wanted[_chunk(frame.digest)] = frame.stored
+            wanted[_chunk(frame.digest)] = sealed(frame.digest, frame.stored)
         there = self._want(list(wanted))
         new = [path for path in wanted if path not in there]
         self._write(new, lambda path: self.bucket.put(path, wanted[path]))
@@ -112,19 +112,19 @@ class SharedStore(Store):
         path = _chunk(digest)
         if (file := self.cached.find(path)) is not None:
             try:
-                stored = file.read_bytes()
+                kept = file.read_bytes()
             except FileNotFoundError:
-                stored = b""
-            if (raw := raw_form(digest, stored)) is not None:
-                return ChunkFrame(digest, len(raw), stored)
+                kept = b""
+            if (frame := unsealed(digest, kept)) is not None:
+                return frame
             self.cached.drop(path)
         for _ in range(2):  # what went wrong on the way may come right
-            found = self.bucket.get(path, STORED_BYTES_MAX)
+            found = self.bucket.get(path, KEPT_BYTES_MAX)
             if found is None:
                 return ChunkFrame(digest, 0, None)
-            if (raw := raw_form(digest, found)) is not None:
+            if (frame := unsealed(digest, found)) is not None:
                 self._keep_cached(path, found)
-                return ChunkFrame(digest, len(raw), found)
+                return frame
         self.take_away(path)
         return ChunkFrame(digest, 0, None)
 
@@ -253,7 +253,7 @@ class SharedStore(Store):
         """Read an object of the bucket; None if it is not there."""
         digest = Digest(path.rpartition("/")[2])
         if path.startswith(f"{CHUNKS}/"):
-            stored = self.bucket.get(path, STORED_BYTES_MAX + 1)
+            stored = self.bucket.get(path, KEPT_BYTES_MAX + 1)
             return None if stored is None else raw_form(digest, stored) is not None
         descriptor, temporary = self.temporary()
         try:

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from glowplug_contracts.errors import NotFoundError
 from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
-from glowplug_contracts.manifests import encode_manifest
+from glowplug_contracts.manifests import ChunkFrame, encode_manifest
 from glowplug_contracts.messages.image import BaseImage
 from glowplug_contracts.trees import FlatTree, StoredObject, encode_tree
 from glowplug_imagecache.evicting import LOCK, Evictor
 from glowplug_imagecache.eviction import DropImages, Dropped, DropTrees, Sweep
 from glowplug_imagecache.files import has_image, read_manifest
 from glowplug_imagecache.locking import only_one
-from glowplug_imagecache.objects import digest_of, frame_of
+from glowplug_imagecache.objects import SEAL_BYTES, digest_of, frame_of
 from glowplug_imagecache.stock import SourceSeen
 from glowplug_imagecache.store import Store
 
@@ -28,6 +28,10 @@ LONG_AGO = NOW - 10_000
 CUTOFF = NOW - 1_000
 FRAME = frame_of(b"content")
 OWNER = WorkspaceId("w")
+
+
+def kept_size(frame: ChunkFrame) -> int:
+    return len(frame.stored or b"") + SEAL_BYTES
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def test_a_look_finds_images_and_what_they_name(store: Store, image: Digest) -> 
     assert (seen.digest, seen.used_at) == (image, LONG_AGO)
     assert seen.objects is not None
     assert [stock.objects[place].digest.hex() for place in seen.objects] == [FRAME.digest]
-    assert stock.size == seen.size + sum(len(f.stored or b"") for f in (FRAME, frame_of(b"other")))
+    assert stock.size == seen.size + sum(map(kept_size, (FRAME, frame_of(b"other"))))
 
 
 def test_a_tree_keeps_its_packs_and_pieces(store: Store) -> None:
@@ -126,7 +130,7 @@ def test_an_image_is_removed_with_what_only_it_needs(
     assert hands.drop_images(drop(image)) == {image}
     assert store.blob_size(image) is None
     swept = hands.sweep(sweep(FRAME.digest))
-    assert (swept.count, swept.size) == (1, len(FRAME.stored or b""))
+    assert (swept.count, swept.size) == (1, kept_size(FRAME))
     assert store.missing([FRAME.digest]) == [FRAME.digest]
     assert list((tmp_path / "doomed").iterdir()) == []
 
