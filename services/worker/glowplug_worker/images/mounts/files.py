@@ -1,0 +1,69 @@
+"""The files of a lazy mount on disk: the manifest, the metadata image and two sparse devices. Blocks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from glowplug_contracts.ids import Digest
+from glowplug_contracts.tree_rules import decode_tree
+
+from glowplug_worker.images.erofs import build_image
+from glowplug_worker.images.erofs.image import IDENTITY_BYTES
+from glowplug_worker.images.objects import check_blob
+
+_TREE, _METADATA, _PACKS, _PIECES, _ROOT = "tree", "metadata", "packs", "pieces", "root"
+
+
+class Home(NamedTuple):
+    """Where the files of a tree are, and its mount."""
+
+    path: Path
+
+    @property
+    def tree(self) -> Path:
+        """Return the manifest's place."""
+        return self.path / _TREE
+
+    @property
+    def metadata(self) -> Path:
+        """Return the metadata image's place."""
+        return self.path / _METADATA
+
+    @property
+    def devices(self) -> tuple[Path, Path]:
+        """Return the places of packs and pieces, in the order in which they are mounted."""
+        return self.path / _PACKS, self.path / _PIECES
+
+    @property
+    def root(self) -> Path:
+        """Return where it is mounted."""
+        return self.path / _ROOT
+
+
+def make_home(path: Path, digest: Digest, manifest: bytes) -> tuple[Home, tuple[int, int]]:
+    """Write the files of a tree, its devices empty; return them, and the devices open for writing.
+
+    Raises: ContractError (image.corrupt) if the manifest is not what it is called, InvalidRequestError if it
+        breaks a rule, OSError.
+    """
+    tree = decode_tree(check_blob(digest, manifest))
+    image = build_image(tree, bytes.fromhex(digest)[:IDENTITY_BYTES])
+    path.mkdir(mode=0o700)
+    home = Home(path)
+    home.tree.write_bytes(manifest)
+    home.metadata.write_bytes(image.metadata)
+    home.root.mkdir()
+    packs, pieces = (
+        _make(at, device.size)
+        for at, device in zip(home.devices, (image.packs, image.pieces), strict=True)
+    )
+    return home, (packs, pieces)
+
+
+def _make(path: Path, size: int) -> int:
+    """Make a sparse file; return it open: opened later, while readers of it wait, writing would wait, too."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.truncate(file, size)
+    return file

@@ -1,0 +1,251 @@
+"""The holder's process: `python -I -S …/mounts/holder --control N --group N`. Until the worker ends, and then a little.
+
+An order is a packet of JSON with an id, and descriptors; its answer has the same id, and "error" if it failed:
+
+    watch {device} + the file        reads of it wait for the daemon from now on; unless nobody reads it yet, too late
+    unwatch {device, filled}         they wait no more; refused while somebody has the file open and it is not filled
+    daemon + its channel             needs go there; those that nobody answered are told again
+    target {path}                    what to unmount when the worker is gone
+
+When the worker is gone, reads that would have to be fetched fail, and it tries to unmount until nobody has the
+files open any more. With `--closing` it begins there, in the place of a holder that was killed: what that one
+had read from the group is answered by number.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import errno
+import json
+import os
+import resource
+import select
+import socket
+import sys
+import time
+from collections import deque
+
+# Of the package only these folders are needed: what the worker itself imports would not be found here.
+_here = os.path.abspath(f"{__file__}/../../../..")  # noqa: PTH100 - no pathlib
+for _name, _path in (
+    ("glowplug_worker", _here),
+    ("glowplug_worker.images", f"{_here}/images"),
+    ("glowplug_worker.images.mounts", f"{_here}/images/mounts"),
+):
+    sys.modules[_name] = type(sys)(_name)
+    sys.modules[_name].__path__ = [_path]
+
+from glowplug_worker.images.mounts import kernel  # noqa: E402 - found only now
+from glowplug_worker.images.mounts.holding import Holding, Reader, Reply, Send  # noqa: E402 - likewise
+from glowplug_worker.images.mounts.wire import (  # noqa: E402 - likewise
+    PACKET_BYTES_MAX,
+    decode_answer,
+    encode_need,
+)
+from glowplug_worker.runtime.packets import receive  # noqa: E402 - likewise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+ORDER_BYTES_MAX = 1 << 16
+# Each reader that waits takes a descriptor; those beyond wait in the kernel's queue.
+FDS_MAX = 4096
+WAITING_MAX = FDS_MAX - 1024
+# How often it looks whether time has passed, or nobody reads any more.
+TICK_S = 1.0
+CLOSING_TICK_S = 0.05
+FANOTIFY = 0
+
+
+class Holder:
+    """Performs what `Holding` decides."""
+
+    def __init__(self, control: socket.socket | None, group: int) -> None:
+        self._control, self._group = control, group
+        self._daemon: socket.socket | None = None
+        self._holding = Holding()
+        self._files: dict[int, int] = {}
+        self._devices: dict[tuple[int, int], int] = {}
+        self._targets: list[str] = []
+        self._unsent: deque[bytes] = deque()
+
+    def run(self) -> None:
+        """Serve, and end when nobody reads any more."""
+        while not (self._holding.closing and self._all_gone()):
+            poller = select.poll()
+            if self._control is not None:
+                poller.register(self._control, select.POLLIN)
+            if self._daemon is not None:
+                poller.register(
+                    self._daemon, select.POLLIN | (select.POLLOUT if self._unsent else 0)
+                )
+            if self._holding.waiting < WAITING_MAX:
+                poller.register(self._group, select.POLLIN)
+            tick_s = CLOSING_TICK_S if self._holding.closing else TICK_S
+            ready = dict(poller.poll(tick_s * 1000))
+            if self._daemon is not None and ready.get(self._daemon.fileno(), 0):
+                self._on_daemon(self._daemon)
+            if self._group in ready:
+                self._on_readers()
+            if self._control is not None and self._control.fileno() in ready:
+                self._on_control(self._control)
+            self._perform(self._holding.passed(time.monotonic()))
+
+    def _on_readers(self) -> None:
+        for descriptor, offset, count in kernel.read_events(self._group):
+            facts = os.fstat(descriptor)
+            device = self._devices.get((facts.st_dev, facts.st_ino), -1)
+            reader = Reader(FANOTIFY, descriptor)
+            self._perform(self._holding.need(reader, device, offset, count, time.monotonic()))
+
+    def _on_daemon(self, daemon: socket.socket) -> None:
+        try:
+            while self._unsent:
+                daemon.send(self._unsent[0], socket.MSG_DONTWAIT)
+                self._unsent.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._daemon_went()
+            return
+        try:
+            while True:
+                data = daemon.recv(PACKET_BYTES_MAX, socket.MSG_DONTWAIT)
+                if not data:
+                    self._daemon_went()
+                    return
+                self._perform(self._holding.answered(decode_answer(data)))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._daemon_went()
+
+    def _daemon_went(self) -> None:
+        if self._daemon is not None:
+            self._daemon.close()
+            self._daemon = None
+            self._unsent.clear()
+            self._holding.daemon_went(time.monotonic())
+
+    def _on_control(self, control: socket.socket) -> None:
+        try:
+            data, fds = receive(control, ORDER_BYTES_MAX, 1)
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self.close()
+            return
+        order = json.loads(data)
+        try:
+            answer = self._obey(order, fds)
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            answer = {"error": f"{error}"}
+        try:
+            control.send(json.dumps({"id": order["id"], **answer}).encode())
+        except OSError:
+            self.close()
+
+    def _obey(self, order: dict[str, Any], fds: list[int]) -> dict[str, str]:
+        kind = order["order"]
+        if kind == "daemon":
+            self._daemon_went()
+            self._daemon = socket.socket(fileno=fds[0])
+            self._daemon.setblocking(False)  # noqa: FBT003 - positional only
+            self._perform(self._holding.daemon_came())
+        elif kind == "watch":
+            self._watch(order["device"], fds[0])
+        elif kind == "unwatch":
+            return self._unwatch(order["device"], filled=order["filled"])
+        elif kind == "target":
+            self._targets.append(order["path"])
+        else:
+            raise ValueError(f"no such order: {kind}")
+        return {}
+
+    def _watch(self, device: int, file: int) -> None:
+        facts = os.fstat(file)
+        kernel.mark(self._group, file)
+        self._files[device] = file
+        self._devices[facts.st_dev, facts.st_ino] = device
+        self._holding.watch(device)
+
+    def _unwatch(self, device: int, *, filled: bool) -> dict[str, str]:
+        file = self._files[device]
+        # The worker and the daemon hold duplicates of this very descriptor: they do not count.
+        if not filled and kernel.opened_elsewhere(file):
+            return {"error": "in use"}
+        kernel.unmark(self._group, file)
+        if filled:
+            return {}  # who was told to wait meanwhile is still answered
+        facts = os.fstat(file)
+        del self._files[device], self._devices[facts.st_dev, facts.st_ino]
+        self._perform(self._holding.unwatch(device))
+        os.close(file)
+        return {}
+
+    def _perform(self, decisions: Iterable[Reply | Send]) -> None:
+        for decision in decisions:
+            if isinstance(decision, Reply):
+                kernel.respond(self._group, decision.reader.number, decision.error)
+                os.close(decision.reader.number)
+            else:
+                self._tell(encode_need(decision.need))
+
+    def _tell(self, packet: bytes) -> None:
+        """Tell the daemon; what it has no room for waits here, bounded by how many readers wait."""
+        if self._daemon is None:
+            return
+        if not self._unsent:
+            try:
+                self._daemon.send(packet, socket.MSG_DONTWAIT)
+            except OSError as error:
+                # Of a broken channel `_on_daemon` hears by itself.
+                if error.errno not in {errno.EAGAIN, errno.ENOBUFS}:
+                    return
+            else:
+                return
+        self._unsent.append(packet)
+
+    def close(self) -> None:
+        """The worker is gone."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._daemon is not None:
+            self._daemon.close()
+            self._daemon = None
+        self._perform(self._holding.close())
+
+    def _all_gone(self) -> bool:
+        """Unmount; return whether nobody reads any more."""
+        self._targets = [path for path in self._targets if not kernel.unmount(path)]
+        return not any(kernel.opened_elsewhere(file) for file in self._files.values())
+
+
+def main() -> int:
+    """Serve the worker."""
+    control, group = (
+        int(sys.argv[sys.argv.index(f"--{name}") + 1]) for name in ("control", "group")
+    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = FDS_MAX if hard == resource.RLIM_INFINITY else min(FDS_MAX, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    # It has to outlive what Ctrl-C and a stop of the service's processes end.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
+    channel = socket.socket(fileno=control)
+    channel.set_inheritable(False)
+    os.set_inheritable(group, False)  # noqa: FBT003 - positional only
+    holder = Holder(channel, group)
+    if "--closing" in sys.argv:
+        # Those who wait for one that was killed: its numbers were below this. Ours are not read yet.
+        for number in range(FDS_MAX):
+            kernel.respond(group, number, errno.EIO)
+    holder.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
