@@ -107,6 +107,27 @@ def check_network() -> Finding:
     return Finding("network", "note", probe["words"], mend)
 
 
+def check_images() -> Finding:
+    """Whether images can be mounted before their files are here, by really trying where the platform writes."""
+    data = default_data_dir()
+    place = next(p for p in (data, *data.parents) if p.exists())
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "glowplug_worker.images.mounts.probe", str(place)],
+            capture_output=True,
+            timeout=PROBE_S,
+            check=True,
+        )
+        probe = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        words = f"the worker's probe failed: {error}"
+        return Finding("images", "bad", words, "reinstall glowplug-worker")
+    if probe["method"] == "extracted":
+        mend = "run the worker as root on Linux 6.14 or later, on ext4, xfs or btrfs"
+        return Finding("images", "note", probe["reason"], mend)
+    return Finding("images", "ok", probe["reason"])
+
+
 def check_memory_limits() -> Finding:
     """Whether the kernel can enforce memory limits for us."""
     return Finding(
@@ -197,6 +218,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python,
     check_broker,
     check_network,
+    check_images,
     check_memory_limits,
     check_gpus,
     check_disk,

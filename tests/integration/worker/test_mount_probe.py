@@ -1,0 +1,50 @@
+"""Which way of mounting is chosen: what really works here, tried once per boot, with a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from glowplug_local.doctor import check_images
+from glowplug_worker.images.mounts.probe import choose, try_all
+from glowplug_worker.runtime.leftovers import mounts_below
+
+from tests.support import erofs, lazy_trees
+
+
+def test_what_is_chosen_is_what_works_here(tmp_path: Path) -> None:
+    choice = try_all(tmp_path)
+    works = erofs.kernel_mounts_erofs() and lazy_trees.kernel_tells_of_reads(tmp_path)
+    assert choice.method == ("fanotify" if works else "extracted")
+    assert len(choice.reason) > 20
+    assert list(tmp_path.iterdir()) == []
+    assert mounts_below(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="takes a tmpfs")
+def test_a_file_system_that_tells_nothing_is_said_to_be_one() -> None:
+    choice = try_all(Path("/dev/shm"))
+    assert choice.method == "extracted"
+    assert "root" in choice.reason or "ext4" in choice.reason
+
+
+def test_what_was_found_counts_until_the_machine_starts_again(tmp_path: Path) -> None:
+    found = choose(tmp_path)
+    kept = tmp_path / "probe.json"
+    said = json.loads(kept.read_bytes())
+    said["choice"]["reason"] = "kept"
+    kept.write_text(json.dumps(said))
+    assert choose(tmp_path).reason == "kept"
+    for change in ({"boot": "another"}, {"uid": 4242}):
+        kept.write_text(json.dumps({**said, **change}))
+        assert choose(tmp_path) == found
+    kept.write_text("{")
+    assert choose(tmp_path) == found
+
+
+def test_doctor_says_what_works() -> None:
+    finding = check_images()
+    assert finding.what == "images"
+    assert finding.verdict in {"ok", "note"}
+    assert bool(finding.mend) == (finding.verdict == "note")
