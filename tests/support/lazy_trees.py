@@ -17,7 +17,9 @@ from glowplug_worker.images.flat_objects import read_pack, read_piece
 from glowplug_worker.images.flatten import flatten
 from glowplug_worker.images.mounts import kernel
 from glowplug_worker.images.mounts.lazy import LazyMounts, open_lazy_mounts
+from glowplug_worker.images.mounts.probe import Choice
 from glowplug_worker.images.mounts.sources import DirectorySource
+from glowplug_worker.ports import MountMethod
 
 from tests.support.clock import FakeClock
 
@@ -83,7 +85,10 @@ def sums(root: Path) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def lazy_mounts(
-    directory: Path, store: Path, clock: FakeClock | None = None
+    directory: Path,
+    store: Path,
+    clock: FakeClock | None = None,
+    method: MountMethod = "fanotify",
 ) -> AsyncIterator[LazyMounts]:
     """Open lazy mounts of what is in a directory store."""
     async with (
@@ -94,7 +99,7 @@ async def lazy_mounts(
             {"store": "directory", "path": str(store)},
             clock or FakeClock(),
             lambda work, name: tasks.create_task(work, name=name),
-            "a test",
+            Choice(method, "a test"),
         ) as mounts,
     ):
         yield mounts

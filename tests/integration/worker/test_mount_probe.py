@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from glowplug_local.doctor import check_images
-from glowplug_worker.images.mounts.probe import choose, try_all
+from glowplug_worker.images.mounts.probe import choose, try_all, why_not_fuse
 from glowplug_worker.runtime.leftovers import mounts_below
 
 from tests.support import erofs, lazy_trees
@@ -19,6 +19,12 @@ def test_what_is_chosen_is_what_works_here(tmp_path: Path) -> None:
     assert choice.method == ("fanotify" if works else "extracted")
     assert len(choice.reason) > 20
     assert list(tmp_path.iterdir()) == []
+    assert mounts_below(tmp_path) == []
+
+
+def test_fuse_is_found_where_it_works(tmp_path: Path) -> None:
+    works = erofs.kernel_mounts_erofs() and Path("/dev/fuse").exists()
+    assert (why_not_fuse(tmp_path) == "") == works
     assert mounts_below(tmp_path) == []
 
 

@@ -14,6 +14,7 @@ from glowplug_worker.images.erofs.image import IDENTITY_BYTES
 from glowplug_worker.images.objects import check_blob
 
 _TREE, _METADATA, _PACKS, _PIECES, _ROOT = "tree", "metadata", "packs", "pieces", "root"
+_SHOWN = ".shown"
 
 
 class Home(NamedTuple):
@@ -37,6 +38,12 @@ class Home(NamedTuple):
         return self.path / _PACKS, self.path / _PIECES
 
     @property
+    def shown(self) -> tuple[Path, Path]:
+        """Return where the devices are mounted if that takes FUSE."""
+        packs, pieces = self.devices
+        return packs.with_suffix(_SHOWN), pieces.with_suffix(_SHOWN)
+
+    @property
     def root(self) -> Path:
         """Return where it is mounted."""
         return self.path / _ROOT
@@ -55,6 +62,8 @@ def make_home(path: Path, digest: Digest, manifest: bytes) -> tuple[Home, tuple[
     home.tree.write_bytes(manifest)
     home.metadata.write_bytes(image.metadata)
     home.root.mkdir()
+    for shown in home.shown:
+        shown.touch()
     packs, pieces = (
         _make(at, device.size)
         for at, device in zip(home.devices, (image.packs, image.pieces), strict=True)

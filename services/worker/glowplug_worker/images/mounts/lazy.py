@@ -32,6 +32,8 @@ from glowplug_runtime.clock import Clock
 from glowplug_worker.images.mounts import kernel
 from glowplug_worker.images.mounts.channel import Channel
 from glowplug_worker.images.mounts.files import Home, make_home
+from glowplug_worker.images.mounts.fuse import mount_options
+from glowplug_worker.images.mounts.probe import Choice
 from glowplug_worker.ports import HeldImage, TreeSource
 from glowplug_worker.runtime.leftovers import unmount_below
 from glowplug_worker.runtime.settle import settle
@@ -49,6 +51,7 @@ SERVE_TRIES: Final = 3
 CLOSE_S: Final = 5.0
 _HOLDER: Final = Path(__file__).with_name("holder")
 _DAEMON: Final = "glowplug_worker.images.mounts.daemon"
+_FUSE: Final = "/dev/fuse"
 _IN_USE: Final = "in use"
 
 
@@ -62,6 +65,7 @@ class _Tree:
         self.home: Home | None = None
         self.files: tuple[int, int] | None = None
         self.watched = False
+        self.ready = False
         self.mounted = False
         self.filled = False
         self.unheld_since = 0.0
@@ -77,10 +81,10 @@ class LazyMounts:
         words: dict[str, str],
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
-        reason: str,
+        choice: Choice,
     ) -> None:
         self._directory, self._source, self._words = directory, source, words
-        self._clock, self._spawn, self.reason = clock, spawn, reason
+        self._clock, self._spawn, self.choice = clock, spawn, choice
         self._bases = itertools.count(0, 2)
         self._trees: dict[Digest, _Tree] = {}
         self._roots: dict[Path, _Tree] = {}
@@ -108,7 +112,12 @@ class LazyMounts:
             self._let_go(tree)
             raise
         assert tree.home is not None  # noqa: S101 - it is mounted
-        return HeldImage(digest=digest, root=tree.home.root, method="fanotify", reason=self.reason)
+        return HeldImage(
+            digest=digest,
+            root=tree.home.root,
+            method=self.choice.method,
+            reason=self.choice.reason,
+        )
 
     async def release(self, held: HeldImage) -> None:
         """Give up one hold; see `Mounts`."""
@@ -172,8 +181,16 @@ class LazyMounts:
     # -- mounting -----------------------------------------------------------------------------------
 
     async def _bring(self, tree: _Tree) -> None:
-        if tree.home is not None:
-            await self._take_away(tree)  # what a bringing that was given up has left
+        if tree.home is not None and tree.ready:
+            await self._mount(
+                tree, tree.home
+            )  # somebody reads what was unmounted: all is still there
+            return
+        # What a bringing that was given up has left.
+        if tree.home is not None and not await self._take_away(tree):
+            raise UnavailableError(
+                "platform.unavailable", "the image is being unmounted; try again"
+            )
         data = await self._source.manifest(tree.digest)
         path = self._directory / f"{tree.base}-{tree.digest[:16]}"
 
@@ -194,38 +211,53 @@ class LazyMounts:
         tree.watched = True
         await self._must(holder, "target", {"path": str(tree.home.root)})
         for device, file in enumerate(tree.files):
-            await self._must(holder, "watch", {"device": tree.base + device}, (file,))
-        home = tree.home
+            if self.choice.method == "fuse":
+                await self._show(holder, tree.home.shown[device], tree.base + device, file)
+            else:
+                await self._must(holder, "watch", {"device": tree.base + device}, (file,))
+        tree.ready = True
+        await self._mount(tree, tree.home)
+
+    async def _show(self, holder: Channel, path: Path, device: int, file: int) -> None:
+        """Mount a device as FUSE's one file, served by the holder alone: without it, readers get errors."""
+        door = os.open(_FUSE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            await _mounted(lambda: kernel.mount("glowplug", str(path), "fuse", mount_options(door)))
+            await self._must(holder, "show", {"device": device}, (file, door))
+        finally:
+            os.close(door)
+
+    async def _mount(self, tree: _Tree, home: Home) -> None:
+        packs, pieces = home.shown if self.choice.method == "fuse" else home.devices
 
         def mount() -> None:
-            packs, pieces = home.devices
-            kernel.mount(
-                str(home.metadata), str(home.root), "erofs", f"device={packs},device={pieces}"
-            )
+            devices = f"device={packs},device={pieces}"
+            kernel.mount(str(home.metadata), str(home.root), "erofs", devices)
             tree.mounted = True
 
-        try:
-            await _whole(mount)
-        except OSError as error:
-            why = f"the image can't be mounted: {error}"
-            raise UnavailableError("platform.unavailable", why) from error
-        log.info("mounts.mounted", tree=tree.digest)
+        await _mounted(mount)
+        log.info("mounts.mounted", tree=tree.digest, method=self.choice.method)
 
-    async def _take_away(self, tree: _Tree) -> None:
-        """Unmount a tree and remove its files, unless somebody reads it still: then later."""
+    async def _take_away(self, tree: _Tree) -> bool:
+        """Unmount a tree and remove its files; False, and later, if somebody reads it still."""
         if tree.holders and tree.mounted:
-            return
+            return False
         if tree.home is not None and not await asyncio.to_thread(
             kernel.unmount, str(tree.home.root)
         ):
-            return
+            return False
         tree.mounted = False
+        if tree.home is not None and self.choice.method == "fuse":
+            shown = [str(path) for path in tree.home.shown]
+            if not all([await asyncio.to_thread(kernel.unmount, path) for path in shown]):
+                return False
+        tree.ready = False
         if tree.watched and self._holder is not None and tree.files is not None:
             for device in range(len(tree.files)):
                 words = {"device": tree.base + device, "filled": False}
                 answer = await self._holder.order("unwatch", words)
                 if answer.get("error") == _IN_USE:
-                    return
+                    return False
             tree.watched = False
         with contextlib.suppress(PlatformError):
             if self._daemon is not None:
@@ -234,6 +266,7 @@ class LazyMounts:
         if not tree.holders and self._trees.get(tree.digest) is tree:
             del self._trees[tree.digest]
         tree.base = next(self._bases)
+        return True
 
     def _remove(self, tree: _Tree) -> None:
         """Close and delete a tree's files."""
@@ -244,7 +277,7 @@ class LazyMounts:
             self._roots.pop(tree.home.root, None)
             if unmount_below(tree.home.path):
                 shutil.rmtree(tree.home.path, ignore_errors=True)
-        tree.home, tree.filled = None, False
+        tree.home, tree.ready, tree.filled = None, False, False
 
     # -- the two processes --------------------------------------------------------------------------
 
@@ -253,7 +286,7 @@ class LazyMounts:
         async with self._starting:
             self._still_open()
             if self._holder is None:
-                self._group = kernel.open_group()
+                self._group = kernel.open_group() if self.choice.method == "fanotify" else -1
                 self._holder = self._start_holder(gone=self._holder_gone)
             return self._holder
 
@@ -264,7 +297,9 @@ class LazyMounts:
     def _start_holder(self, *more: str, gone: Callable[[], None]) -> Channel:
         executable = getattr(sys, "_base_executable", sys.executable)
         argv = [executable, "-I", "-S", str(_HOLDER), "--group", str(self._group), *more]
-        return Channel("holder", argv, keeps=(self._group,), silent=True, gone=gone)
+        return Channel(
+            "holder", argv, keeps=(self._group,) if self._group >= 0 else (), silent=True, gone=gone
+        )
 
     async def _daemon_now(self) -> Channel:
         """Return the daemon, started if there is none, with all that it serves."""
@@ -367,11 +402,14 @@ class LazyMounts:
         if daemon is not None:  # it served what is given up
             daemon.hang_up()
             self._leaving.append(daemon)
-        successor = self._start_holder("--closing", gone=lambda: None)
-        group, self._group = self._group, -1
         trees = [tree for tree in self._trees.values() if tree.watched]
         for tree in trees:
             del self._trees[tree.digest]
+        if self._group < 0:  # FUSE's readers get errors by themselves
+            self._given_up += trees
+            return
+        successor = self._start_holder("--closing", gone=lambda: None)
+        group, self._group = self._group, -1
         handed = asyncio.Event()
         self._handing.append(handed)
         self._spawn(self._hand_over(successor, group, trees, handed), "mounts.hand_over")
@@ -422,16 +460,16 @@ async def open_lazy_mounts(
     words: dict[str, str],
     clock: Clock,
     spawn: Callable[[Coroutine[Any, Any, None], str], object],
-    reason: str,
+    choice: Choice,
 ) -> AsyncIterator[LazyMounts]:
     """Open lazy mounts below a directory, which is theirs alone; what an earlier worker has left there goes.
 
     Args:
         source, words: where manifests and objects come from: for this process, and in words for the daemon.
-        reason: why this method was chosen.
+        choice: how they are mounted: fanotify or fuse, and why so.
     """
     with _own_directory(directory) as own:
-        mounts = LazyMounts(own, source, words, clock, spawn, reason)
+        mounts = LazyMounts(own, source, words, clock, spawn, choice)
         try:
             yield mounts
         finally:
@@ -451,6 +489,14 @@ def _own_directory(directory: Path) -> Iterator[Path]:
     finally:
         if unmount_below(own):
             shutil.rmtree(own, ignore_errors=True)
+
+
+async def _mounted(mount: Callable[[], None]) -> None:
+    try:
+        await _whole(mount)
+    except OSError as error:
+        why = f"the image can't be mounted: {error}"
+        raise UnavailableError("platform.unavailable", why) from error
 
 
 async def _whole(work: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ import select
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,8 @@ from glowplug_contracts.ids import Digest
 from glowplug_contracts.trees import BLOCK_BYTES, encode_tree
 
 from glowplug_worker.images.flatten import flatten
-from glowplug_worker.images.mounts import kernel
-from glowplug_worker.images.mounts.files import make_home
+from glowplug_worker.images.mounts import fuse, kernel
+from glowplug_worker.images.mounts.files import Home, make_home
 from glowplug_worker.images.objects import digest_of
 from glowplug_worker.ports import MountMethod
 
@@ -30,6 +31,8 @@ from glowplug_worker.ports import MountMethod
 TRY_S: Final = 5.0
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _KEPT: Final = "probe.json"
+_POLL_S: Final = 0.02
+_NEEDS_ROOT: Final = "mounting takes a worker that is run by root"
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -62,13 +65,19 @@ def choose(directory: Path) -> Choice:
 
 def try_all(directory: Path) -> Choice:
     """Return what works on a directory's file system, tried now. Blocks."""
+    release = os.uname().release
     why = why_not_fanotify(directory)
     if not why:
-        release = os.uname().release
         return Choice(
             "fanotify",
             f"images can be mounted before their files are here (fanotify, Linux {release})",
         )
+    if not (without := why_not_fuse(directory)):
+        words = (
+            f"images can be mounted before their files are here (FUSE, Linux {release}), as {why}"
+        )
+        return Choice("fuse", words)
+    why = why if why == without else f"{why}; {without}"
     return Choice("extracted", f"images are extracted whole: {why}")
 
 
@@ -76,42 +85,69 @@ def why_not_fanotify(directory: Path) -> str:
     """Return why pre-content events do not work here; "" where they do."""
     try:
         with tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as own:
-            return _try(Path(own))
+            return _try(Path(own), _by_fanotify)
     except PermissionError:
-        return "mounting takes a worker that is run by root"
+        return _NEEDS_ROOT
     except OSError as error:
         words = "the kernel can't tell of reads before they happen"
         return f"{words} ({error.strerror}): Linux 6.14 can, on ext4, xfs and btrfs"
 
 
-def _try(own: Path) -> str:
+def why_not_fuse(directory: Path) -> str:
+    """Return why EROFS over FUSE does not work here; "" where it does."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as own:
+            return _try(Path(own), _by_fuse)
+    except PermissionError:
+        return _NEEDS_ROOT
+    except OSError as error:
+        return f"the kernel mounts no image over FUSE here ({error.strerror}): Linux 6.12 does"
+
+
+def _try(own: Path, serve: Callable[[Home, int, bytes, contextlib.ExitStack], Server]) -> str:
+    """Mount a tree of one file, and read it; return what was wrong."""
     content = os.urandom(BLOCK_BYTES)
     (own / "source").mkdir()
     (own / "source" / "file").write_bytes(content)
     manifest = encode_tree(flatten(own / "source").tree)
-    digest = Digest(digest_of(manifest))
+    found: list[bytes] = []
     with contextlib.ExitStack() as stack:
-        group = kernel.open_group()
-        closing_group = stack.enter_context(contextlib.ExitStack())
-        closing_group.callback(os.close, group)
-        home, (packs, pieces) = make_home(own / "home", digest, manifest)
-        stack.callback(os.close, packs)
-        stack.callback(os.close, pieces)
-        kernel.mark(group, packs)
-        devices = ",".join(f"device={path}" for path in home.devices)
-        kernel.mount(str(home.metadata), str(home.root), "erofs", devices)
-        stack.callback(kernel.unmount, str(home.root), detach=True)
-        found: list[bytes] = []
-        reader = threading.Thread(target=_read, args=(home.root / "file", found))
-        reader.start()
-        try:
-            told = _answer(group, packs, content)
-        finally:
-            closing_group.close()  # whoever waits still goes on: it is a probe
-            reader.join()
-        if not told:
+        home, files = make_home(own / "home", Digest(digest_of(manifest)), manifest)
+        for file in files:
+            stack.callback(os.close, file)
+        with contextlib.ExitStack() as serving:
+            server = serve(home, files[0], content, serving)
+            over = threading.Event()
+            thread = threading.Thread(target=_serve, args=(server, over))
+            thread.start()
+            serving.callback(thread.join)
+            serving.callback(over.set)
+            devices = f"device={server.packs},device={home.devices[1]}"
+            kernel.mount(str(home.metadata), str(home.root), "erofs", devices)
+            stack.callback(kernel.unmount, str(home.root), detach=True)
+            reader = threading.Thread(target=_read, args=(home.root / "file", found))
+            reader.start()
+            reader.join(TRY_S)
+        reader.join()  # without a server nobody waits any more
+        if not server.asked:
             return "the kernel did not tell of a read"
         return "" if found == [content] else "what was read is not what was written"
+
+
+class Server:
+    """Answers what the kernel asks about the packs of a tree."""
+
+    def __init__(self, packs: Path, door: int, answer: Callable[[], bool]) -> None:
+        self.packs, self.door, self.answer = packs, door, answer
+        self.asked = False
+
+
+def _serve(server: Server, over: threading.Event) -> None:
+    poller = select.poll()
+    poller.register(server.door, select.POLLIN)
+    while not over.is_set():
+        if poller.poll(_POLL_S * 1000):
+            server.asked |= server.answer()
 
 
 def _read(path: Path, found: list[bytes]) -> None:
@@ -119,17 +155,41 @@ def _read(path: Path, found: list[bytes]) -> None:
         found.append(path.read_bytes())
 
 
-def _answer(group: int, packs: int, content: bytes) -> bool:
-    """Answer the one read; return whether there was one."""
-    poller = select.poll()
-    poller.register(group, select.POLLIN)
-    if not poller.poll(TRY_S * 1000):
+def _by_fanotify(home: Home, packs: int, content: bytes, stack: contextlib.ExitStack) -> Server:
+    group = kernel.open_group()
+    stack.callback(os.close, group)
+    kernel.mark(group, packs)
+
+    def answer() -> bool:
+        os.pwrite(packs, content, 0)
+        asked = False
+        for descriptor, _, _ in kernel.read_events(group):
+            kernel.respond(group, descriptor, 0)
+            os.close(descriptor)
+            asked = True
+        return asked
+
+    return Server(home.devices[0], group, answer)
+
+
+def _by_fuse(home: Home, packs: int, content: bytes, stack: contextlib.ExitStack) -> Server:
+    door = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    stack.callback(os.close, door)
+    path = home.shown[0]
+    kernel.mount("glowplug", str(path), "fuse", fuse.mount_options(door))
+    stack.callback(kernel.unmount, str(path), detach=True)
+
+    def answer() -> bool:
+        wanted = fuse.take(os.read(door, fuse.REQUEST_BYTES_MAX), os.fstat(packs).st_size)
+        if isinstance(wanted, fuse.Read):
+            data = content[wanted.offset : wanted.offset + wanted.size]
+            os.write(door, fuse.reply(wanted.number, data))
+            return True
+        if wanted:
+            os.write(door, wanted)
         return False
-    os.pwrite(packs, content, 0)
-    for descriptor, _, _ in kernel.read_events(group):
-        kernel.respond(group, descriptor, 0)
-        os.close(descriptor)
-    return True
+
+    return Server(path, door, answer)
 
 
 def main() -> None:

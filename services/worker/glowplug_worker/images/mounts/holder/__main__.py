@@ -2,7 +2,8 @@
 
 An order is a packet of JSON with an id, and descriptors; its answer has the same id, and "error" if it failed:
 
-    watch {device} + the file        reads of it wait for the daemon from now on; unless nobody reads it yet, too late
+    watch {device} + the file        reads of it wait for the daemon, but for those who have it open already
+    show {device} + the file, FUSE   what is asked by this descriptor of /dev/fuse are reads of this file
     unwatch {device, filled}         they wait no more; refused while somebody has the file open and it is not filled
     daemon + its channel             needs go there; those that nobody answered are told again
     target {path}                    what to unmount when the worker is gone
@@ -35,7 +36,7 @@ for _name, _path in (
     sys.modules[_name] = type(sys)(_name)
     sys.modules[_name].__path__ = [_path]
 
-from glowplug_worker.images.mounts import kernel  # noqa: E402 - found only now
+from glowplug_worker.images.mounts import fuse, kernel  # noqa: E402 - found only now
 from glowplug_worker.images.mounts.holding import Holding, Reader, Reply, Send  # noqa: E402 - likewise
 from glowplug_worker.images.mounts.wire import (  # noqa: E402 - likewise
     PACKET_BYTES_MAX,
@@ -68,30 +69,37 @@ class Holder:
         self._holding = Holding()
         self._files: dict[int, int] = {}
         self._devices: dict[tuple[int, int], int] = {}
+        self._shown: dict[int, int] = {}  # devices by their descriptors of /dev/fuse
         self._targets: list[str] = []
         self._unsent: deque[bytes] = deque()
 
     def run(self) -> None:
         """Serve, and end when nobody reads any more."""
         while not (self._holding.closing and self._all_gone()):
-            poller = select.poll()
-            if self._control is not None:
-                poller.register(self._control, select.POLLIN)
-            if self._daemon is not None:
-                poller.register(
-                    self._daemon, select.POLLIN | (select.POLLOUT if self._unsent else 0)
-                )
-            if self._holding.waiting < WAITING_MAX:
-                poller.register(self._group, select.POLLIN)
             tick_s = CLOSING_TICK_S if self._holding.closing else TICK_S
-            ready = dict(poller.poll(tick_s * 1000))
+            ready = dict(self._poller().poll(tick_s * 1000))
             if self._daemon is not None and ready.get(self._daemon.fileno(), 0):
                 self._on_daemon(self._daemon)
             if self._group in ready:
                 self._on_readers()
+            for door in [door for door in self._shown if door in ready]:
+                self._on_requests(door)
             if self._control is not None and self._control.fileno() in ready:
                 self._on_control(self._control)
             self._perform(self._holding.passed(time.monotonic()))
+
+    def _poller(self) -> select.poll:
+        poller = select.poll()
+        if self._control is not None:
+            poller.register(self._control, select.POLLIN)
+        if self._daemon is not None:
+            wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
+            poller.register(self._daemon, wanted)
+        if self._holding.waiting < WAITING_MAX:
+            for readers in (self._group, *self._shown):
+                if readers >= 0:
+                    poller.register(readers, select.POLLIN)
+        return poller
 
     def _on_readers(self) -> None:
         for descriptor, offset, count in kernel.read_events(self._group):
@@ -99,6 +107,24 @@ class Holder:
             device = self._devices.get((facts.st_dev, facts.st_ino), -1)
             reader = Reader(FANOTIFY, descriptor)
             self._perform(self._holding.need(reader, device, offset, count, time.monotonic()))
+
+    def _on_requests(self, door: int) -> None:
+        device = self._shown[door]
+        try:
+            request = os.read(door, fuse.REQUEST_BYTES_MAX)
+        except OSError as error:
+            # EAGAIN: nothing is asked. ENOENT: whoever asked has gone.
+            if error.errno == errno.ENODEV:  # it is mounted nowhere any more
+                del self._shown[door]
+                os.close(door)
+            return
+        wanted = fuse.take(request, os.fstat(self._files[device]).st_size)
+        if isinstance(wanted, fuse.Read):
+            reader = Reader(door, wanted.number)
+            now = time.monotonic()
+            self._perform(self._holding.need(reader, device, wanted.offset, wanted.size, now))
+        elif wanted:
+            _write(door, wanted)
 
     def _on_daemon(self, daemon: socket.socket) -> None:
         try:
@@ -131,7 +157,7 @@ class Holder:
 
     def _on_control(self, control: socket.socket) -> None:
         try:
-            data, fds = receive(control, ORDER_BYTES_MAX, 1)
+            data, fds = receive(control, ORDER_BYTES_MAX, 2)
         except OSError:
             data, fds = b"", []
         if not data:
@@ -156,6 +182,11 @@ class Holder:
             self._perform(self._holding.daemon_came())
         elif kind == "watch":
             self._watch(order["device"], fds[0])
+        elif kind == "show":
+            self._files[order["device"]], door = fds
+            os.set_blocking(door, False)
+            self._shown[door] = order["device"]
+            self._holding.watch(order["device"])
         elif kind == "unwatch":
             return self._unwatch(order["device"], filled=order["filled"])
         elif kind == "target":
@@ -173,25 +204,42 @@ class Holder:
 
     def _unwatch(self, device: int, *, filled: bool) -> dict[str, str]:
         file = self._files[device]
+        for door in [door for door, shown in self._shown.items() if shown == device]:
+            self._on_requests(door)  # it may say that all is unmounted
+        if device in self._shown.values():
+            return {} if filled else {"error": "in use"}  # only unmounting it ends that
         # The worker and the daemon hold duplicates of this very descriptor: they do not count.
         if not filled and kernel.opened_elsewhere(file):
             return {"error": "in use"}
-        kernel.unmark(self._group, file)
+        facts = os.fstat(file)
+        if (facts.st_dev, facts.st_ino) in self._devices:
+            kernel.unmark(self._group, file)
         if filled:
             return {}  # who was told to wait meanwhile is still answered
-        facts = os.fstat(file)
-        del self._files[device], self._devices[facts.st_dev, facts.st_ino]
+        self._devices.pop((facts.st_dev, facts.st_ino), None)
+        del self._files[device]
         self._perform(self._holding.unwatch(device))
         os.close(file)
         return {}
 
     def _perform(self, decisions: Iterable[Reply | Send]) -> None:
         for decision in decisions:
-            if isinstance(decision, Reply):
+            if isinstance(decision, Reply) and decision.reader.door != FANOTIFY:
+                self._serve(decision)
+            elif isinstance(decision, Reply):
                 kernel.respond(self._group, decision.reader.number, decision.error)
                 os.close(decision.reader.number)
             else:
                 self._tell(encode_need(decision.need))
+
+    def _serve(self, decision: Reply) -> None:
+        """Answer a request of FUSE's with what is in the file."""
+        (door, number), error, need = decision
+        if error:
+            _write(door, fuse.refusal(number, error))
+        elif door in self._shown:
+            data = os.pread(self._files[need.device], need.size, need.offset)
+            _write(door, fuse.reply(number, data))
 
     def _tell(self, packet: bytes) -> None:
         """Tell the daemon; what it has no room for waits here, bounded by how many readers wait."""
@@ -219,9 +267,18 @@ class Holder:
         self._perform(self._holding.close())
 
     def _all_gone(self) -> bool:
-        """Unmount; return whether nobody reads any more."""
+        """Unmount; return whether this may end: of FUSE's readers always, since without a server they get errors."""
         self._targets = [path for path in self._targets if not kernel.unmount(path)]
         return not any(kernel.opened_elsewhere(file) for file in self._files.values())
+
+
+def _write(door: int, answer: bytes) -> None:
+    try:
+        os.write(door, answer)
+    except OSError as error:
+        # Whoever asked was killed, or all is unmounted.
+        if error.errno not in {errno.ENOENT, errno.ENODEV, errno.EBADF}:
+            raise
 
 
 def main() -> int:
@@ -237,9 +294,10 @@ def main() -> int:
         _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
     channel = socket.socket(fileno=control)
     channel.set_inheritable(False)
-    os.set_inheritable(group, False)  # noqa: FBT003 - positional only
+    if group >= 0:
+        os.set_inheritable(group, False)  # noqa: FBT003 - positional only
     holder = Holder(channel, group)
-    if "--closing" in sys.argv:
+    if "--closing" in sys.argv and group >= 0:
         # Those who wait for one that was killed: its numbers were below this. Ours are not read yet.
         for number in range(FDS_MAX):
             kernel.respond(group, number, errno.EIO)
