@@ -79,6 +79,22 @@ async def test_every_byte_is_what_the_source_has(
     assert mounts_below(tmp_path) == []
 
 
+async def test_trees_that_lack_one_device_or_both_are_mounted_side_by_side(tmp_path: Path) -> None:
+    contents = {"nothing": 0, "small": 100, "large": 3 * MIB}
+    for name, size in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(os.urandom(size))
+    store = tmp_path / "store"
+    stored = {name: lazy_trees.store_tree(tmp_path / name, store) for name in contents}
+    async with lazy_trees.lazy_mounts(tmp_path / "lazy", store) as mounts:
+        held = {name: await mounts.hold(each.digest) for name, each in stored.items()}
+        for name in contents:
+            found = await asyncio.to_thread((held[name].root / "file").read_bytes)
+            assert found == (tmp_path / name / "file").read_bytes()
+        for each in held.values():
+            await mounts.release(each)
+
+
 def _read(path: Path, at: int, size: int, mapped: bool) -> bytes:
     with path.open("rb") as file:
         if mapped:
@@ -87,9 +103,8 @@ def _read(path: Path, at: int, size: int, mapped: bool) -> bytes:
         return os.pread(file.fileno(), size, at)
 
 
-@METHODS
 async def test_what_is_not_what_its_name_says_is_an_error_and_works_when_it_is_mended(
-    source: Path, stored: Stored, tmp_path: Path, method: MountMethod
+    source: Path, stored: Stored, tmp_path: Path
 ) -> None:
     """One bit flipped in an object, another object cut short: readers see EIO, and all other files."""
     largest = sorted(stored.tree.pieces, key=lambda each: -each.size)[:2]
@@ -97,7 +112,7 @@ async def test_what_is_not_what_its_name_says_is_an_error_and_works_when_it_is_m
     whole = [path.read_bytes() for path in broken]
     lazy_trees.flip(broken[0], 12_345)
     broken[1].write_bytes(whole[1][:-1])
-    async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, method=method) as mounts:
+    async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store) as mounts:
         held = await mounts.hold(stored.digest)
         names = sorted(lazy_trees.sums(source))
         found = {name: await asyncio.to_thread(_sum, held.root / name) for name in names}
@@ -258,12 +273,22 @@ async def test_a_trees_holders_share_one_mount_that_goes_when_nobody_holds_it_fo
 async def test_a_manifest_that_is_not_what_it_is_called_is_refused(
     stored: Stored, tmp_path: Path
 ) -> None:
-    lazy_trees.flip(stored.store / stored.digest, 100)
-    async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store) as mounts:
+    """And leaves nothing that is in the way: later it is mended, and what was held stays."""
+    manifest, clock = stored.store / stored.digest, FakeClock()
+    lazy_trees.flip(manifest, 100)
+    async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, clock) as mounts:
         with pytest.raises(ContractError):
             await mounts.hold(stored.digest)
         with pytest.raises(NotFoundError):
             await mounts.hold(Digest("ab" * 32))
+        lazy_trees.flip(manifest, 100)
+        held = await mounts.hold(stored.digest)
+        processes = mounts.processes()
+        clock.advance(KEEP_S + 1)
+        await mounts.tend()
+        assert (held.root / "small" / "1").read_bytes()
+        assert mounts.processes() == processes
+        await mounts.release(held)
     assert mounts_below(tmp_path) == []
 
 

@@ -64,11 +64,12 @@ def make_home(path: Path, digest: Digest, manifest: bytes) -> tuple[Home, tuple[
     home.root.mkdir()
     for shown in home.shown:
         shown.touch()
-    packs, pieces = (
-        _make(at, device.size)
-        for at, device in zip(home.devices, (image.packs, image.pieces), strict=True)
-    )
-    return home, (packs, pieces)
+    packs = _make(home.devices[0], image.packs.size)
+    try:
+        return home, (packs, _make(home.devices[1], image.pieces.size))
+    except OSError:
+        os.close(packs)
+        raise
 
 
 def _make(path: Path, size: int) -> int:

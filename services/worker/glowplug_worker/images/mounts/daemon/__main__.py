@@ -92,7 +92,7 @@ class Daemon:
     async def _obey(self, order: dict[str, Any], fds: list[int]) -> None:
         try:
             done = await self._perform(order, fds)
-        except (PlatformError, OSError) as error:
+        except (PlatformError, OSError, KeyError) as error:  # KeyError: a tree that is not served
             code = error.code if isinstance(error, PlatformError) else "platform.unavailable"
             self._tell({"id": order["id"], "error": f"{error}", "code": code})
         else:
@@ -118,9 +118,8 @@ class Daemon:
         elif kind == "recorded":
             data = encode(self._trees[order["base"]].recorded(), "msgpack")
             await asyncio.to_thread(Path(order["path"]).write_bytes, data)
-        elif kind == "forget":
-            tree = self._trees.pop(order["base"])
-            tree.close()
+        elif kind == "forget" and order["base"] in self._trees:
+            self._trees.pop(order["base"]).close()
         return True
 
     async def _take_source(self, order: dict[str, Any]) -> None:
