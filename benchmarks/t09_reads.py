@@ -34,7 +34,7 @@ def main() -> int:
     options = arguments(__doc__)
     directory = a_directory("reads")
     choice = try_all(directory)
-    if choice.method == "extracted":
+    if choice.method == "extraction":
         return verdict("reads of a filled mount", None, {"why": choice.reason})
     return asyncio.run(measure(directory, choice, options.rounds, quick=options.quick))
 
@@ -45,19 +45,19 @@ async def measure(directory: Path, choice: Choice, rounds: int, *, quick: bool) 
     async with lazy_trees.lazy_mounts(
         directory / "lazy", stored.store, method=choice.method
     ) as mounts:
-        held = await mounts.hold(stored.digest)
+        held = await mounts.hold(stored.digest, "benchmark")
         for name, work in WORKS.items():
             first = await asyncio.to_thread(timed, lambda work=work: work(held.root))
             print(f"{name}, first time: {first:.3f} s")
         deadline = time.monotonic() + FILL_S
-        while not mounts.filled(held):
+        while not mounts.filled(stored.digest):
             assert time.monotonic() < deadline, "it is not filled"
             await asyncio.sleep(LOOK_S)
         ratios = {
             name: await asyncio.to_thread(compare, name, held.root, native, rounds)
             for name in WORKS
         }
-        await mounts.release(held)
+        await mounts.release(stored.digest, "benchmark")
     return verdict(
         f"reads of a filled mount ({choice.method}) run at {PROMISE} times a native copy's speed",
         min(ratios.values()) >= PROMISE,

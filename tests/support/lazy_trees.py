@@ -17,9 +17,8 @@ from glowplug_worker.images.flat_objects import read_pack, read_piece
 from glowplug_worker.images.flatten import flatten
 from glowplug_worker.images.mounts import kernel
 from glowplug_worker.images.mounts.lazy import LazyMounts, open_lazy_mounts
-from glowplug_worker.images.mounts.probe import Choice
+from glowplug_worker.images.mounts.probe import Choice, MountMethod
 from glowplug_worker.images.mounts.sources import DirectorySource
-from glowplug_worker.ports import MountMethod
 
 from tests.support.clock import FakeClock
 

@@ -122,7 +122,7 @@ def check_images() -> Finding:
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         words = f"the worker's probe failed: {error}"
         return Finding("images", "bad", words, "reinstall glowplug-worker")
-    if probe["method"] == "extracted":
+    if probe["method"] == "extraction":
         mend = "run the worker as root on Linux 6.14 or later, on ext4, xfs or btrfs"
         return Finding("images", "note", probe["reason"], mend)
     return Finding("images", "ok", probe["reason"])

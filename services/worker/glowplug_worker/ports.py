@@ -412,49 +412,6 @@ class LocalBase(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str = ""
 
 
-# How an image's tree comes to be a directory: filled while it is read, in two ways, or whole beforehand.
-MountMethod = Literal["fanotify", "fuse", "extracted"]
-
-
-class HeldImage(msgspec.Struct, frozen=True, kw_only=True):
-    """A tree (`contracts/trees.py`) that is a directory on this host as long as it is held.
-
-    Attributes:
-        digest: the tree's.
-        root: its root directory, read-only. What is read of it is what the tree names, or an error.
-        method, reason: how it is there, and why that way, in words for `doctor`.
-    """
-
-    digest: Digest
-    root: Path
-    method: MountMethod
-    reason: str
-
-
-class Mounts(Protocol):
-    """Trees as directories. Every container of an image on this host shares one."""
-
-    async def hold(self, digest: Digest) -> HeldImage:
-        """Return the tree's directory; each call is one more holder.
-
-        Concurrent calls for one tree share the work. Raises: NotFoundError (image.not_found),
-        ContractError (image.corrupt), UnavailableError. Cancelling leaves nothing held.
-        """
-
-    async def release(self, held: HeldImage) -> None:
-        """Give up one hold. When nobody holds a tree, it may go, but need not at once."""
-
-
-class TreeSource(Protocol):
-    """Where trees and their objects come from. Nobody believes it: all bytes are checked by whoever asked."""
-
-    async def manifest(self, digest: Digest) -> bytes:
-        """Return the bytes of a tree's manifest. Raises: NotFoundError, UnavailableError."""
-
-    async def fetch(self, digests: Sequence[Digest]) -> Iterable[tuple[Digest, bytes]]:
-        """Return objects, in any order; those that can't be had are left out. Raises: UnavailableError."""
-
-
 class BuildNeeds(Protocol):
     """What a build container gets beside its image: see images/kit.py."""
 

@@ -19,7 +19,7 @@ import pytest
 from glowplug_contracts.errors import ContractError, NotFoundError
 from glowplug_contracts.ids import Digest
 from glowplug_worker.images.mounts.lazy import KEEP_S
-from glowplug_worker.ports import MountMethod
+from glowplug_worker.images.mounts.probe import MountMethod
 from glowplug_worker.runtime.leftovers import mounts_below
 
 from tests.support import erofs, lazy_trees
@@ -64,7 +64,7 @@ async def test_every_byte_is_what_the_source_has(
 ) -> None:
     """Walked as any program would, then read in a random order of places, mapped and not."""
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, method=method) as mounts:
-        held = await mounts.hold(stored.digest)
+        held = await mounts.hold(stored.digest, "one")
         chance = random.Random(3)
         wanted = (source / "large1").read_bytes()
         for _ in range(50):
@@ -75,7 +75,7 @@ async def test_every_byte_is_what_the_source_has(
             assert found == wanted[at : at + size]
         wanted_walk, found_walk = erofs.walk(source), await asyncio.to_thread(erofs.walk, held.root)
         assert found_walk == wanted_walk
-        await mounts.release(held)
+        await mounts.release(stored.digest, "one")
     assert mounts_below(tmp_path) == []
 
 
@@ -87,12 +87,12 @@ async def test_trees_that_lack_one_device_or_both_are_mounted_side_by_side(tmp_p
     store = tmp_path / "store"
     stored = {name: lazy_trees.store_tree(tmp_path / name, store) for name in contents}
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", store) as mounts:
-        held = {name: await mounts.hold(each.digest) for name, each in stored.items()}
+        held = {name: await mounts.hold(each.digest, "one") for name, each in stored.items()}
         for name in contents:
             found = await asyncio.to_thread((held[name].root / "file").read_bytes)
             assert found == (tmp_path / name / "file").read_bytes()
-        for each in held.values():
-            await mounts.release(each)
+        for each in stored.values():
+            await mounts.release(each.digest, "one")
 
 
 def _read(path: Path, at: int, size: int, mapped: bool) -> bytes:
@@ -113,7 +113,7 @@ async def test_what_is_not_what_its_name_says_is_an_error_and_works_when_it_is_m
     lazy_trees.flip(broken[0], 12_345)
     broken[1].write_bytes(whole[1][:-1])
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store) as mounts:
-        held = await mounts.hold(stored.digest)
+        held = await mounts.hold(stored.digest, "one")
         names = sorted(lazy_trees.sums(source))
         found = {name: await asyncio.to_thread(_sum, held.root / name) for name in names}
         wanted = lazy_trees.sums(source)
@@ -141,7 +141,7 @@ async def test_readers_wait_while_the_store_is_away(
 ) -> None:
     """They begin while it is away, do not end before it is back, and end well."""
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store) as mounts:
-        held = await mounts.hold(stored.digest)
+        held = await mounts.hold(stored.digest, "one")
         away = stored.store.rename(tmp_path / "away")
         readers = [
             asyncio.create_task(asyncio.to_thread(_sum, held.root / name))
@@ -169,7 +169,7 @@ async def test_the_daemon_killed_again_and_again_under_readers_costs_time_only(
     wanted = lazy_trees.sums(source)
     seen: set[int | None] = set()
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, method=method) as mounts:
-        held = await mounts.hold(stored.digest)
+        held = await mounts.hold(stored.digest, "one")
         reading = asyncio.create_task(asyncio.to_thread(lazy_trees.sums, held.root))
         for _ in range(2):
             (daemon,) = await eventually(lambda: {mounts.processes().get("daemon")} - seen - {None})
@@ -186,7 +186,7 @@ async def test_a_killed_holder_gives_errors_or_the_truth_and_later_holds_mount_a
     wanted = lazy_trees.sums(source)
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, method=method) as mounts:
         with contextlib.ExitStack() as stack:
-            first = await mounts.hold(stored.digest)
+            first = await mounts.hold(stored.digest, "one")
             stack.callback(os.close, os.open(first.root, os.O_RDONLY))  # as a container has it open
             assert _sum(first.root / "small/1") == wanted["small/1"]
             away = stored.store.rename(tmp_path / "away")
@@ -195,14 +195,14 @@ async def test_a_killed_holder_gives_errors_or_the_truth_and_later_holds_mount_a
             os.kill(mounts.processes()["holder"], signal.SIGKILL)
             assert await reading == f"errno {errno.EIO}"
             away.rename(stored.store)
-            second = await mounts.hold(stored.digest)
+            second = await mounts.hold(stored.digest, "second")
             assert second.root != first.root
             assert await asyncio.to_thread(lazy_trees.sums, second.root) == wanted
             for name in names:
                 found = await asyncio.to_thread(_sum, first.root / name)
                 assert found == wanted[name] or found in NO_HOLDER
             assert _sum(first.root / "small/1") == wanted["small/1"]
-        await mounts.release(first)
+        await mounts.release(stored.digest, "one")
         await mounts.tend()
         assert mounts_below(first.root) == []
 
@@ -212,8 +212,8 @@ async def test_a_tree_that_is_filled_is_read_without_anybody(
 ) -> None:
     """Nobody reads it: it fills by itself. Then the store may go, and both processes."""
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store) as mounts:
-        held = await mounts.hold(stored.digest)
-        await eventually(lambda: mounts.filled(held))
+        held = await mounts.hold(stored.digest, "one")
+        await eventually(lambda: mounts.filled(stored.digest))
         shutil.rmtree(stored.store)
         for pid in mounts.processes().values():
             os.kill(pid, signal.SIGKILL)
@@ -224,14 +224,15 @@ async def test_what_a_start_reads_is_recorded_and_there_before_the_next_one(
     stored: Stored, tmp_path: Path
 ) -> None:
     async with lazy_trees.lazy_mounts(tmp_path / "first", stored.store) as mounts:
-        held = await mounts.hold(stored.digest)
+        held = await mounts.hold(stored.digest, "one")
         for name in ("large2", "small/7"):
             await asyncio.to_thread((held.root / name).read_bytes)
-        read = await mounts.recorded(held)
+        read = await mounts.recorded(stored.digest)
     pieces = {each.digest.hex() for each in stored.tree.pieces}
     assert [digest in pieces for digest in read] == [True, False]
     async with lazy_trees.lazy_mounts(tmp_path / "second", stored.store) as mounts:
-        held = await mounts.prefetch(stored.digest, [*read, "ab" * 32])
+        held = await mounts.hold(stored.digest, "one")
+        await mounts.prefetch(stored.digest, [*read, Digest("ab" * 32)])
         shutil.rmtree(stored.store)  # nothing is fetched any more
         assert _sum(held.root / "large2") != f"errno {errno.EIO}"
         assert _sum(held.root / "small/7") != f"errno {errno.EIO}"
@@ -245,16 +246,18 @@ async def test_a_trees_holders_share_one_mount_that_goes_when_nobody_holds_it_fo
     async with lazy_trees.lazy_mounts(
         tmp_path / "lazy", stored.store, clock, method=method
     ) as mounts:
-        held = await asyncio.gather(*(mounts.hold(stored.digest) for _ in range(20)))
+        held = await asyncio.gather(
+            *(mounts.hold(stored.digest, f"{number}") for number in range(20))
+        )
         (root,) = {each.root for each in held}
         assert mounts_below(tmp_path)[-1] == str(root)
         assert len(mounts_below(tmp_path)) == (3 if method == "fuse" else 1)
-        for each in held[1:]:
-            await mounts.release(each)
+        for number in range(1, 20):
+            await mounts.release(stored.digest, f"{number}")
         clock.advance(KEEP_S + 1)
         await mounts.tend()
         assert str(root) in mounts_below(tmp_path)
-        await mounts.release(held[0])
+        await mounts.release(stored.digest, "0")
         await mounts.tend()
         assert str(root) in mounts_below(tmp_path)
         clock.advance(KEEP_S + 1)
@@ -265,9 +268,9 @@ async def test_a_trees_holders_share_one_mount_that_goes_when_nobody_holds_it_fo
         await mounts.tend()
         assert mounts_below(tmp_path) == []
         assert not root.exists()
-        again = await mounts.hold(stored.digest)
+        again = await mounts.hold(stored.digest, "one")
         assert (again.root / "small" / "1").is_file()
-        await mounts.release(again)
+        await mounts.release(stored.digest, "one")
 
 
 async def test_a_manifest_that_is_not_what_it_is_called_is_refused(
@@ -278,17 +281,17 @@ async def test_a_manifest_that_is_not_what_it_is_called_is_refused(
     lazy_trees.flip(manifest, 100)
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, clock) as mounts:
         with pytest.raises(ContractError):
-            await mounts.hold(stored.digest)
+            await mounts.hold(stored.digest, "one")
         with pytest.raises(NotFoundError):
-            await mounts.hold(Digest("ab" * 32))
+            await mounts.hold(Digest("ab" * 32), "one")
         lazy_trees.flip(manifest, 100)
-        held = await mounts.hold(stored.digest)
+        held = await mounts.hold(stored.digest, "one")
         processes = mounts.processes()
         clock.advance(KEEP_S + 1)
         await mounts.tend()
         assert (held.root / "small" / "1").read_bytes()
         assert mounts.processes() == processes
-        await mounts.release(held)
+        await mounts.release(stored.digest, "one")
     assert mounts_below(tmp_path) == []
 
 
@@ -299,7 +302,7 @@ from tests.support import lazy_trees
 
 async def main(lazy, store, digest):
     async with lazy_trees.lazy_mounts(Path(lazy), Path(store)) as mounts:
-        held = await mounts.hold(digest)
+        held = await mounts.hold(digest, "one")
         print("ROOT", held.root, mounts.processes()["holder"], flush=True)
         await asyncio.Event().wait()
 

@@ -16,7 +16,7 @@ from tests.support import erofs, lazy_trees
 def test_what_is_chosen_is_what_works_here(tmp_path: Path) -> None:
     choice = try_all(tmp_path)
     works = erofs.kernel_mounts_erofs() and lazy_trees.kernel_tells_of_reads(tmp_path)
-    assert choice.method == ("fanotify" if works else "extracted")
+    assert choice.method == ("fanotify" if works else "extraction")
     assert len(choice.reason) > 20
     assert list(tmp_path.iterdir()) == []
     assert mounts_below(tmp_path) == []
@@ -31,7 +31,7 @@ def test_fuse_is_found_where_it_works(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="takes a tmpfs")
 def test_a_file_system_that_tells_nothing_is_said_to_be_one() -> None:
     choice = try_all(Path("/dev/shm"))
-    assert choice.method == "extracted"
+    assert choice.method == "extraction"
     assert "root" in choice.reason or "ext4" in choice.reason
 
 

@@ -34,7 +34,8 @@ from glowplug_worker.images.mounts.channel import Channel
 from glowplug_worker.images.mounts.files import Home, make_home
 from glowplug_worker.images.mounts.fuse import mount_options
 from glowplug_worker.images.mounts.probe import Choice
-from glowplug_worker.ports import HeldImage, TreeSource
+from glowplug_worker.images.mounts.sources import TreeSource
+from glowplug_worker.ports import HeldTree
 from glowplug_worker.runtime.leftovers import unmount_below
 from glowplug_worker.runtime.settle import settle
 
@@ -61,7 +62,7 @@ class _Tree:
     def __init__(self, digest: Digest, base: int) -> None:
         self.digest, self.base = digest, base
         self.lock = asyncio.Lock()
-        self.holders = 0
+        self.holders: set[str] = set()
         self.home: Home | None = None
         self.files: tuple[int, int] | None = None
         self.watched = False
@@ -87,7 +88,6 @@ class LazyMounts:
         self._clock, self._spawn, self.choice = clock, spawn, choice
         self._bases = itertools.count(0, 2)
         self._trees: dict[Digest, _Tree] = {}
-        self._roots: dict[Path, _Tree] = {}
         self._given_up: list[_Tree] = []
         self._leaving: list[Channel] = []
         self._handing: list[asyncio.Event] = []
@@ -100,32 +100,40 @@ class LazyMounts:
 
     # -- Mounts -------------------------------------------------------------------------------------
 
-    async def hold(self, digest: Digest) -> HeldImage:
+    @property
+    def method(self) -> str:
+        """Return the word for how: fanotify or fuse."""
+        return self.choice.method
+
+    @property
+    def reason(self) -> str:
+        """Return why this one was chosen."""
+        return self.choice.reason
+
+    async def hold(self, tree: Digest, holder: str) -> HeldTree:
         """Return the tree's directory, mounted; see `Mounts`."""
-        tree = self._trees.setdefault(digest, _Tree(digest, next(self._bases)))
-        tree.holders += 1
+        found = self._trees.setdefault(tree, _Tree(tree, next(self._bases)))
+        new = holder not in found.holders
+        found.holders.add(holder)
         try:
-            async with tree.lock:
-                if not tree.mounted:
-                    await self._bring(tree)
+            async with found.lock:
+                if not found.mounted:
+                    await self._bring(found)
         except BaseException:
-            self._let_go(tree)
+            if new:
+                self._let_go(found, holder)
             raise
-        assert tree.home is not None  # noqa: S101 - it is mounted
-        return HeldImage(
-            digest=digest,
-            root=tree.home.root,
-            method=self.choice.method,
-            reason=self.choice.reason,
-        )
+        assert found.home is not None  # noqa: S101 - it is mounted
+        return HeldTree(root=found.home.root, method=self.method, reason=self.reason)
 
-    async def release(self, held: HeldImage) -> None:
-        """Give up one hold; see `Mounts`."""
-        self._let_go(self._roots[held.root])
+    async def release(self, tree: Digest, holder: str) -> None:
+        """The holder has ended; see `Mounts`."""
+        for each in (*self._trees.values(), *self._given_up):
+            if each.digest == tree:
+                self._let_go(each, holder)
 
-    def _let_go(self, tree: _Tree) -> None:
-        tree.holders -= 1
-        assert tree.holders >= 0, "released more often than held"  # noqa: S101
+    def _let_go(self, tree: _Tree, holder: str) -> None:
+        tree.holders.discard(holder)
         if not tree.holders:
             tree.unheld_since = self._clock.now()
 
@@ -141,12 +149,12 @@ class LazyMounts:
             await asyncio.to_thread(self._remove, tree)
         self._leaving = [each for each in self._leaving if not each.reap(0)]
 
-    async def recorded(self, held: HeldImage) -> list[Digest]:
-        """Return the objects that were read of a tree so far, in the order in which each was first read."""
-        tree, daemon = self._roots[held.root], await self._daemon_now()
-        assert tree.home is not None  # noqa: S101 - it is held
-        path = tree.home.path / "recorded"
-        await self._must(daemon, "recorded", {"base": tree.base, "path": str(path)})
+    async def recorded(self, tree: Digest) -> list[Digest]:
+        """Return the objects that were read of a held tree so far, in the order in which each was first read."""
+        found, daemon = self._trees[tree], await self._daemon_now()
+        assert found.home is not None  # noqa: S101 - it is held
+        path = found.home.path / "recorded"
+        await self._must(daemon, "recorded", {"base": found.base, "path": str(path)})
         return decode(await asyncio.to_thread(path.read_bytes), list[Digest], "msgpack")
 
     def processes(self) -> dict[str, int]:
@@ -154,29 +162,25 @@ class LazyMounts:
         found = {"holder": self._holder, "daemon": self._daemon}
         return {name: each.process.pid for name, each in found.items() if each is not None}
 
-    def filled(self, held: HeldImage) -> bool:
-        """Return whether all of a tree is here, so that reading it costs nothing any more."""
-        return self._roots[held.root].filled
+    def filled(self, tree: Digest) -> bool:
+        """Return whether all of a held tree is here, so that reading it costs nothing any more."""
+        return self._trees[tree].filled
 
-    async def prefetch(self, digest: Digest, objects: list[Digest]) -> HeldImage:
-        """Hold a tree whose start is known to read these objects, in this order: they are there before it returns.
+    async def prefetch(self, tree: Digest, objects: list[Digest]) -> None:
+        """Have these objects of a held tree here, in this order, before it returns: what its start is known to read.
 
         What can't be had in PREFETCH_S comes when it is read.
         """
-        held = await self.hold(digest)
-        tree = self._roots[held.root]
-        path = held.root.parent / "hot"
+        found = self._trees[tree]
+        assert found.home is not None  # noqa: S101 - it is held
+        path = found.home.path / "hot"
+        await asyncio.to_thread(path.write_bytes, encode(objects, "msgpack"))
+        words = {"base": found.base, "path": str(path)}
         try:
-            await asyncio.to_thread(path.write_bytes, encode(objects, "msgpack"))
-            words = {"base": tree.base, "path": str(path)}
             daemon = await self._daemon_now()
             await daemon.order("prefetch", words, within_s=PREFETCH_S)
         except UnavailableError as error:
-            log.warning("mounts.prefetch_missed", tree=digest, error=str(error))
-        except BaseException:
-            await self.release(held)
-            raise
-        return held
+            log.warning("mounts.prefetch_missed", tree=tree, error=str(error))
 
     # -- mounting -----------------------------------------------------------------------------------
 
@@ -205,7 +209,6 @@ class LazyMounts:
             raise UnavailableError("platform.unavailable", why) from error
         assert tree.home is not None  # noqa: S101 - it has just been made
         assert tree.files is not None  # noqa: S101 - likewise
-        self._roots[tree.home.root] = tree
         holder = await self._processes()
         await self._served(tree)
         tree.watched = True
@@ -273,10 +276,8 @@ class LazyMounts:
         for file in tree.files or ():
             os.close(file)
         tree.files = None
-        if tree.home is not None:
-            self._roots.pop(tree.home.root, None)
-            if unmount_below(tree.home.path):
-                shutil.rmtree(tree.home.path, ignore_errors=True)
+        if tree.home is not None and unmount_below(tree.home.path):
+            shutil.rmtree(tree.home.path, ignore_errors=True)
         tree.home, tree.ready, tree.filled = None, False, False
 
     # -- the two processes --------------------------------------------------------------------------

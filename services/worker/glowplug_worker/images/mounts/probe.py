@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from glowplug_contracts.ids import Digest
@@ -25,7 +25,6 @@ from glowplug_worker.images.flatten import flatten
 from glowplug_worker.images.mounts import fuse, kernel
 from glowplug_worker.images.mounts.files import Home, make_home
 from glowplug_worker.images.objects import digest_of
-from glowplug_worker.ports import MountMethod
 
 # The kernel tells of a read in microseconds; this is for one that does not.
 TRY_S: Final = 5.0
@@ -33,6 +32,10 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _KEPT: Final = "probe.json"
 _POLL_S: Final = 0.02
 _NEEDS_ROOT: Final = "mounting takes a worker that is run by root"
+
+
+# Content comes while it is read, in two ways, or all of it beforehand.
+MountMethod = Literal["fanotify", "fuse", "extraction"]
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -78,7 +81,7 @@ def try_all(directory: Path) -> Choice:
         )
         return Choice("fuse", words)
     why = why if why == without else f"{why}; {without}"
-    return Choice("extracted", f"images are extracted whole: {why}")
+    return Choice("extraction", f"images are extracted whole: {why}")
 
 
 def why_not_fanotify(directory: Path) -> str:

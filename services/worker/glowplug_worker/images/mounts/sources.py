@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import zstandard
 from glowplug_contracts.errors import NotFoundError, UnavailableError
@@ -16,6 +17,16 @@ from glowplug_contracts.ids import Digest
 from glowplug_contracts.manifests import CHUNK_BYTES, ChunkFrame
 
 from glowplug_worker.images.client import StoreClient
+
+
+class TreeSource(Protocol):
+    """Where trees and their objects come from. Nobody believes it: all bytes are checked by whoever asked."""
+
+    async def manifest(self, digest: Digest) -> bytes:
+        """Return the bytes of a tree's manifest. Raises: NotFoundError, UnavailableError."""
+
+    async def fetch(self, digests: Sequence[Digest]) -> Iterable[tuple[Digest, bytes]]:
+        """Return objects, in any order; those that can't be had are left out. Raises: UnavailableError."""
 
 
 class DirectorySource:

@@ -32,7 +32,7 @@ from glowplug_contracts.tree_rules import decode_tree
 
 from glowplug_worker.images.client import StoreClient, open_session
 from glowplug_worker.images.mounts.daemon.served import Served
-from glowplug_worker.images.mounts.sources import DirectorySource, ImagecacheSource
+from glowplug_worker.images.mounts.sources import DirectorySource, ImagecacheSource, TreeSource
 from glowplug_worker.images.mounts.wire import (
     PACKET_BYTES_MAX,
     Answer,
@@ -40,7 +40,6 @@ from glowplug_worker.images.mounts.wire import (
     encode_answer,
 )
 from glowplug_worker.images.objects import check_blob
-from glowplug_worker.ports import TreeSource
 from glowplug_worker.runtime.packets import receive
 
 log = structlog.get_logger()

@@ -17,9 +17,9 @@ from glowplug_contracts.trees import BLOCK_BYTES, FlatTree, StoredObject
 from glowplug_worker.images.erofs import Device, place_objects
 from glowplug_worker.images.mounts import filling
 from glowplug_worker.images.mounts.filling import Fetch, Filled, Filling, Why
+from glowplug_worker.images.mounts.sources import TreeSource
 from glowplug_worker.images.mounts.wire import Answer, Need
 from glowplug_worker.images.objects import digest_of
-from glowplug_worker.ports import TreeSource
 
 log = structlog.get_logger()
 
