@@ -316,6 +316,7 @@ CLASSES: dict[str, type[GlowplugError]] = {
     "function.timeout": FunctionTimeoutError,
     "function.crashed": ContainerCrashedError,
     "container.gpu_lost": ContainerCrashedError,
+    "container.image_lost": ContainerCrashedError,
     "function.out_of_memory": OutOfMemoryError,
     "function.start_failed": StartupError,
     "function.bad_result": BadResultError,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from glowplug.errors import GlowplugError
+from glowplug_worker.images.mounts.probe import try_all
 
 from tests.e2e.conftest import APPS, Running
 from tests.support.python_tree import make_python_tree
@@ -89,6 +90,16 @@ def test_a_function_runs_on_an_image_of_a_registry(
     blobs = len(registry.asked("/blobs/"))
     pulled.look.remote("/etc/own")
     assert len(registry.asked("/blobs/")) == blobs
+
+
+def test_the_worker_says_how_images_come_to_it(platform: Running) -> None:
+    """Mounted before their files are here where that works, else extracted, and why."""
+    parts = platform.http("GET", "/health").json()["parts"]
+    said = parts["worker"]["instances"][0]["notes"]["images"]
+    method, _, why = said.partition(": ")
+    data = platform.data / "worker-1"
+    assert method == try_all(data if data.is_dir() else platform.data).method
+    assert len(why) > 20
 
 
 def test_a_sandbox_runs_on_it_too(pulled: Any, platform: Running) -> None:

@@ -51,6 +51,7 @@ def events(data: Any, busy: bool) -> dict[type, Any]:
         life.Overran: life.Overran(),
         life.Overgrown: life.Overgrown(limit_bytes=1, peak_bytes=2),
         life.DeviceLost: life.DeviceLost(gpu_id="GPU-1", why="Xid 79"),
+        life.ImageLost: life.ImageLost(),
         life.Passed: life.Passed(busy=busy),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
@@ -21,6 +22,8 @@ from glowplug_runtime.http import open_http
 from glowplug_worker.images.client import StoreClient, open_session
 from glowplug_worker.images.extract import TreeExtractor
 from glowplug_worker.images.local import LocalImages, open_images
+from glowplug_worker.images.mounts.probe import MountsWanted
+from glowplug_worker.images.opening import Mounting
 
 TOKEN = "secret-of-the-test"
 
@@ -108,10 +111,18 @@ async def open_client(url: str | None, token: str = TOKEN) -> AsyncIterator[Stor
 
 @contextlib.asynccontextmanager
 async def open_worker_images(
-    data_dir: Path, url: str, token: str = TOKEN
+    data_dir: Path, url: str, wanted: MountsWanted = "extract", token: str = TOKEN
 ) -> AsyncIterator[LocalImages]:
-    async with open_images(data_dir, lambda: url, token) as images:
-        yield images
+    async with asyncio.TaskGroup() as tasks:
+        mounting = Mounting(
+            wanted=wanted,
+            clock=Clock(),
+            spawn=lambda work, name: tasks.create_task(work, name=name),
+            urls=lambda: [url],
+            token=token,
+        )
+        async with open_images(data_dir, lambda: url, mounting) as images:
+            yield images
 
 
 def file_image(store: Store, *files: tuple[str, bytes], **env: str) -> ImageSpec:

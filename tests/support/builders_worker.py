@@ -169,9 +169,17 @@ class FolderImages:
         self.committed: list[Path] = []
         self.asked: list[str] = []
         self.failures: list[Exception] = []
+        self.ready: list[str] = []
+        self.lose: Callable[[Sequence[str]], None] = lambda _: None
 
     async def release(self, holder: str) -> None:
         """Nothing is held."""
+
+    def started(self, holder: str) -> None:
+        self.ready.append(holder)
+
+    def listen(self, lost: Callable[[Sequence[str]], None]) -> None:
+        self.lose = lost
 
     async def ensure(self, digest: ImageDigest, holder: str = "") -> LocalImage:
         self.asked.append(digest)
@@ -424,6 +432,7 @@ async def _open_worker(
     cancel_grace_s: float = 2.0,
     templates_of: Callable[[Any], Templates] | None = None,
     networks: Networks | None = None,
+    images: Any = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker whose loops run fast, with what it needs in memory."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - tests
@@ -439,7 +448,7 @@ async def _open_worker(
             spawn=spawn,
             backend=backend,
             pythons=OnePython(),
-            images=FolderImages(),
+            images=images or FolderImages(),
             blobs=MemoryBlobs(),
             directory=directory,
             sdk=ensure_sdk(directory),
@@ -484,6 +493,7 @@ async def open_worker(
     cancel_grace_s: float = 2.0,
     templates_of: Callable[[Any], Templates] | None = None,
     networks: Networks | None = None,
+    images: Any = None,
 ) -> AsyncIterator[WorkerService]:
     """A worker in a task of its own, so that fixtures may hold it over their yield."""
     opened: asyncio.Future[WorkerService] = asyncio.get_running_loop().create_future()
@@ -500,6 +510,7 @@ async def open_worker(
             cancel_grace_s=cancel_grace_s,
             templates_of=templates_of,
             networks=networks,
+            images=images,
         ) as service:
             opened.set_result(service)
             await stop.wait()

@@ -16,7 +16,7 @@ from glowplug_contracts.trees import FlatTree, encode_tree
 from glowplug_worker.images.flat_objects import read_pack, read_piece
 from glowplug_worker.images.flatten import flatten
 from glowplug_worker.images.mounts import kernel
-from glowplug_worker.images.mounts.lazy import LazyMounts, open_lazy_mounts
+from glowplug_worker.images.mounts.lazy import LazyMounts, Terms, open_lazy_mounts
 from glowplug_worker.images.mounts.probe import Choice, MountMethod
 from glowplug_worker.images.mounts.sources import DirectorySource
 
@@ -88,6 +88,7 @@ async def lazy_mounts(
     store: Path,
     clock: FakeClock | None = None,
     method: MountMethod = "fanotify",
+    terms: Terms | None = None,
 ) -> AsyncIterator[LazyMounts]:
     """Open lazy mounts of what is in a directory store."""
     async with (
@@ -95,10 +96,11 @@ async def lazy_mounts(
         open_lazy_mounts(
             directory,
             DirectorySource(store),
-            {"store": "directory", "path": str(store)},
+            lambda: {"store": "directory", "path": str(store)},
             clock or FakeClock(),
             lambda work, name: tasks.create_task(work, name=name),
             Choice(method, "a test"),
+            terms or Terms(),
         ) as mounts,
     ):
         yield mounts

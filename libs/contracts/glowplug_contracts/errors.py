@@ -165,6 +165,10 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "operator",
         "The driver gave up a GPU; `glowplug worker show` says why. The work runs again elsewhere.",
     ),
+    "container.image_lost": (
+        "operator",
+        "A helper of the worker was killed; its log says when. The work runs again elsewhere.",
+    ),
     "container.too_many_requests": (
         "user",
         "Wait for some of the answers before asking for more from inside one container.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from glowplug_runtime.http import open_http
 from glowplug_runtime.service import Shell, run
 
+from glowplug_imagecache.hot import HotLists
 from glowplug_imagecache.http import make_app
 from glowplug_imagecache.image_doors import ImageDoors
 from glowplug_imagecache.keeping import Keeper
@@ -38,11 +39,14 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         stack.push_async_callback(watcher.close)
         shelf = Shelf(shell, store, builds.beats)
         doors = ImageDoors(shelf, keeper, watcher, settings.store_bytes_max)
-        app = make_app(store, shell.clock, shell.internal_token(), doors.routes(), builds.quota)
+        hot = HotLists(store)
+        routes = [*doors.routes(), *hot.routes()]
+        app = make_app(store, shell.clock, shell.internal_token(), routes, builds.quota)
         port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
         shell.url = f"http://{settings.host}:{port}"
         shell.every(settings.sweep_s, Sweeper(shell, store).tick, "sweep expired blobs")
         shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
+        shell.every(settings.sweep_s, hot.tick, "sweep lists of what starts read")
         shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
         shell.every(KEEP_TICK_S, watcher.tick, "scrub the store")
         yield

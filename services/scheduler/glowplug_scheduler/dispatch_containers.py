@@ -182,9 +182,10 @@ def _is_hopeless(error: RemoteError, failures: int, *, durable: bool) -> bool:
     """Return whether another container would fail to start as well, after so many in a row.
 
     User code that raises does so each time. A process that was killed may have been in a machine's way,
-    and a platform that could not bring the image will be well again: accepted work outlives that.
+    and a platform that could not bring the image will be well again, and a machine that lost a device or an
+    image is one of many: accepted work outlives that.
     """
-    if error.code.startswith("platform."):
+    if error.code.startswith(("platform.", "container.")):  # not of its own doing
         return not durable and failures > PLATFORM_RETRIES_MAX
     if error.details.get("signal") is not None:
         return failures > PLATFORM_RETRIES_MAX

@@ -24,7 +24,7 @@ from glowplug_worker.blobs import CachedBlobs
 from glowplug_worker.door import open_gateways
 from glowplug_worker.gpus.nvml import open_nvml
 from glowplug_worker.gpus.watch import LOOK_S, Gpus
-from glowplug_worker.images import open_images
+from glowplug_worker.images import Mounting, open_images
 from glowplug_worker.images.client import open_session
 from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.links import Links
@@ -41,7 +41,7 @@ from glowplug_worker.runtime.python import find_pythons
 from glowplug_worker.runtime.seccomp_files import describe, load_profile
 from glowplug_worker.runtime.seccomp_rules import Profile, ProfileError
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
-from glowplug_worker.settings import WorkerSettings, io_limits
+from glowplug_worker.settings import WorkerSettings, io_limits, parse_bytes
 from glowplug_worker.starting import ensure_sdk
 from glowplug_worker.workshop import FACTS_KEPT_MAX, Changes, Workshop
 
@@ -49,6 +49,7 @@ log = structlog.get_logger()
 
 LINKS_S = 0.25
 NETWORKS_S = 2.0
+IMAGES_S = 5.0
 
 
 @contextlib.asynccontextmanager
@@ -74,13 +75,15 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         backend = await choose_backend(
             settings.backend, directory, cgroups, settings.runtime, profile, launcher
         )
+        spawn = _spawner(shell)
         images = await stack.enter_async_context(
-            open_images(directory, lambda: shell.peers.url("imagecache"), shell.internal_token())
+            open_images(
+                directory, lambda: shell.peers.url("imagecache"), _mounting(shell, settings, spawn)
+            )
         )
         gateways = await stack.enter_async_context(
             open_gateways(shell.internal_token(), lambda: shell.peers.urls("gateway"))
         )
-        spawn = _spawner(shell)
         session = await stack.enter_async_context(open_session(shell.internal_token()))
         networks, network_words = await stack.enter_async_context(
             open_networks(
@@ -151,6 +154,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             pythons=", ".join(workshop.pythons.versions()),
             templates=about_templates,
             network=network_words,
+            images=f"{images.mounts.method}: {images.mounts.reason}",
         )
         links.serve(service)
         stack.push_async_callback(links.close)
@@ -165,6 +169,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 (MEMORY_POLL_S, service.watch_memory, "keep_memory_limits"),
                 (LINKS_S, links.keep, "keep_links"),
                 (LOOK_S, service.watch_gpus, "keep_gpus"),
+                (IMAGES_S, images.mounts.tend, "keep_images"),
                 (NETWORKS_S, lambda: networks.tend(_doors(shell)), "keep_networks"),
             )
         ]
@@ -182,6 +187,19 @@ def _profile(settings: WorkerSettings) -> Profile:
         return load_profile(settings.seccomp)
     except ProfileError as error:
         raise SettingsError(f"GLOWPLUG_WORKER_SECCOMP: {error}") from error
+
+
+def _mounting(shell: Shell[WorkerSettings], settings: WorkerSettings, spawn: Any) -> Mounting:
+    """Return how images of registries are to come here."""
+    return Mounting(
+        wanted=settings.image_mounts,
+        clock=shell.clock,
+        spawn=spawn,
+        urls=lambda: shell.peers.urls("imagecache"),
+        token=shell.internal_token(),
+        keep_s=settings.image_keep_s,
+        bytes_max=parse_bytes(settings.image_disk, "image_disk"),
+    )
 
 
 def _volumes(settings: WorkerSettings) -> tuple[Path, ...]:

@@ -103,6 +103,10 @@ class DeviceLost(_Event, frozen=True, kw_only=True):
     why: str
 
 
+class ImageLost(_Event, frozen=True, kw_only=True):
+    """What its root is read from has ended: what is not in memory yet can't be read any more."""
+
+
 class Passed(_Event, frozen=True, kw_only=True):
     """Time passed; `busy` as in StopAsked."""
 
@@ -121,6 +125,7 @@ Event = (
     | Overran
     | Overgrown
     | DeviceLost
+    | ImageLost
     | Passed
 )
 
@@ -188,6 +193,7 @@ _LIVING: Final[Mapping[tuple[ContainerState, type[Event]], frozenset[ContainerSt
     (_S.PULLING, Pulled): _to(_S.STARTING),
     (_S.PULLING, StartFailed): _to(_S.FAILED),
     (_S.PULLING, StopAsked): _to(_S.DRAINING),
+    (_S.PULLING, ImageLost): _to(_S.DRAINING),
     (_S.PULLING, Passed): _to(_S.PULLING, _S.DRAINING),
     (_S.STARTING, StartFailed): _to(_S.DRAINING),
     (_S.STARTING, RunnerReady): _to(_S.READY),
@@ -196,6 +202,7 @@ _LIVING: Final[Mapping[tuple[ContainerState, type[Event]], frozenset[ContainerSt
     (_S.STARTING, StopAsked): _to(_S.DRAINING),
     (_S.STARTING, Overgrown): _to(_S.DRAINING),
     (_S.STARTING, DeviceLost): _to(_S.DRAINING),
+    (_S.STARTING, ImageLost): _to(_S.DRAINING),
     (_S.STARTING, Passed): _to(_S.STARTING, _S.DRAINING),
     (_S.READY, RunnerReady): _to(_S.READY),
     # Another process of a container that serves already could not import: the container is broken.
@@ -207,6 +214,7 @@ _LIVING: Final[Mapping[tuple[ContainerState, type[Event]], frozenset[ContainerSt
     (_S.READY, Overran): _to(_S.DRAINING),
     (_S.READY, Overgrown): _to(_S.DRAINING),
     (_S.READY, DeviceLost): _to(_S.DRAINING),
+    (_S.READY, ImageLost): _to(_S.DRAINING),
     (_S.READY, Passed): _to(_S.READY, _S.DRAINING),
     (_S.DRAINING, Pulled): _to(_S.DRAINING),
     (_S.DRAINING, StartFailed): _to(_S.DRAINING),
@@ -218,6 +226,7 @@ _LIVING: Final[Mapping[tuple[ContainerState, type[Event]], frozenset[ContainerSt
     (_S.DRAINING, Overran): _to(_S.DRAINING),
     (_S.DRAINING, Overgrown): _to(_S.DRAINING),
     (_S.DRAINING, DeviceLost): _to(_S.DRAINING),
+    (_S.DRAINING, ImageLost): _to(_S.DRAINING),
     (_S.DRAINING, Passed): _to(_S.DRAINING),
 }
 # Late news about a container that has ended is dropped.
@@ -330,6 +339,8 @@ class ContainerLife:
             case DeviceLost():
                 error = gpu_lost(event.gpu_id, event.why)
                 return self._end(_Ending(reason="gpu_lost", failed=True, error=error), now)
+            case ImageLost():
+                return self._end(_Ending(reason="image_lost", failed=True, error=image_lost()), now)
             case Passed():
                 return self._on_passed(event, now)
             case _:
@@ -504,6 +515,15 @@ def gpu_lost(gpu_id: str, why: str) -> RemoteError:
         type="ContainerCrashedError",
         message=f"the container was ended because its GPU {gpu_id} is out of service: {why}",
         details={"gpu_id": gpu_id, "why": why},
+    )
+
+
+def image_lost() -> RemoteError:
+    """Return the error for a container whose image can't be read any more."""
+    return RemoteError(
+        code="container.image_lost",
+        type="ContainerCrashedError",
+        message="the container was ended because the process that its image is read from has ended",
     )
 
 

@@ -9,13 +9,13 @@ Makers that the composition root calls:
     glowplug_worker.runtime.choose.choose_backend(wanted, data_dir, cgroups) -> Backend  (coroutine)
         wanted: "auto", "process" or "bwrap"; tries what it returns by really starting something.
     glowplug_worker.runtime.python.find_pythons() -> Pythons
-    glowplug_worker.images.open_images(data_dir, url_of_imagecache, token) -> async context manager
-        of ImageStore; url_of_imagecache: Callable[[], str | None], token: internal bearer token.
+    glowplug_worker.images.open_images(data_dir, url_of_imagecache, mounting) -> async context manager
+        of ImageStore; url_of_imagecache: Callable[[], str | None], mounting: `images/opening.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -379,6 +379,15 @@ class Mounts(Protocol):
     async def release(self, tree: Digest, holder: str) -> None:
         """The holder has ended. May be repeated."""
 
+    async def started(self, tree: Digest, holder: str) -> None:
+        """The holder has read what its start reads: the next first one anywhere has that here before it begins."""
+
+    async def tend(self) -> None:
+        """Let go of what nobody holds any more, and keep to the bound of the disk; called every few seconds."""
+
+    def listen(self, lost: Callable[[Sequence[str]], None]) -> None:
+        """Call `lost` with the holders of trees that can't be read any more, before they see errors."""
+
 
 class LocalImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image on this host's disk.
@@ -452,6 +461,12 @@ class ImageStore(Protocol):
 
     async def release(self, holder: str) -> None:
         """The holder (a container) has ended: what it alone had of images may go. May be repeated."""
+
+    def started(self, holder: str) -> None:
+        """The holder is ready: what of its image was read until now is what a start reads."""
+
+    def listen(self, lost: Callable[[Sequence[str]], None]) -> None:
+        """Call `lost` with the holders of images that can't be read any more."""
 
     def end_build(self, container_id: ContainerId) -> None:
         """A build container has ended."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -133,6 +133,7 @@ class WorkerService:
         """Open every door."""
         self.workshop.changes.listen(self.on_change)
         self.workshop.notices.listen(self._notice_soon)
+        self.workshop.images.listen(self._on_images_lost)
         bus, worker_id = self.workshop.bus, self.workshop.worker_id
         await bus.listen(RUN.pattern(worker_id=worker_id), self.on_run)
         await bus.listen(CANCEL_ATTEMPT.pattern(worker_id=worker_id), self.on_cancel)
@@ -422,6 +423,13 @@ class WorkerService:
         for supervisor in list(self.supervisors.values()):
             if gpu_id in supervisor.binding.gpu_ids:
                 supervisor.gpu_lost(gpu_id, why)
+        self.beat_soon()
+
+    def _on_images_lost(self, holders: Sequence[str]) -> None:
+        for holder in holders:
+            supervisor = self.supervisors.get(ContainerId(holder))
+            if supervisor is not None:
+                supervisor.image_lost()
         self.beat_soon()
 
     def on_change(self, changed: Room) -> None:

@@ -54,6 +54,12 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         network_open: private networks that containers with a network of their own may reach beside
             public addresses, as "10.0.0.0/8, 192.168.1.7".
         network_between: addresses that are used between such containers and this host; at least a /20.
+        image_mounts: how images of registries come here: "fanotify" and "fuse" mount them before their files are
+            here, "extract" writes all files out first; "auto" = the best one that really works here. The
+            worker does not start where another one can't be had.
+        image_keep_s: how long such an image stays mounted that no container has.
+        image_disk: what such images may take in the data directory, "50Gi" or bytes; "" = half of its file
+            system. Beyond it those leave that no container has had for longest.
         pool: which pool's containers it takes.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
         cdi_dirs: where the host describes its devices for containers (CDI), separated by ":".
@@ -91,6 +97,9 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     template_memory: str = ""
     template_keep_s: float = 3600.0
     volumes_dir: str = ""
+    image_mounts: Literal["auto", "fanotify", "fuse", "extract"] = "auto"
+    image_keep_s: float = 900.0
+    image_disk: str = ""
     cdi_dirs: str = "/etc/cdi:/var/run/cdi"
 
 

@@ -227,6 +227,15 @@ class Supervisor:
         if self.life.state in (ContainerState.STARTING, ContainerState.READY):
             self.step(life.DeviceLost(gpu_id=gpu_id, why=why))
 
+    def image_lost(self) -> None:
+        """What its root is read from has ended."""
+        if self.life.state in (
+            ContainerState.PULLING,
+            ContainerState.STARTING,
+            ContainerState.READY,
+        ):
+            self.step(life.ImageLost())
+
     # -- what flights and execs ask -------------------------------------------------------------
 
     def send(self, process: int, header: ToRunner, body: bytes = b"") -> None:
@@ -529,6 +538,8 @@ class Supervisor:
         for name, seconds in reversed(phases.items()):
             self._note_phase(name, at - seconds, at)
             at -= seconds
+        if self.life.state is ContainerState.STARTING:
+            self.workshop.images.started(self.container_id)
         self.step(life.RunnerReady(process=process))
         self._tell_templates(phases.get("import", 0.0))
 

@@ -70,7 +70,9 @@ async def imagecache(
 async def images(
     imagecache: Shell[ImagecacheSettings], tmp_path: Path, internal_token: str
 ) -> AsyncIterator[LocalImages]:
-    async with open_worker_images(tmp_path / "worker", imagecache.url, internal_token) as images:
+    async with open_worker_images(
+        tmp_path / "worker", imagecache.url, token=internal_token
+    ) as images:
         yield images
 
 

@@ -13,12 +13,13 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from glowplug_contracts.errors import ContractError, NotFoundError
 from glowplug_contracts.ids import Digest
-from glowplug_worker.images.mounts.lazy import KEEP_S
+from glowplug_worker.images.mounts.lazy import KEEP_S, LazyMounts, Terms
 from glowplug_worker.images.mounts.probe import MountMethod
 from glowplug_worker.runtime.leftovers import mounts_below
 
@@ -213,11 +214,16 @@ async def test_a_tree_that_is_filled_is_read_without_anybody(
     """Nobody reads it: it fills by itself. Then the store may go, and both processes."""
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store) as mounts:
         held = await mounts.hold(stored.digest, "one")
+        lost: list[str] = []
+        mounts.listen(lost.extend)
         await eventually(lambda: mounts.filled(stored.digest))
         shutil.rmtree(stored.store)
         for pid in mounts.processes().values():
             os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not mounts.processes(), what="both are gone")
         assert await asyncio.to_thread(lazy_trees.sums, held.root) == lazy_trees.sums(source)
+        assert not lost
+        assert await mounts.hold(stored.digest, "another") == held
 
 
 async def test_what_a_start_reads_is_recorded_and_there_before_the_next_one(
@@ -271,6 +277,57 @@ async def test_a_trees_holders_share_one_mount_that_goes_when_nobody_holds_it_fo
         again = await mounts.hold(stored.digest, "one")
         assert (again.root / "small" / "1").is_file()
         await mounts.release(stored.digest, "one")
+
+
+@METHODS
+async def test_trees_that_nobody_holds_leave_the_disk_when_their_room_is_wanted(
+    source: Path, stored: Stored, tmp_path: Path, method: MountMethod
+) -> None:
+    """A held one stays, whatever it takes; one that was unmounted is kept, or goes, like one that still is."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_bytes(os.urandom(2 * MIB))
+    other = lazy_trees.store_tree(tmp_path / "other", stored.store)
+    clock, kept = FakeClock(), tmp_path / "lazy" / "kept"
+    terms = Terms(keep_s=KEEP_S, bytes_max=MIB)
+    async with lazy_trees.lazy_mounts(
+        tmp_path / "lazy", stored.store, clock, method=method, terms=terms
+    ) as mounts:
+        held = await mounts.hold(stored.digest, "one")
+        await mounts.hold(other.digest, "one")
+        await asyncio.to_thread(lazy_trees.sums, held.root)
+        await mounts.release(other.digest, "one")
+        await _tended(mounts, lambda: len(list((tmp_path / "lazy").glob("run-*/*"))) == 1)
+        assert await asyncio.to_thread(lazy_trees.sums, held.root) == lazy_trees.sums(source)
+        await mounts.release(stored.digest, "one")
+        await _tended(mounts, lambda: not held.root.exists())
+        assert not list(kept.iterdir())
+        assert mounts_below(tmp_path) == []
+
+
+async def _tended(mounts: LazyMounts, gone: Callable[[], bool]) -> None:
+    """Tend until it is gone: the kernel may say for a moment that somebody has a device open."""
+
+    async def look() -> bool:
+        await mounts.tend()
+        return gone()
+
+    await eventually(look)
+
+
+async def test_what_is_unmounted_is_kept_while_there_is_room(
+    source: Path, stored: Stored, tmp_path: Path
+) -> None:
+    clock = FakeClock()
+    async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, clock) as mounts:
+        held = await mounts.hold(stored.digest, "one")
+        wanted = await asyncio.to_thread(lazy_trees.sums, held.root)
+        await eventually(lambda: mounts.filled(stored.digest))
+        await mounts.release(stored.digest, "one")
+        clock.advance(KEEP_S + 1)
+        await _tended(mounts, lambda: not held.root.exists())
+        shutil.rmtree(stored.store)
+        again = await mounts.hold(stored.digest, "one")
+        assert await asyncio.to_thread(lazy_trees.sums, again.root) == wanted
 
 
 async def test_a_manifest_that_is_not_what_it_is_called_is_refused(
@@ -335,7 +392,7 @@ async def test_a_killed_worker_leaves_readers_errors_and_its_next_start_nothing(
     await eventually(lambda: not _lives(holder), what="the holder ends")
     async with lazy_trees.lazy_mounts(lazy, tmp_path):
         assert mounts_below(tmp_path) == []
-        assert len(list(lazy.iterdir())) == 1
+        assert len(list(lazy.glob("run-*"))) == 1
 
 
 def _lives(pid: int) -> bool:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 from glowplug_local.doctor import check_images
-from glowplug_worker.images.mounts.probe import choose, try_all, why_not_fuse
+from glowplug_runtime.settings import SettingsError
+from glowplug_worker.images.mounts.probe import (
+    MountsWanted,
+    choose,
+    choose_wanted,
+    try_all,
+    why_not_fanotify,
+    why_not_fuse,
+)
 from glowplug_worker.runtime.leftovers import mounts_below
 
 from tests.support import erofs, lazy_trees
@@ -47,6 +55,29 @@ def test_what_was_found_counts_until_the_machine_starts_again(tmp_path: Path) ->
         assert choose(tmp_path) == found
     kept.write_text("{")
     assert choose(tmp_path) == found
+
+
+def test_what_an_operator_wants_is_had_or_the_worker_says_why_not(tmp_path: Path) -> None:
+    assert choose_wanted("auto", tmp_path) == choose(tmp_path)
+    extracted = choose_wanted("extract", tmp_path)
+    assert extracted.method == "extraction"
+    assert "GLOWPLUG_WORKER_IMAGE_MOUNTS=extract" in extracted.reason
+    wants: tuple[tuple[MountsWanted, str], ...] = (
+        ("fanotify", why_not_fanotify(tmp_path)),
+        ("fuse", why_not_fuse(tmp_path)),
+    )
+    for wanted, why_not in wants:
+        if why_not:
+            with pytest.raises(SettingsError, match=f"{wanted} can't be had: .{{10}}"):
+                choose_wanted(wanted, tmp_path)
+        else:
+            assert choose_wanted(wanted, tmp_path).method == wanted
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="takes a tmpfs")
+def test_what_is_wanted_where_it_can_not_be_is_refused() -> None:
+    with pytest.raises(SettingsError, match="GLOWPLUG_WORKER_IMAGE_MOUNTS=fanotify can't be had"):
+        choose_wanted("fanotify", Path("/dev/shm"))
 
 
 def test_doctor_says_what_works() -> None:

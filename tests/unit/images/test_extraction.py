@@ -19,6 +19,7 @@ from glowplug_worker.images.flatten import flatten
 from glowplug_worker.images.objects import digest_of, frame_of
 
 from tests.support.builders_images import read_tree, write_tree
+from tests.support.clock import FakeClock
 
 
 class OneTree:
@@ -67,7 +68,7 @@ async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 def opened(tmp_path: Path, store: OneTree, tasks: asyncio.TaskGroup) -> Extraction:
-    extraction = Extraction(tmp_path / "trees", store, tasks)  # type: ignore[arg-type]
+    extraction = Extraction(tmp_path / "trees", store, tasks, FakeClock())  # type: ignore[arg-type]
     extraction.load()
     return extraction
 
@@ -130,6 +131,23 @@ async def test_what_a_killed_worker_left_half_made_goes_at_the_next_start(
     extraction = opened(tmp_path, store, tasks)
     assert list((tmp_path / "trees").iterdir()) == []
     assert read_tree((await extraction.hold(store.digest, "ctr_1")).root) == read_tree(source)
+
+
+async def test_a_tree_that_nobody_holds_leaves_when_its_room_is_wanted(
+    source: Path, tmp_path: Path, tasks: asyncio.TaskGroup
+) -> None:
+    store, clock = OneTree(source), FakeClock()
+    extraction = Extraction(tmp_path / "trees", store, tasks, clock, bytes_max=1)  # type: ignore[arg-type]
+    extraction.load()
+    held = await extraction.hold(store.digest, "ctr_1")
+    await extraction.hold(store.digest, "ctr_2")
+    await extraction.release(store.digest, "ctr_1")
+    await extraction.tend()
+    assert read_tree(held.root) == read_tree(source)
+    await extraction.release(store.digest, "ctr_2")
+    await extraction.tend()
+    assert not held.root.exists()
+    assert read_tree((await extraction.hold(store.digest, "ctr_3")).root) == read_tree(source)
 
 
 async def test_an_ordinary_user_is_told_that_owners_are_not_kept(

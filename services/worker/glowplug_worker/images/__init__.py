@@ -9,5 +9,6 @@ from __future__ import annotations
 from glowplug_worker.images.host import this_host
 from glowplug_worker.images.kit import BuildKit
 from glowplug_worker.images.local import LocalImages, open_images
+from glowplug_worker.images.opening import Mounting
 
-__all__ = ["BuildKit", "LocalImages", "open_images", "this_host"]
+__all__ = ["BuildKit", "LocalImages", "Mounting", "open_images", "this_host"]

@@ -69,6 +69,13 @@ class Arrivals:
                 await self._arrive(directory, fill)
         self._arriving.pop(directory, None)
 
+    async def remove(self, directory: Path) -> None:
+        """Remove what has arrived; nobody uses it, and nobody asks for it meanwhile."""
+        async with self._arriving.setdefault(directory, asyncio.Lock()):
+            self._here.discard(directory)
+            await asyncio.to_thread(_remove, directory)
+        self._arriving.pop(directory, None)
+
     async def _arrive(self, directory: Path, fill: Fill) -> None:
         new = Path(tempfile.mkdtemp(prefix="new-", dir=directory.parent))
         try:
@@ -95,9 +102,15 @@ def _mark(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.safe")
 
 
+def _remove(directory: Path) -> None:
+    _mark(directory).unlink(missing_ok=True)
+    remove_tree(directory)
+
+
 def _sync_and_mark(directory: Path) -> None:
     os.sync()
-    _mark(directory).touch()
+    if directory.is_dir():  # it may have been removed meanwhile
+        _mark(directory).touch()
 
 
 def _is_named(name: str) -> bool:

@@ -33,6 +33,7 @@ from glowplug_contracts.manifests import (
     BatchReader,
     ChunkFrame,
     batch_bytes,
+    decode_digests,
     encode_digests,
 )
 
@@ -155,6 +156,25 @@ class StoreClient:
             return frames
 
         return await _again(once)
+
+    async def get_hot(self, tree: Digest) -> list[Digest]:
+        """Return what starts of a tree are known to read, in order; empty where nothing is known."""
+
+        async def once() -> list[Digest]:
+            async with self._ask("GET", f"/trees/{tree}/hot") as answer:
+                return decode_digests(await answer.read())
+
+        return await _again(once)
+
+    async def put_hot(self, tree: Digest, objects: Sequence[Digest]) -> None:
+        """Keep what starts of a tree are known to read."""
+        body = encode_digests(objects)
+
+        async def once() -> None:
+            async with self._ask("PUT", f"/trees/{tree}/hot", body=body):
+                return
+
+        await _again(once)
 
     @contextlib.asynccontextmanager
     async def _ask(

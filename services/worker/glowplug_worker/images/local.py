@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import (
     ContainerId,
     Digest,
@@ -31,10 +32,10 @@ from glowplug_runtime.settings import inherited
 
 from glowplug_worker.images.arrivals import Arrivals
 from glowplug_worker.images.client import StoreClient, open_session
-from glowplug_worker.images.extraction import Extraction
 from glowplug_worker.images.fetch import ABOUT, LAYER, About, fetch_image
 from glowplug_worker.images.host import this_host
 from glowplug_worker.images.kit import BuildKit, choose_cache, find_uv, make_kit, unfit_locals
+from glowplug_worker.images.opening import Mounting, open_mounts
 from glowplug_worker.images.pack import pack_layer
 from glowplug_worker.images.pipconfig import PASSED_ON, PipConfig, read_pip_config
 from glowplug_worker.images.sources import unpack_source
@@ -52,7 +53,7 @@ class LocalImages:
 
     Args:
         tasks: where syncing goes on in the background.
-        mounts: what brings images of registries here; None = they are extracted whole.
+        mounts: what brings images of registries here.
     """
 
     def __init__(
@@ -62,14 +63,16 @@ class LocalImages:
         host: str,
         tasks: asyncio.TaskGroup,
         environ: Mapping[str, str],
-        mounts: Mounts | None = None,
+        mounts: Mounts,
     ) -> None:
         self.host = host
         self.client = client
         self._images = data_dir / "images"
         self._sources = data_dir / "sources"
         self._arrivals = Arrivals((self._images, self._sources), tasks)
-        self._mounts: Mounts = mounts or Extraction(data_dir / "trees", client, tasks)
+        self._tasks = tasks
+        self._noting: set[asyncio.Task[None]] = set()
+        self.mounts = mounts
         self._held: dict[str, set[Digest]] = {}
         self._caches = data_dir / "uv-cache"
         self._caches_busy: dict[Path, str] = {}
@@ -85,7 +88,7 @@ class LocalImages:
         env = about.env
         if about.base is not None:
             self._held.setdefault(holder, set()).add(about.base.tree)
-            held = await self._mounts.hold(about.base.tree, holder)
+            held = await self.mounts.hold(about.base.tree, holder)
             env = {**about.base.env, **about.env}
             base = LocalBase(
                 root=held.root,
@@ -100,7 +103,29 @@ class LocalImages:
     async def release(self, holder: str) -> None:
         """Let go of the trees that a container had."""
         for tree in self._held.pop(holder, ()):
-            await self._mounts.release(tree, holder)
+            await self.mounts.release(tree, holder)
+
+    def started(self, holder: str) -> None:
+        """The holder is ready: what of its tree was read until now is what a start reads."""
+        for tree in self._held.get(holder, ()):
+            noting = self._tasks.create_task(self._note_start(tree, holder), name="image started")
+            self._noting.add(noting)
+            noting.add_done_callback(self._noting.discard)
+
+    def close(self) -> None:
+        """Note nothing any more: imagecache may be away, and the end does not wait for a hint."""
+        for noting in self._noting:
+            noting.cancel()
+
+    async def _note_start(self, tree: Digest, holder: str) -> None:
+        try:
+            await self.mounts.started(tree, holder)
+        except PlatformError as err:  # the next start is slower than it might be
+            log.warning("image.start_not_noted", tree=tree, error=str(err))
+
+    def listen(self, lost: Callable[[Sequence[str]], None]) -> None:
+        """Call `lost` with the holders of images that can't be read any more."""
+        self.mounts.listen(lost)
 
     async def _ensure_layer(self, digest: ImageDigest) -> Path:
         """Return the directory of an image's layer, fetched first where it is not here."""
@@ -225,18 +250,24 @@ class LocalImages:
     def load(self) -> None:
         """At start: note what is here; remove what a crash left, or the disk may not have."""
         self._arrivals.load()
-        if isinstance(self._mounts, Extraction):
-            self._mounts.load()
 
 
 @contextlib.asynccontextmanager
 async def open_images(
-    data_dir: Path, url_of_imagecache: Callable[[], str | None], token: str
+    data_dir: Path, url_of_imagecache: Callable[[], str | None], mounting: Mounting
 ) -> AsyncIterator[LocalImages]:
-    """Open the worker's images under `data_dir`, filled from whichever imagecache answers."""
-    async with open_session(token) as session, asyncio.TaskGroup() as tasks:
+    """Open the worker's images under `data_dir`, filled from whichever imagecache answers.
+
+    Raises: SettingsError if images are to be mounted in a way that does not work here.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(open_session(mounting.token))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         client = StoreClient(session, url_of_imagecache)
-        images = LocalImages(data_dir, client, this_host(), tasks, inherited((*PASSED_ON, "HOME")))
+        mounts = await stack.enter_async_context(open_mounts(data_dir, client, tasks, mounting))
+        environ = inherited((*PASSED_ON, "HOME"))
+        images = LocalImages(data_dir, client, this_host(), tasks, environ, mounts)
+        stack.callback(images.close)
         await asyncio.to_thread(images.load)
         yield images
 

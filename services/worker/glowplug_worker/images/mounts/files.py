@@ -11,6 +11,7 @@ from glowplug_contracts.tree_rules import decode_tree
 
 from glowplug_worker.images.erofs import build_image
 from glowplug_worker.images.erofs.image import IDENTITY_BYTES
+from glowplug_worker.images.mounts import kernel
 from glowplug_worker.images.objects import check_blob
 
 _TREE, _METADATA, _PACKS, _PIECES, _ROOT = "tree", "metadata", "packs", "pieces", "root"
@@ -49,8 +50,13 @@ class Home(NamedTuple):
         return self.path / _ROOT
 
 
-def make_home(path: Path, digest: Digest, manifest: bytes) -> tuple[Home, tuple[int, int]]:
+def make_home(
+    path: Path, digest: Digest, manifest: bytes, left: Home | None = None
+) -> tuple[Home, tuple[int, int]]:
     """Write the files of a tree, its devices empty; return them, and the devices open for writing.
+
+    Args:
+        left: of the same tree, with devices that may have something in them: they are moved here.
 
     Raises: ContractError (image.corrupt) if the manifest is not what it is called, InvalidRequestError if it
         breaks a rule, OSError.
@@ -64,12 +70,24 @@ def make_home(path: Path, digest: Digest, manifest: bytes) -> tuple[Home, tuple[
     home.root.mkdir()
     for shown in home.shown:
         shown.touch()
-    packs = _make(home.devices[0], image.packs.size)
+    old = (None, None) if left is None else left.devices
+    packs = _take(home.devices[0], image.packs.size, old[0])
     try:
-        return home, (packs, _make(home.devices[1], image.pieces.size))
+        return home, (packs, _take(home.devices[1], image.pieces.size, old[1]))
     except OSError:
         os.close(packs)
         raise
+
+
+def _take(path: Path, size: int, old: Path | None) -> int:
+    """Move a device here and open it, if nobody else has it open; else make an empty one."""
+    if old is not None and old.is_file() and old.stat().st_size == size:
+        file = os.open(old, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if not kernel.opened_elsewhere(file):
+            old.rename(path)
+            return file
+        os.close(file)
+    return _make(path, size)
 
 
 def _make(path: Path, size: int) -> int:

@@ -1,8 +1,11 @@
 """Trees as lazy mounts: `Mounts` of ports.py on EROFS, the holder and the daemon.
 
 One holder and one daemon serve all trees of a worker. The daemon may end at any time: another one is started, and
-readers wait for it. Were the holder to end, this process still owns the group, so readers wait; its mounts are
-given up then: a successor refuses what would have to be fetched and unmounts, and later holds mount afresh.
+readers wait for it. Were the holder to end, this process still owns the group (FUSE: the doors), so readers wait while
+their containers are ended; its mounts are given up then: a successor refuses what would have to be fetched and
+unmounts, and later holds mount afresh. What is all here needs neither, but with FUSE.
+
+What was fetched of a tree stays when it is unmounted, and when the worker ends, until its room is wanted.
 """
 
 from __future__ import annotations
@@ -12,52 +15,69 @@ import contextlib
 import itertools
 import os
 import shutil
-import socket
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 import structlog
 from glowplug_contracts.codec import decode, encode
-from glowplug_contracts.errors import (
-    ContractError,
-    PlatformError,
-    UnavailableError,
-)
+from glowplug_contracts.errors import PlatformError, UnavailableError
 from glowplug_contracts.ids import Digest
 from glowplug_runtime.clock import Clock
 
-from glowplug_worker.images.mounts import kernel
+from glowplug_worker.images.mounts import hot, kept, kernel
 from glowplug_worker.images.mounts.channel import Channel
 from glowplug_worker.images.mounts.files import Home, make_home
 from glowplug_worker.images.mounts.fuse import mount_options
+from glowplug_worker.images.mounts.hot import HotLists, NoHotLists
+from glowplug_worker.images.mounts.kept import Kept, bytes_of, salvage
+from glowplug_worker.images.mounts.pair import Pair, Service, Spawn, must
 from glowplug_worker.images.mounts.probe import Choice
 from glowplug_worker.images.mounts.sources import TreeSource
+from glowplug_worker.images.room import Stay, bound_of, leaving
 from glowplug_worker.ports import HeldTree
 from glowplug_worker.runtime.leftovers import unmount_below
 from glowplug_worker.runtime.settle import settle
 
 log = structlog.get_logger()
 
-# Nobody has held a tree for so long: it is unmounted, and what was fetched of it goes.
+# Nobody has held a tree for so long: it is unmounted.
 KEEP_S: Final = 900.0
 # What a start is known to read is fetched first, but a start does not wait longer for it.
 PREFETCH_S: Final = 30.0
-# Between tries to start a daemon that ends at once.
-RESTART_S_MIN: Final = 0.05
-RESTART_S_MAX: Final = 5.0
-SERVE_TRIES: Final = 3
-CLOSE_S: Final = 5.0
-_HOLDER: Final = Path(__file__).with_name("holder")
-_DAEMON: Final = "glowplug_worker.images.mounts.daemon"
+# And for the list of it.
+HOT_S: Final = 2.0
 _FUSE: Final = "/dev/fuse"
 _IN_USE: Final = "in use"
 
 
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How long, how much, and what else is known.
+
+    Attributes:
+        keep_s: how long a tree stays mounted that nobody holds.
+        bytes_max: what trees may take on the disk, `room.bound_of`.
+    """
+
+    hot_lists: HotLists = NoHotLists()
+    keep_s: float = KEEP_S
+    bytes_max: int = 0
+
+
+_USUAL: Final = Terms()
+
+
 class _Tree:
-    """A tree that is, or is about to be, mounted."""
+    """A tree that is, or is about to be, mounted.
+
+    Attributes:
+        known: the holder has its devices; `watched`: reads of it may have to wait.
+        doors: FUSE's descriptors; while they are open here, readers wait also without a holder.
+        hot: what its starts are known to read; `read`: what this one has, once nobody tells any more.
+    """
 
     def __init__(self, digest: Digest, base: int) -> None:
         self.digest, self.base = digest, base
@@ -65,11 +85,16 @@ class _Tree:
         self.holders: set[str] = set()
         self.home: Home | None = None
         self.files: tuple[int, int] | None = None
+        self.doors: list[int] = []
+        self.known = False
         self.watched = False
         self.ready = False
         self.mounted = False
         self.filled = False
         self.unheld_since = 0.0
+        self.unheld_unix = 0.0
+        self.hot: list[Digest] = []
+        self.read: list[Digest] | None = None
 
 
 class LazyMounts:
@@ -78,25 +103,24 @@ class LazyMounts:
     def __init__(
         self,
         directory: Path,
+        keeps: Kept,
         source: TreeSource,
-        words: dict[str, str],
+        words: Callable[[], Mapping[str, object]],
         clock: Clock,
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        spawn: Spawn,
         choice: Choice,
+        terms: Terms,
     ) -> None:
-        self._directory, self._source, self._words = directory, source, words
+        self._directory, self._kept, self._source = directory, keeps, source
         self._clock, self._spawn, self.choice = clock, spawn, choice
+        self._terms = terms
         self._bases = itertools.count(0, 2)
         self._trees: dict[Digest, _Tree] = {}
         self._given_up: list[_Tree] = []
-        self._leaving: list[Channel] = []
         self._handing: list[asyncio.Event] = []
-        self._group = -1
-        self._holder: Channel | None = None
-        self._daemon: Channel | None = None
-        self._starting = asyncio.Lock()
-        self._restarts = 0
-        self._closing = False
+        self._shelf = asyncio.Lock()
+        self._tell_lost: Callable[[Sequence[str]], None] = lambda _: None
+        self._pair = Pair(choice.method, words, spawn, self._services, self._lost, self._filled_now)
 
     # -- Mounts -------------------------------------------------------------------------------------
 
@@ -109,6 +133,10 @@ class LazyMounts:
     def reason(self) -> str:
         """Return why this one was chosen."""
         return self.choice.reason
+
+    def listen(self, lost: Callable[[Sequence[str]], None]) -> None:
+        """Call `lost` with the holders of trees that are given up."""
+        self._tell_lost = lost
 
     async def hold(self, tree: Digest, holder: str) -> HeldTree:
         """Return the tree's directory, mounted; see `Mounts`."""
@@ -135,38 +163,81 @@ class LazyMounts:
     def _let_go(self, tree: _Tree, holder: str) -> None:
         tree.holders.discard(holder)
         if not tree.holders:
-            tree.unheld_since = self._clock.now()
+            tree.unheld_since, tree.unheld_unix = self._clock.now(), self._clock.unix()
+
+    async def started(self, tree: Digest, holder: str) -> None:
+        """Note what was read until now for later starts; see `Mounts`."""
+        found = self._trees.get(tree)
+        if found is None or holder not in found.holders:
+            return
+        wanted = hot.merge(found.hot, await self.recorded(tree))
+        if wanted is not None:
+            await self._terms.hot_lists.put(tree, wanted)
+            log.info("mounts.hot", tree=tree, known=len(found.hot), objects=len(wanted))
+            found.hot = wanted
 
     async def tend(self) -> None:
-        """Unmount what nobody has held for a while; called every few seconds."""
+        """Unmount what nobody has held for a while, and keep to the bound; called every few seconds."""
+        await self._pair.tend()
         now = self._clock.now()
         for tree in list(self._trees.values()):
-            if not tree.holders and not tree.lock.locked() and now >= tree.unheld_since + KEEP_S:
-                async with tree.lock:
-                    await self._take_away(tree)
+            if not tree.holders and now >= tree.unheld_since + self._terms.keep_s:
+                await self._unmount(tree)
         for tree in [tree for tree in self._given_up if not tree.holders]:
             self._given_up.remove(tree)
-            await asyncio.to_thread(self._remove, tree)
-        self._leaving = [each for each in self._leaving if not each.reap(0)]
+            async with self._shelf:
+                await asyncio.to_thread(self._put_by, tree)
+        await self._make_room()
+
+    async def _unmount(self, tree: _Tree) -> bool:
+        async with tree.lock:
+            return not tree.holders and await self._take_away(tree)
+
+    async def _make_room(self) -> None:
+        stays, bytes_max = await asyncio.to_thread(self._measure)
+        for name in leaving(stays, bytes_max):
+            tree = self._trees.get(Digest(name))
+            if tree is not None and not await self._unmount(tree):
+                continue
+            async with self._shelf:
+                await asyncio.to_thread(self._kept.drop, Digest(name))
+            log.info("mounts.left", tree=name)
+
+    def _measure(self) -> tuple[list[Stay], int]:
+        stays = [
+            Stay(name=digest, size=size, used_at=used_at, held=False)
+            for digest, size, used_at in self._kept.entries()
+        ]
+        for tree in list(self._trees.values()):
+            size = bytes_of(tree.home) if tree.home is not None else 0
+            held = bool(tree.holders)
+            stays.append(Stay(name=tree.digest, size=size, used_at=tree.unheld_unix, held=held))
+        disk = shutil.disk_usage(self._directory)
+        taken = sum(each.size for each in stays)
+        return stays, bound_of(self._terms.bytes_max, taken, disk.free, disk.total)
 
     async def recorded(self, tree: Digest) -> list[Digest]:
         """Return the objects that were read of a held tree so far, in the order in which each was first read."""
-        found, daemon = self._trees[tree], await self._daemon_now()
-        assert found.home is not None  # noqa: S101 - it is held
-        path = found.home.path / "recorded"
-        await self._must(daemon, "recorded", {"base": found.base, "path": str(path)})
+        found = self._trees[tree]
+        return found.read if found.read is not None else await self._recorded(found)
+
+    async def _recorded(self, tree: _Tree) -> list[Digest]:
+        assert tree.home is not None  # noqa: S101 - it is held
+        path = tree.home.path / "recorded"
+        daemon = await self._pair.daemon()
+        await must(daemon, "recorded", {"base": tree.base, "path": str(path)})
         return decode(await asyncio.to_thread(path.read_bytes), list[Digest], "msgpack")
 
     def processes(self) -> dict[str, int]:
         """Return the pids of the holder and the daemon, as far as they run."""
-        found = {"holder": self._holder, "daemon": self._daemon}
+        found = {"holder": self._pair.holder_now, "daemon": self._pair.daemon_now}
         return {name: each.process.pid for name, each in found.items() if each is not None}
 
     def filled(self, tree: Digest) -> bool:
         """Return whether all of a held tree is here, so that reading it costs nothing any more."""
         return self._trees[tree].filled
 
-    async def prefetch(self, tree: Digest, objects: list[Digest]) -> None:
+    async def prefetch(self, tree: Digest, objects: Sequence[Digest]) -> None:
         """Have these objects of a held tree here, in this order, before it returns: what its start is known to read.
 
         What can't be had in PREFETCH_S comes when it is read.
@@ -174,10 +245,10 @@ class LazyMounts:
         found = self._trees[tree]
         assert found.home is not None  # noqa: S101 - it is held
         path = found.home.path / "hot"
-        await asyncio.to_thread(path.write_bytes, encode(objects, "msgpack"))
+        await asyncio.to_thread(path.write_bytes, encode(list(objects), "msgpack"))
         words = {"base": found.base, "path": str(path)}
         try:
-            daemon = await self._daemon_now()
+            daemon = await self._pair.daemon()
             await daemon.order("prefetch", words, within_s=PREFETCH_S)
         except UnavailableError as error:
             log.warning("mounts.prefetch_missed", tree=tree, error=str(error))
@@ -195,40 +266,61 @@ class LazyMounts:
             raise UnavailableError(
                 "platform.unavailable", "the image is being unmounted; try again"
             )
-        data = await self._source.manifest(tree.digest)
+        await self._make(tree)
+        await self._watch(tree)
+        assert tree.home is not None  # noqa: S101 - it has just been made
+        await self._mount(tree, tree.home)
+        tree.hot = await self._ask_hot(tree.digest)
+        if tree.hot:
+            await self.prefetch(tree.digest, tree.hot)
+
+    async def _ask_hot(self, tree: Digest) -> list[Digest]:
+        try:
+            async with asyncio.timeout(HOT_S):
+                return await self._terms.hot_lists.get(tree)
+        except (PlatformError, TimeoutError) as error:
+            log.warning("mounts.hot_missed", tree=tree, error=str(error))
+            return []
+
+    async def _make(self, tree: _Tree) -> None:
+        data = await asyncio.to_thread(self._kept.manifest, tree.digest)
+        data = data or await self._source.manifest(tree.digest)
         path = self._directory / f"{tree.base}-{tree.digest[:16]}"
 
         def make() -> None:
-            tree.home, tree.files = make_home(path, tree.digest, data)
+            left = self._kept.take(tree.digest)
+            tree.home, tree.files = make_home(path, tree.digest, data, left)
+            self._kept.drop(tree.digest)
 
         try:
-            await _whole(make)
+            async with self._shelf:
+                await _whole(make)
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             why = f"the image's files can't be made: {error}"
             raise UnavailableError("platform.unavailable", why) from error
-        assert tree.home is not None  # noqa: S101 - it has just been made
+
+    async def _watch(self, tree: _Tree) -> None:
+        """Have reads of a new tree wait until their content is here."""
+        holder = await self._pair.holder()
+        await self._pair.serve(self._service(tree))
+        tree.watched = tree.known = True
+        assert tree.home is not None  # noqa: S101 - the caller has just made it
         assert tree.files is not None  # noqa: S101 - likewise
-        holder = await self._processes()
-        await self._served(tree)
-        tree.watched = True
-        await self._must(holder, "target", {"path": str(tree.home.root)})
+        await must(holder, "target", {"path": str(tree.home.root)})
         for device, file in enumerate(tree.files):
             if self.choice.method == "fuse":
-                await self._show(holder, tree.home.shown[device], tree.base + device, file)
+                await self._show(tree, holder, tree.home.shown[device], tree.base + device, file)
             else:
-                await self._must(holder, "watch", {"device": tree.base + device}, (file,))
+                await must(holder, "watch", {"device": tree.base + device}, (file,))
         tree.ready = True
-        await self._mount(tree, tree.home)
 
-    async def _show(self, holder: Channel, path: Path, device: int, file: int) -> None:
+    async def _show(self, tree: _Tree, holder: Channel, path: Path, device: int, file: int) -> None:
         """Mount a device as FUSE's one file, served by the holder alone: without it, readers get errors."""
         door = os.open(_FUSE, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            await _mounted(lambda: kernel.mount("glowplug", str(path), "fuse", mount_options(door)))
-            await self._must(holder, "show", {"device": device}, (file, door))
-        finally:
-            os.close(door)
+        tree.doors.append(door)
+        await _mounted(lambda: kernel.mount("glowplug", str(path), "fuse", mount_options(door)))
+        await must(holder, "show", {"device": device}, (file, door))
 
     async def _mount(self, tree: _Tree, home: Home) -> None:
         packs, pieces = home.shown if self.choice.method == "fuse" else home.devices
@@ -242,7 +334,7 @@ class LazyMounts:
         log.info("mounts.mounted", tree=tree.digest, method=self.choice.method)
 
     async def _take_away(self, tree: _Tree) -> bool:
-        """Unmount a tree and remove its files; False, and later, if somebody reads it still."""
+        """Unmount a tree and put its files by; False, and later, if somebody reads it still."""
         if tree.holders and tree.mounted:
             return False
         if tree.home is not None and not await asyncio.to_thread(
@@ -255,162 +347,83 @@ class LazyMounts:
             if not all([await asyncio.to_thread(kernel.unmount, path) for path in shown]):
                 return False
         tree.ready = False
-        if tree.watched and self._holder is not None and tree.files is not None:
+        holder, daemon = self._pair.holder_now, self._pair.daemon_now
+        if tree.known and holder is not None and tree.files is not None:
             for device in range(len(tree.files)):
                 words = {"device": tree.base + device, "filled": False}
-                answer = await self._holder.order("unwatch", words)
+                answer = await holder.order("unwatch", words)
                 if answer.get("error") == _IN_USE:
                     return False
-            tree.watched = False
+        tree.watched = tree.known = False
         with contextlib.suppress(PlatformError):
-            if self._daemon is not None:
-                await self._daemon.order("forget", {"base": tree.base})
-        await asyncio.to_thread(self._remove, tree)
+            if daemon is not None:
+                await daemon.order("forget", {"base": tree.base})
+        async with self._shelf:
+            await asyncio.to_thread(self._put_by, tree)
         if not tree.holders and self._trees.get(tree.digest) is tree:
             del self._trees[tree.digest]
         tree.base = next(self._bases)
         return True
 
-    def _remove(self, tree: _Tree) -> None:
-        """Close and delete a tree's files."""
-        for file in tree.files or ():
+    def _put_by(self, tree: _Tree, within_s: float = kept.LEFT_S) -> None:
+        """Close a tree's files, and keep what was fetched."""
+        for file in (*(tree.files or ()), *tree.doors):
             os.close(file)
-        tree.files = None
+        tree.files, tree.doors = None, []
         if tree.home is not None and unmount_below(tree.home.path):
-            shutil.rmtree(tree.home.path, ignore_errors=True)
-        tree.home, tree.ready, tree.filled = None, False, False
+            give_up_at = time.monotonic() + within_s
+            self._kept.put(tree.home, tree.digest, give_up_at, tree.unheld_unix or None)
+        tree.home, tree.ready, tree.filled, tree.read = None, False, False, None
 
-    # -- the two processes --------------------------------------------------------------------------
+    # -- what the two processes say -----------------------------------------------------------------
 
-    async def _processes(self) -> Channel:
-        """Return the holder, started if there is none."""
-        async with self._starting:
-            self._still_open()
-            if self._holder is None:
-                self._group = kernel.open_group() if self.choice.method == "fanotify" else -1
-                self._holder = self._start_holder(gone=self._holder_gone)
-            return self._holder
-
-    def _still_open(self) -> None:
-        if self._closing:
-            raise UnavailableError("platform.unavailable", "image mounts are being closed")
-
-    def _start_holder(self, *more: str, gone: Callable[[], None]) -> Channel:
-        executable = getattr(sys, "_base_executable", sys.executable)
-        argv = [executable, "-I", "-S", str(_HOLDER), "--group", str(self._group), *more]
-        return Channel(
-            "holder", argv, keeps=(self._group,) if self._group >= 0 else (), silent=True, gone=gone
-        )
-
-    async def _daemon_now(self) -> Channel:
-        """Return the daemon, started if there is none, with all that it serves."""
-        holder = await self._processes()
-        async with self._starting:
-            self._still_open()
-            if self._daemon is None:
-                argv = [sys.executable, "-m", _DAEMON]
-                daemon = Channel("daemon", argv, gone=self._daemon_gone, news=self._heard)
-                try:
-                    await self._introduce(daemon, holder)
-                except BaseException:
-                    daemon.hang_up()
-                    self._leaving.append(daemon)
-                    raise
-                self._daemon = daemon
-            return self._daemon
-
-    async def _introduce(self, daemon: Channel, holder: Channel) -> None:
-        """Tell a new daemon what it serves, and then the holder of it: its needs come at once."""
-        await self._must(daemon, "source", self._words)
+    def _services(self) -> Iterator[Service]:
         for tree in list(self._trees.values()):
             if tree.watched:
-                await self._serve(daemon, tree)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, theirs:
-            await self._must(daemon, "needs", {}, (ours.fileno(),))
-            await self._must(holder, "daemon", {}, (theirs.fileno(),))
+                yield self._service(tree)
 
-    async def _serve(self, daemon: Channel, tree: _Tree) -> None:
-        assert tree.home is not None  # noqa: S101 - the caller made it
+    def _service(self, tree: _Tree) -> Service:
+        assert tree.home is not None  # noqa: S101 - it has files to be served
         assert tree.files is not None  # noqa: S101 - likewise
-        words = {"base": tree.base, "digest": tree.digest, "path": str(tree.home.tree)}
-        await self._must(daemon, "serve", words, tree.files)
+        return Service(tree.base, tree.digest, tree.home.tree, tree.files)
 
-    async def _served(self, tree: _Tree) -> None:
-        """Have a new tree served, by another daemon if one ends in the middle."""
-        for left in reversed(range(SERVE_TRIES)):
-            daemon = await self._daemon_now()
-            try:
-                await self._serve(daemon, tree)
-            except UnavailableError:
-                if not daemon.over or not left:
-                    raise
-            else:
-                return
-
-    async def _must(
-        self, to: Channel, kind: str, words: Mapping[str, object], fds: tuple[int, ...] = ()
-    ) -> None:
-        answer = await to.order(kind, words, fds)
-        if "error" in answer:
-            why = f"image mounts: {kind}: {answer['error']}"
-            if answer.get("code", "").startswith("image."):
-                raise ContractError(answer["code"], why)
-            raise UnavailableError("platform.unavailable", why)
-
-    def _heard(self, said: dict[str, Any]) -> None:
+    def _filled_now(self, base: int) -> None:
         for tree in self._trees.values():
-            if tree.base == said["filled"]:
+            if tree.base == base:
                 self._spawn(self._end_watch(tree), "mounts.filled")
 
     async def _end_watch(self, tree: _Tree) -> None:
         async with tree.lock:
-            if tree.watched and self._holder is not None and tree.files is not None:
-                for device in range(len(tree.files)):
-                    words = {"device": tree.base + device, "filled": True}
-                    await self._must(self._holder, "unwatch", words)
-                tree.filled = True
-                log.info("mounts.filled", tree=tree.digest)
+            holder = self._pair.holder_now
+            if not tree.watched or holder is None or tree.files is None:
+                return
+            tree.read = await self._recorded(tree)
+            for device in range(len(tree.files)):
+                words = {"device": tree.base + device, "filled": True}
+                await must(holder, "unwatch", words)
+            tree.filled = True
+            tree.watched = self.choice.method == "fuse"
+            log.info("mounts.filled", tree=tree.digest)
 
-    def _daemon_gone(self) -> None:
-        gone, self._daemon = self._daemon, None
-        if gone is not None:
-            gone.reap()
-        if not self._closing:
-            log.warning("mounts.daemon_gone")
-            self._spawn(self._start_again(), "mounts.daemon")
-
-    async def _start_again(self) -> None:
-        while not self._closing and self._daemon is None:
-            self._restarts += 1
-            await asyncio.sleep(min(RESTART_S_MAX, RESTART_S_MIN * 2 ** min(self._restarts, 10)))
-            try:
-                await self._daemon_now()
-            except UnavailableError as error:
-                log.warning("mounts.daemon_failed", error=str(error))
-            else:
-                self._restarts = 0
-
-    def _holder_gone(self) -> None:
-        """Give up its mounts: a successor fails whoever waits, and ends when nobody reads them any more."""
-        gone, self._holder = self._holder, None
-        if gone is not None:
-            gone.reap()
-        if self._closing:
-            return
+    def _lost(self, group: int) -> None:
+        """Give up the holder's mounts: a successor fails whoever waits, and ends when nobody reads them any more."""
         log.error("mounts.holder_gone", trees=len(self._trees))
-        daemon, self._daemon = self._daemon, None
-        if daemon is not None:  # it served what is given up
-            daemon.hang_up()
-            self._leaving.append(daemon)
+        for tree in self._trees.values():
+            tree.known = False
         trees = [tree for tree in self._trees.values() if tree.watched]
+        holders = sorted({holder for tree in trees for holder in tree.holders})
+        self._tell_lost(holders)
         for tree in trees:
             del self._trees[tree.digest]
-        if self._group < 0:  # FUSE's readers get errors by themselves
+            for door in tree.doors:  # now its readers get errors
+                os.close(door)
+            tree.doors = []
+        if group < 0 or not trees:
             self._given_up += trees
+            if group >= 0:
+                os.close(group)
             return
-        successor = self._start_holder("--closing", gone=lambda: None)
-        group, self._group = self._group, -1
+        successor = self._pair.start_holder(group, "--closing", gone=lambda: None)
         handed = asyncio.Event()
         self._handing.append(handed)
         self._spawn(self._hand_over(successor, group, trees, handed), "mounts.hand_over")
@@ -421,56 +434,54 @@ class LazyMounts:
         try:
             for tree in trees:
                 if tree.home is not None and tree.files is not None:
-                    await self._must(successor, "target", {"path": str(tree.home.root)})
+                    await must(successor, "target", {"path": str(tree.home.root)})
                     for device, file in enumerate(tree.files):
                         words = {"device": tree.base + device}
-                        await self._must(successor, "watch", words, (file,))
+                        await must(successor, "watch", words, (file,))
         finally:
             os.close(group)
-            successor.hang_up()
             self._given_up += trees
-            self._leaving.append(successor)
+            self._pair.leave(successor)
             handed.set()
 
     async def close(self) -> None:
         """Unmount everything; what somebody reads still is the holder's, which outlives this."""
-        self._closing = True
-        async with self._starting:
-            pass  # what is being started is known then
+        self._pair.closing = True
         for handed in self._handing:
             await handed.wait()
-        for tree in [*self._trees.values(), *self._given_up]:
+        trees = [*self._trees.values(), *self._given_up]
+        for tree in trees:
             if tree.home is not None:
                 await asyncio.to_thread(kernel.unmount, str(tree.home.root), detach=True)
-            for file in tree.files or ():
+            for file in (*(tree.files or ()), *tree.doors):
                 os.close(file)
-        for channel in (self._daemon, self._holder, *self._leaving):
-            if channel is not None:
-                channel.hang_up()
-                if not await asyncio.to_thread(channel.reap, CLOSE_S):
-                    log.warning("mounts.still_read")
-                    channel.disown()
-        if self._group >= 0:
-            os.close(self._group)
+            tree.files, tree.doors = None, []
+        if await self._pair.close():
+            for tree in trees:
+                await asyncio.to_thread(self._put_by, tree, 0.0)
 
 
 @contextlib.asynccontextmanager
 async def open_lazy_mounts(
     directory: Path,
     source: TreeSource,
-    words: dict[str, str],
+    words: Callable[[], Mapping[str, object]],
     clock: Clock,
-    spawn: Callable[[Coroutine[Any, Any, None], str], object],
+    spawn: Spawn,
     choice: Choice,
+    terms: Terms = _USUAL,
 ) -> AsyncIterator[LazyMounts]:
-    """Open lazy mounts below a directory, which is theirs alone; what an earlier worker has left there goes.
+    """Open lazy mounts below a directory, which is theirs alone; what an earlier worker has fetched is taken over.
 
     Args:
-        source, words: where manifests and objects come from: for this process, and in words for the daemon.
+        source, words: where manifests and objects come from: for this process, and in words for the daemon, asked
+            for again every few seconds.
         choice: how they are mounted: fanotify or fuse, and why so.
     """
+    keeps = await asyncio.to_thread(Kept, directory)
+    await asyncio.to_thread(salvage, directory, keeps)
     with _own_directory(directory) as own:
-        mounts = LazyMounts(own, source, words, clock, spawn, choice)
+        mounts = LazyMounts(own, keeps, source, words, clock, spawn, choice, terms)
         try:
             yield mounts
         finally:
@@ -480,11 +491,7 @@ async def open_lazy_mounts(
 @contextlib.contextmanager
 def _own_directory(directory: Path) -> Iterator[Path]:
     """Yield a new directory. Old ones may still be read, by those who do not know yet that their worker is gone."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if unmount_below(directory):
-        for old in directory.iterdir():
-            shutil.rmtree(old, ignore_errors=True)
-    own = Path(tempfile.mkdtemp(dir=directory))
+    own = Path(tempfile.mkdtemp(prefix=kept.RUN, dir=directory))
     try:
         yield own
     finally:

@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.trees import BLOCK_BYTES, encode_tree
+from glowplug_runtime.settings import SettingsError
 
 from glowplug_worker.images.flatten import flatten
 from glowplug_worker.images.mounts import fuse, kernel
@@ -36,6 +37,8 @@ _NEEDS_ROOT: Final = "mounting takes a worker that is run by root"
 
 # Content comes while it is read, in two ways, or all of it beforehand.
 MountMethod = Literal["fanotify", "fuse", "extraction"]
+# What an operator may ask for.
+MountsWanted = Literal["auto", "fanotify", "fuse", "extract"]
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -64,6 +67,19 @@ def choose(directory: Path) -> Choice:
         new.write_bytes(msgspec.json.encode(_Kept(boot, uid, choice)))
         new.replace(path)
     return choice
+
+
+def choose_wanted(wanted: MountsWanted, directory: Path) -> Choice:
+    """Return what an operator wants, with "auto" what works. Blocks. Raises: SettingsError if it does not."""
+    if wanted == "auto":
+        return choose(directory)
+    said = f"as GLOWPLUG_WORKER_IMAGE_MOUNTS={wanted} says"
+    if wanted == "extract":
+        return Choice("extraction", said)
+    why = {"fanotify": why_not_fanotify, "fuse": why_not_fuse}[wanted](directory)
+    if why:
+        raise SettingsError(f"GLOWPLUG_WORKER_IMAGE_MOUNTS={wanted} can't be had: {why}")
+    return Choice(wanted, f"images can be mounted before their files are here ({wanted}, {said})")
 
 
 def try_all(directory: Path) -> Choice:

@@ -20,7 +20,10 @@ class Need(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A reader may go on (`error` 0), or fails. The bytes from `start` to before `end` are there for good."""
+    """A reader may go on (`error` 0), or fails. The bytes from `start` to before `end` are there for good.
+
+    Ticket 0 is nobody's: only the bytes are told of.
+    """
 
     ticket: int
     error: int

@@ -2,7 +2,7 @@
 
 An order is a packet of JSON with an id, and descriptors; its answer has the same id, when it is done:
 
-    source {store, …}                      where objects come from: first of all; again when it moves
+    source {store, urls, token}            where objects come from: first of all; again when they come from elsewhere
     needs + a channel of the holder's      what readers wait for
     serve {base, digest, path} + 2 files   a tree: where its manifest is, and its devices
     prefetch {base, path}                  the objects of a list, by their digests; answered when they are there
@@ -21,6 +21,7 @@ import json
 import os
 import socket
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Daemon:
         self._prefetching: dict[int, int] = {}
         self._tickets = itertools.count(1)
         self._source: TreeSource | None = None
-        self._url = ""
+        self._urls: deque[str] = deque()
         self._closing = contextlib.AsyncExitStack()
         self.over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -122,14 +123,19 @@ class Daemon:
         return True
 
     async def _take_source(self, order: dict[str, Any]) -> None:
-        self._url = order.get("url", "")
+        self._urls = deque(order.get("urls", ()))
         if self._source is not None:
             return
         if order["store"] == "directory":
             self._source = DirectorySource(Path(order["path"]))
         else:
             session = await self._closing.enter_async_context(open_session(order["token"]))
-            self._source = ImagecacheSource(StoreClient(session, lambda: self._url or None))
+            self._source = ImagecacheSource(StoreClient(session, self._next_url))
+
+    def _next_url(self) -> str | None:
+        """Return where to ask: another place each time, so that one that is away costs one try."""
+        self._urls.rotate(-1)
+        return self._urls[-1] if self._urls else None
 
     async def _serve(self, base: int, digest: Digest, path: Path, fds: list[int]) -> None:
         assert self._source is not None  # noqa: S101 - it is ordered first

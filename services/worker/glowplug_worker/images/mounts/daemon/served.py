@@ -67,6 +67,7 @@ class Served:
             *_places(files[1], self._devices[1], tree.pieces),
         ]
         self._filling = Filling([place.size for place in self._places], time.monotonic())
+        self._prefetches: dict[int, Sequence[int]] = {}
         self._needs: dict[int, tuple[Need, int, int]] = {}
         self._fetching = 0
         self._closed = False
@@ -92,7 +93,8 @@ class Served:
         self._act(self._filling.needed(need.ticket, objects, time.monotonic()))
 
     def prefetch(self, ticket: int, objects: Sequence[int]) -> None:
-        """Get these before anybody asks; `told` says when."""
+        """Get these before anybody asks; `told` says when. The holder then lets readers of them go on by itself."""
+        self._prefetches[ticket] = objects
         self._act(self._filling.prefetch(ticket, objects, time.monotonic()))
 
     def tick(self) -> None:
@@ -121,11 +123,19 @@ class Served:
             elif isinstance(decision, Filled):
                 self._filled()
             elif decision.ticket < 0:
+                self._say_there(self._prefetches.pop(decision.ticket))
                 self._told(decision.ticket)
             else:
                 need, start, end = self._needs.pop(decision.ticket)
                 there = (0, 0) if decision.error else (start, end)
                 self._say(Answer(need.ticket, decision.error, need.device, *there))
+
+    def _say_there(self, objects: Sequence[int]) -> None:
+        """Tell the holder, though nobody waits for it."""
+        for number in filter(self._filling.there, objects):
+            place, in_pieces = self._places[number], number >= self._first[1]
+            end = place.offset + place.size
+            self._say(Answer(0, 0, self._base + in_pieces, place.offset, end + -end % BLOCK_BYTES))
 
     async def _fetch(self, objects: Sequence[int]) -> None:
         left = set(objects)
