@@ -38,6 +38,7 @@ from glowplug_contracts.messages.container import (
 from glowplug_contracts.messages.deployment import Resources, SourceRef
 from glowplug_contracts.messages.worker import WorkerBeat
 from glowplug_contracts.subjects import BIND, CONTAINER, STOP, WORKER_BEAT
+from glowplug_local.broker import FILE_STORE_BYTES
 from glowplug_runtime.bus import Bus, Delivery
 from glowplug_runtime.bus_nats import open_bus
 from glowplug_runtime.topology import ensure_topology
@@ -219,7 +220,7 @@ class Churn:
         config = store / "nats.conf"
         config.write_text(
             f'listen: "127.0.0.1:{port}"\nmax_payload: 8MB\n'
-            f'jetstream {{ store_dir: "{store}/js" }}\n',
+            f'jetstream {{ store_dir: "{store}/js", max_file: {FILE_STORE_BYTES} }}\n',
             encoding="utf-8",
         )
         process = subprocess.Popen(

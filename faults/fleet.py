@@ -240,7 +240,7 @@ class Fleet:
             )
 
     def _broker_config(self, number: int, port: int, routes: list[int], store: Path) -> str:
-        from glowplug_local.broker import accounts_config
+        from glowplug_local.broker import FILE_STORE_BYTES, accounts_config
 
         # The platform's own permissions, and one more user who may watch and disturb.
         accounts = accounts_config(self._secrets)
@@ -263,7 +263,7 @@ class Fleet:
             f'listen: "{listen}"\nserver_name: n{number}\n'
             f"max_payload: 8388608\nmax_control_line: 32KB\n"
             f'jetstream {{ store_dir: "{store / f"n{number}"}", max_mem: 1073741824, '
-            f"max_file: 68719476736, sync_interval: {self._sync} }}\n"
+            f"max_file: {FILE_STORE_BYTES}, sync_interval: {self._sync} }}\n"
             f"{cluster}{accounts}"
         )
 
