@@ -16,7 +16,9 @@ MIRROR = "http://deb.debian.org/debian"
 RELEASE = "bookworm"
 # 79,000 files of the kernel's sources, and icons, of which each is a file.
 SOURCES = "linux-source-6.1"
-ICONS = ("@mui/icons-material@5.15.0", "@tabler/icons@2.47.0", "@fluentui/svg-icons@1.1.220")
+ICONS = (
+    "@mui/icons-material@5.15.0", "@tabler/icons@2.47.0", "@fluentui/svg-icons@1.1.220", "material-design-icons@3.0.1",
+)  # fmt: skip
 FILES_WANTED = 200_000
 DOCKERFILE = """
 FROM debian
