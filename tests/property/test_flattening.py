@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from tarfile import DIRTYPE, LNKTYPE, SYMTYPE, TarInfo
 
+from glowplug_contracts.ids import Digest
 from glowplug_contracts.tree_rules import decode_tree
 from glowplug_imagecache.flattening import flatten_layers
 from glowplug_imagecache.layers.reading import read_layers
@@ -71,16 +72,22 @@ def a_layer(drawn: Drawn) -> bytes:
     return tar_of(members)
 
 
+def written(folder: Path, drawn: list[Drawn]) -> list[tuple[Path, str]]:
+    """Return the files and digests of the layers that are drawn."""
+    pairs = []
+    for number, data in enumerate(map(a_layer, drawn)):
+        path = folder / f"layer-{number}"
+        path.write_bytes(data)
+        pairs.append((path, "sha256:" + hashlib.sha256(data).hexdigest()))
+    return pairs
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(MEMBERS, min_size=1, max_size=3))
 def test_layers_flattened_and_extracted_are_what_their_tree_shows(drawn: list[Drawn]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pairs = []
-        for number, data in enumerate(map(a_layer, drawn)):
-            path = folder / f"layer-{number}"
-            path.write_bytes(data)
-            pairs.append((path, "sha256:" + hashlib.sha256(data).hexdigest()))
+        pairs = written(folder, drawn)
         hashes = Hashes()
         expected = facts_of_tree(read_layers(pairs, hashes), hashes)
         store = a_store(folder / "store")
@@ -90,5 +97,24 @@ def test_layers_flattened_and_extracted_are_what_their_tree_shows(drawn: list[Dr
         chunks = {path.name for path in (folder / "store/chunks").glob("*/*")}
         assert chunks == {each.digest.hex() for each in (*tree.packs, *tree.pieces)}
         extract(store, flat.digest, folder / "root")
+        found = facts_of_folder(folder / "root")
+    assert differences(found, expected, without=("owner",)) == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(MEMBERS, min_size=1, max_size=2), min_size=2, max_size=3))
+def test_an_image_that_uses_packs_of_others_again_is_what_its_layers_show(
+    versions: list[list[Drawn]],
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = a_store(folder / "store")
+        trees: list[Digest] = []
+        for version in versions:
+            pairs = written(folder, version)
+            hashes = Hashes()
+            expected = facts_of_tree(read_layers(pairs, hashes), hashes)
+            trees.insert(0, flatten_layers(store, pairs, like=trees).digest)
+        extract(store, trees[0], folder / "root")
         found = facts_of_folder(folder / "root")
     assert differences(found, expected, without=("owner",)) == []

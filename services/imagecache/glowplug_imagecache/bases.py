@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 from glowplug_contracts.errors import PlatformError, UnavailableError
+from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.image import BaseImage, ImageManifest
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.groups import leaves
@@ -84,13 +85,19 @@ class Bases:
         return await self._puller.find(parse_reference(name), parse_platform(platform), logins)
 
     async def pull(
-        self, image: RemoteImage, python_version: str, logins: Logins, say: Say
+        self,
+        image: RemoteImage,
+        python_version: str,
+        logins: Logins,
+        say: Say,
+        like: Sequence[Digest] = (),
     ) -> ImageManifest:
         """Return the image as a base, its tree stored.
 
         Args:
             python_version: the minor version that is wanted; "" = the one that the image has.
             say: told how far it is, as lines.
+            like: trees that are likely to have much of it, the likeliest first.
 
         Raises: PlatformError: as `Puller.fetch` and `flatten_layers`; RejectedError (image.unsupported).
         """
@@ -98,7 +105,7 @@ class Bases:
         with self._in_use(image):
             files = await self._fetch(image, logins, say)
             await say(f"unpacking {len(files)} layers\n")
-            flat = await self._flatten(image, files)
+            flat = await self._flatten(image, files, like)
         path, env = split_env(image.config.config.env)
         python = await asyncio.to_thread(find_python, flat.tree, path, python_version)
         log.info(
@@ -183,7 +190,9 @@ class Bases:
         await say(f"{image.size / _MIB:.1f} MiB in {len(files)} layers are here\n")
         return files
 
-    async def _flatten(self, image: RemoteImage, files: list[tuple[Path, str]]) -> Flat:
+    async def _flatten(
+        self, image: RemoteImage, files: list[tuple[Path, str]], like: Sequence[Digest]
+    ) -> Flat:
         """Flatten in a thread, which a cancelled build does not leave behind."""
         stop = threading.Event()
 
@@ -194,7 +203,7 @@ class Bases:
                 )
 
         work = asyncio.get_running_loop().run_in_executor(
-            None, flatten_layers, self._store, files, self._bounds, check
+            None, flatten_layers, self._store, files, self._bounds, check, like
         )
         try:
             return await asyncio.shield(work)

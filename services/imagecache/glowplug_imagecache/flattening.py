@@ -1,7 +1,8 @@
 """An image's layers, read into one tree, become a flattened manifest whose objects are in the store.
 
 Only what the finished tree shows is stored: content that later layers hide is dropped with the spool. The
-same layers give the same manifest, whoever reads them. Blocks: callers run it in threads.
+same layers give the same manifest, whoever reads them, unless packs of another image are used again.
+Blocks: callers run it in threads.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from glowplug_contracts.trees import (
     encode_tree,
 )
 
+from glowplug_imagecache.known_packs import known_packs
 from glowplug_imagecache.layers.bounds import Bounds
 from glowplug_imagecache.layers.members import Path, Put
 from glowplug_imagecache.layers.reading import read_layers
@@ -61,19 +63,21 @@ def flatten_layers(
     layers: Sequence[tuple[FilePath, str]],
     bounds: Bounds | None = None,
     check: Callable[[], None] = lambda: None,
+    like: Sequence[Digest] = (),
 ) -> Flat:
     """Return the tree that layers make, with everything that it names in the store.
 
     Args:
         layers: file and digest of the uncompressed tar, lowest first.
         check: called now and then; what it raises ends the work.
+        like: trees whose packs may be used again, so that what is stored is what is new.
 
     Raises: InvalidRequestError (layer.corrupt, layer.refused, layer.too_large), UnavailableError (the
         disk is full, or evicts all the time).
     """
     with Spool(store, check) as spool:
         tree = read_layers(layers, spool, bounds)
-        flat = _flatten(store, spool, tree, check)
+        flat = _flatten(store, spool, tree, check, like)
     try:
         check_tree(flat)
     except InvalidRequestError as err:
@@ -81,7 +85,9 @@ def flatten_layers(
     return Flat(tree=flat, digest=store.add_blob(encode_tree(flat)), left_out=dict(tree.left_out))
 
 
-def _flatten(store: Store, spool: Spool, tree: Tree, check: Callable[[], None]) -> FlatTree:
+def _flatten(
+    store: Store, spool: Spool, tree: Tree, check: Callable[[], None], like: Sequence[Digest]
+) -> FlatTree:
     """Store everything that a tree shows.
 
     That may take longer than eviction's grace, and no manifest names it yet. So all of it is asked for once more
@@ -90,7 +96,7 @@ def _flatten(store: Store, spool: Spool, tree: Tree, check: Callable[[], None]) 
     for _ in range(TRIES_MAX):
         flattener = _Flattener(store, spool, check)
         flattener.place(tree)
-        flat = flattener.finish()
+        flat = flattener.finish(known_packs(store, like, check))
         names = [Digest(each.digest.hex()) for each in (*flat.packs, *flat.pieces)]
         if not store.missing(names):
             return flat
@@ -136,14 +142,18 @@ class _Flattener:
                 if entry.about.kind == "dir":
                     waiting.append((number, entry.path))
 
-    def finish(self) -> FlatTree:
-        """Store what is left, and return the tree."""
+    def finish(self, known: Sequence[Pack]) -> FlatTree:
+        """Store what is left, and return the tree.
+
+        Args:
+            known: packs that are in the store, with their digests.
+        """
         packs: dict[bytes, StoredObject] = {}
         numbers: dict[bytes, int] = {}
         places: dict[bytes, tuple[StoredObject, int]] = {}
-        for pack in plan_packs(list(self._small.values())):
+        for pack in plan_packs(list(self._small.values()), known):
             self._check()
-            stored = self._shelf.add(self._pack_bytes(pack))
+            stored = self._store_pack(pack)
             for member, block in pack.blocks():
                 places.setdefault(member.digest, (stored, block))
         for index, small in self._small.items():
@@ -202,6 +212,11 @@ class _Flattener:
         if number == len(self._piece_list):
             self._piece_list.append(stored)
         return number
+
+    def _store_pack(self, pack: Pack) -> StoredObject:
+        if pack.digest:  # it is stored already
+            return StoredObject(pack.digest, pack.size)
+        return self._shelf.add(self._pack_bytes(pack))
 
     def _pack_bytes(self, pack: Pack) -> bytes:
         data = bytearray()

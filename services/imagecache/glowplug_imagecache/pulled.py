@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 from glowplug_contracts.errors import PlatformError
+from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.deployment import ImageSpec
 from glowplug_contracts.messages.image import ImageManifest
 from glowplug_runtime.service import Shell
@@ -61,8 +62,8 @@ class BaseStep:
             reference = (await self._find(str(reference), target.platform)).reference
         return msgspec.structs.replace(target, reference=str(reference))
 
-    async def pull(self, target: Target, hold: Hold) -> ImageManifest:
-        """Return the base. Raises: PlatformError.
+    async def pull(self, target: Target, hold: Hold, like: Sequence[Digest] = ()) -> ImageManifest:
+        """Return the base; trees that are `like` it may lend it packs. Raises: PlatformError.
 
         `hold` is told how many bytes it comes to and refuses what is too many: first what the registry says
         of the layers, before anything of them is brought, then what the tree really has.
@@ -71,7 +72,7 @@ class BaseStep:
         with self._explained():
             await hold(found.size)
             manifest = await self._sources.bases.pull(
-                found, self._spec.python_version, await self._open(), self._say
+                found, self._spec.python_version, await self._open(), self._say, like
             )
             await hold(manifest.bytes_total)
             return manifest

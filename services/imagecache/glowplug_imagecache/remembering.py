@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import heapq
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import structlog
 from glowplug_contracts.errors import ContractError, PlatformError
-from glowplug_contracts.ids import ImageDigest, WorkspaceId
-from glowplug_contracts.messages.image import CachedStep, ImageRecord
+from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
+from glowplug_contracts.messages.image import BaseImage, CachedStep, ImageRecord
 from glowplug_contracts.streams import BUILD_STEPS, IMAGES, LEASE_RENEW_S
 from glowplug_runtime.lease import Lease
 from glowplug_runtime.service import Shell
@@ -21,12 +22,15 @@ from glowplug_imagecache.contents import size_and_files
 from glowplug_imagecache.files import has_image, read_manifest
 from glowplug_imagecache.plan import BuildPlan
 from glowplug_imagecache.quota import Quota
+from glowplug_imagecache.registry.reference import parse_reference
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
 
 CONTEND_S = 0.25
+# Of a workspace's images, how many are asked whether they are like one that is being pulled.
+LIKE_LOOKED_AT = 16
 
 
 class Remembered:
@@ -93,6 +97,25 @@ class Remembered:
         entries = await self._images.entries(self._workspace)
         records = [entry.value for entry in entries if entry.value is not None]
         return max((one.bytes_total for one in records if plan.tip in one.chains[-1:]), default=0)
+
+    async def trees_like(self, reference: str) -> list[Digest]:
+        """Return trees of the workspace's own images: of `reference`'s repository first, then the youngest."""
+        entries = await self._images.entries(self._workspace)
+        records = [entry.value for entry in entries if entry.value is not None]
+        youngest = heapq.nlargest(LIKE_LOOKED_AT, records, key=lambda record: record.built_at)
+        bases = await asyncio.to_thread(self._bases_of, [one.image_digest for one in youngest])
+        repository = parse_reference(reference).repository
+        bases.sort(key=lambda base: parse_reference(base.reference).repository != repository)
+        return list(dict.fromkeys(base.tree for base in bases))
+
+    def _bases_of(self, images: Sequence[ImageDigest]) -> list[BaseImage]:
+        found: list[BaseImage] = []
+        for digest in images:
+            with contextlib.suppress(PlatformError):  # given up, or hurt: then it helps nobody
+                base = read_manifest(self._store, digest, wanted=False).base
+                if base is not None:
+                    found.append(base)
+        return found
 
     async def record_image(self, sealed: ImageDigest, plan: BuildPlan) -> None:
         """Write down whose image this is. Always: eviction forgets only what was not written since."""

@@ -203,7 +203,8 @@ class BuildRun:
         async def hold(size: int) -> None:
             await self._room.hold(max(0, size - already))
 
-        manifest = await self._base.pull(self._plan.target, hold)
+        like = await self._known.trees_like(self._plan.target.reference)
+        manifest = await self._base.pull(self._plan.target, hold, like)
         return await asyncio.to_thread(write_image, self._store, manifest)
 
     def _merge_blocking(self, decision: MergeFiles) -> ImageDigest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -163,3 +164,21 @@ def _keep(tmp_path: Path, data: bytes) -> str:
         upload.write(data)
         upload.finish(keep_until=None)
     return digest
+
+
+async def test_the_next_version_of_an_image_stores_what_was_edited(
+    ask: Ask, worker: PretendWorker, registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    chance = random.Random(3)
+    files = {f"lib/f{number}": chance.randbytes(900) for number in range(400)}
+    for tag in ("old", "new"):
+        registry.add_image(a_layer(files), tag=tag)
+        asked = await ask(of(registry, f"app:{tag}"))
+        assert asked.done.error is None, asked.done.error
+        size = sum(path.stat().st_size for path in (tmp_path / "store/chunks").glob("*/*"))
+        if tag == "old":
+            before = size
+            edited = {f"lib/f{number}": chance.randbytes(900) for number in range(0, 400, 40)}
+            files |= edited
+    # Without knowing the first version, every pack of some 32 files with one of them in it is new.
+    assert size - before < 1.5 * sum(map(len, edited.values()))
