@@ -166,8 +166,8 @@ RECIPES = (
     Recipe("node", "node and npm packages", on_debian(node), ASK_NODE),
     Recipe(
         "large",
-        "torch 2.13.0 with CUDA's libraries",
-        on_debian(packages("torch==2.13.0")),
+        "torch 2.14.1 with CUDA's libraries",
+        on_debian(packages("torch==2.14.1")),
         imports("torch"),
     ),
     Recipe("many", "a kernel's sources, and icons", on_debian(many_files), imports("ssl")),
