@@ -111,7 +111,7 @@ async def open_client(url: str | None, token: str = TOKEN) -> AsyncIterator[Stor
 
 @contextlib.asynccontextmanager
 async def open_worker_images(
-    data_dir: Path, url: str, wanted: MountsWanted = "extract", token: str = TOKEN
+    data_dir: Path, url: str, wanted: MountsWanted = "extract", *, token: str = TOKEN
 ) -> AsyncIterator[LocalImages]:
     async with asyncio.TaskGroup() as tasks:
         mounting = Mounting(

@@ -97,7 +97,7 @@ async def test_an_image_that_one_replica_built_is_served_by_another(
     spec = file_image(store, ("a", b"1" * 5000), ("b", b"2"))
     image = (await ask(spec)).done.image_digest
     assert has_image(store, image)
-    async with open_worker_images(tmp_path / "w2", second.url, TOKEN) as elsewhere:
+    async with open_worker_images(tmp_path / "w2", second.url, token=TOKEN) as elsewhere:
         for held in (images, elsewhere):
             root = (await held.ensure(image)).root
             assert (root / "a").read_bytes() == b"1" * 5000
@@ -147,7 +147,7 @@ async def test_blobs_and_their_quota_are_the_buckets(
     tmp_path: Path,
 ) -> None:
     blob = await images.client.put(b"argument", DEFAULT_WORKSPACE)
-    async with open_worker_images(tmp_path / "w2", second.url, TOKEN) as elsewhere:
+    async with open_worker_images(tmp_path / "w2", second.url, token=TOKEN) as elsewhere:
         assert await elsewhere.client.get(blob, DEFAULT_WORKSPACE) == b"argument"
     assert store.kept_bytes(DEFAULT_WORKSPACE) == len(b"argument")
 
