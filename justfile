@@ -80,6 +80,11 @@ security *args:
 fuzz times="10000" seed=`date +%s`:
     GLOWPLUG_FUZZ={{ times }} GLOWPLUG_FUZZ_SEED={{ seed }} pytest tests/security/test_fuzz.py -q -p no:cacheprovider
 
+# Bits that flip in the store, on the way and on a worker's disk under mounted images: `just flips 10000`. As root.
+[group('check')]
+flips times="10000" seed=`date +%s`:
+    GLOWPLUG_FLIPS={{ times }} GLOWPLUG_FLIPS_SEED={{ seed }} pytest tests/integration/worker/test_flips.py -q -p no:cacheprovider
+
 # Start and stop containers, kill their worker in the middle, look for leftovers: `just churn --starts 500 --kills 50`.
 [group('check')]
 churn *args:

@@ -219,11 +219,11 @@ def _of(owner: WorkspaceId | None) -> dict[str, str]:
     return {} if owner is None else {WORKSPACE_HEADER: owner}
 
 
-def open_session(token: str) -> aiohttp.ClientSession:
+def open_session(token: str, stalled_s: float = STALLED_S) -> aiohttp.ClientSession:
     """Return an HTTP session that shows the internal token; close it with `async with`."""
     return aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {token}"},
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=STALLED_S),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stalled_s),
         auto_decompress=False,
     )
 

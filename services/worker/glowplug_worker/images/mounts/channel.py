@@ -40,7 +40,7 @@ class Channel:
         news: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         """Start the process: `argv` and "--control N", with the descriptors that it keeps. Raises: OSError."""
-        self._what, self._gone, self._news = what, gone, news
+        self.what, self._gone, self._news = what, gone, news
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -79,7 +79,7 @@ class Channel:
             async with asyncio.timeout(within_s):
                 return await answer
         except (OSError, TimeoutError) as error:
-            why = f"the {self._what} of image mounts does not answer ({kind})"
+            why = f"the {self.what} of image mounts does not answer ({kind})"
             raise UnavailableError("platform.unavailable", why) from error
         finally:
             self._waiting.pop(number, None)
@@ -109,7 +109,7 @@ class Channel:
         self._control.close()
         for answer in self._waiting.values():
             if not answer.done():
-                why = f"the {self._what} of image mounts has ended"
+                why = f"the {self.what} of image mounts has ended"
                 answer.set_exception(UnavailableError("platform.unavailable", why))
         self._waiting.clear()
 

@@ -365,13 +365,13 @@ class LazyMounts:
         tree.base = next(self._bases)
         return True
 
-    def _put_by(self, tree: _Tree, within_s: float = kept.LEFT_S) -> None:
+    def _put_by(self, tree: _Tree) -> None:
         """Close a tree's files, and keep what was fetched."""
         for file in (*(tree.files or ()), *tree.doors):
             os.close(file)
         tree.files, tree.doors = None, []
         if tree.home is not None and unmount_below(tree.home.path):
-            give_up_at = time.monotonic() + within_s
+            give_up_at = time.monotonic() + kept.LEFT_S
             self._kept.put(tree.home, tree.digest, give_up_at, tree.unheld_unix or None)
         tree.home, tree.ready, tree.filled, tree.read = None, False, False, None
 
@@ -458,7 +458,7 @@ class LazyMounts:
             tree.files, tree.doors = None, []
         if await self._pair.close():
             for tree in trees:
-                await asyncio.to_thread(self._put_by, tree, 0.0)
+                await asyncio.to_thread(self._put_by, tree)
 
 
 @contextlib.asynccontextmanager

@@ -148,7 +148,7 @@ class Pair:
             if channel is not None:
                 channel.hang_up()
                 if not await asyncio.to_thread(channel.reap, CLOSE_S):
-                    log.warning("mounts.still_read")
+                    log.warning("mounts.still_there", process=channel.what)
                     channel.disown()
                     over = False
         if self._group >= 0:

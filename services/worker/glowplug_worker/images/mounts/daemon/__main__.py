@@ -47,6 +47,8 @@ log = structlog.get_logger()
 
 ORDER_BYTES_MAX = 1 << 16
 TICK_S = 0.25
+# Readers wait a minute in all: a store that is silent so long is left for another one.
+STALLED_S = 10.0
 EIO = 5
 
 
@@ -129,7 +131,9 @@ class Daemon:
         if order["store"] == "directory":
             self._source = DirectorySource(Path(order["path"]))
         else:
-            session = await self._closing.enter_async_context(open_session(order["token"]))
+            session = await self._closing.enter_async_context(
+                open_session(order["token"], STALLED_S)
+            )
             self._source = ImagecacheSource(StoreClient(session, self._next_url))
 
     def _next_url(self) -> str | None:
