@@ -15,6 +15,7 @@ __all__ = [
     "GlowplugError",
     "Image",
     "Map",
+    "Model",
     "Output",
     "Queue",
     "QueueDepthAutoscaler",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from glowplug.events import BatchFailedError, Event, send_event
     from glowplug.image import Image
     from glowplug.maps import Map
+    from glowplug.model import Model
     from glowplug.output import Output
     from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
     from glowplug.queues import Queue
@@ -70,6 +72,7 @@ else:
         "GlowplugError": "errors",
         "Image": "image",
         "Map": "maps",
+        "Model": "model",
         "Output": "output",
         "Queue": "queues",
         "QueueDepthAutoscaler": "policies",

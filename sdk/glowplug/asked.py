@@ -34,6 +34,7 @@ from glowplug.units import (
 )
 
 if TYPE_CHECKING:
+    from glowplug.model import Model
     from glowplug.secret import Secret
     from glowplug.volume import Volume
 
@@ -112,6 +113,7 @@ class Asked:
     env: dict[str, str]
     secrets: tuple[Secret, ...]
     volumes: tuple[Volume, ...]
+    models: tuple[Model, ...]
     network: dict[str, Any]
     workers: int
     concurrent_requests: int
@@ -154,6 +156,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
     env: Mapping[str, str] | Sequence[str] | None = None,
     secrets: Sequence[Secret | str] | None = None,
     volumes: Sequence[Volume] | None = None,
+    models: Sequence[Model] | Mapping[str, Model] | None = None,
     block_network: bool | None = None,
     allow_list: Sequence[str] | None = None,
     workers: int = 1,
@@ -205,6 +208,7 @@ def ask(  # noqa: PLR0913 - the parameters are the public surface
         env=parse_env("env", env),
         secrets=_secrets(secrets),
         volumes=_volumes(volumes),
+        models=_models(models),
         network=parse_network(block_network, allow_list),
         workers=check_whole("workers", workers, 1, 1024),
         concurrent_requests=check_whole("concurrent_requests", concurrent_requests, 1, 10_000),
@@ -245,6 +249,14 @@ def _volumes(given: Sequence[Volume] | None) -> tuple[Volume, ...]:
     from glowplug.volume import parse_volumes  # noqa: PLC0415 - likewise
 
     return parse_volumes(given)
+
+
+def _models(given: Sequence[Model] | Mapping[str, Model] | None) -> tuple[Model, ...]:
+    if given is None:
+        return ()
+    from glowplug.model import parse_models  # noqa: PLC0415 - likewise
+
+    return parse_models(given)
 
 
 def check_shared_name(what: str, name: object) -> str:

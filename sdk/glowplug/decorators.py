@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from glowplug.asked import ask
 from glowplug.image import Image
+from glowplug.model import Model
 from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
 from glowplug.secret import Secret
@@ -75,6 +76,7 @@ def endpoint(
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
     volumes: Sequence[Volume] | None = None,
+    models: Sequence[Model] | Mapping[str, Model] | None = None,
     block_network: bool | None = None,
     allow_list: Sequence[str] | None = None,
     workers: int = 1,
@@ -126,6 +128,7 @@ def function(
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
     volumes: Sequence[Volume] | None = None,
+    models: Sequence[Model] | Mapping[str, Model] | None = None,
     block_network: bool | None = None,
     allow_list: Sequence[str] | None = None,
     workers: int = 1,
@@ -176,6 +179,7 @@ def task_queue(
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
     volumes: Sequence[Volume] | None = None,
+    models: Sequence[Model] | Mapping[str, Model] | None = None,
     block_network: bool | None = None,
     allow_list: Sequence[str] | None = None,
     workers: int = 1,

@@ -51,6 +51,10 @@ def describe_asked(
             {"name": one.name, "path": one.mount_path, "read_only": one.read_only}
             for one in asked.volumes
         ],
+        "models": [
+            {"name": one.name, "path": one.mount_path, "version": one.version}
+            for one in asked.models
+        ],
         "network": asked.network,
         "workers": asked.workers,
         "concurrent_requests": asked.concurrent_requests,

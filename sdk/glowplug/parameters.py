@@ -40,6 +40,7 @@ COMMON: frozenset[str] = frozenset(
         "env",
         "secrets",
         "volumes",
+        "models",
         "block_network",
         "allow_list",
         "authorized",
@@ -72,6 +73,7 @@ HONOURED: dict[str, frozenset[str]] = {
             "allow_list",
             "secrets",
             "volumes",
+            "models",
         }
     ),
     "Image": frozenset({"python_version", "python_packages", "commands", "env_vars"}),
@@ -146,7 +148,6 @@ NAMES_NOT_YET: dict[str, str] = {
     "batched": "map over lists",
     "Pod": "use @endpoint, or a Sandbox",
     "CloudBucket": "read the bucket from the function",
-    "Model": "install weights from a package in the image",
     "Client": "use the decorated functions, the HTTP API or the command line",
     "LatencyAutoscaler": "use QueueDepthAutoscaler",
     "PredictiveAutoscaler": "use QueueDepthAutoscaler",

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from glowplug.image import Image, parse_env
+from glowplug.model import Model, parse_models
 from glowplug.parameters import refuse_method, refuse_parameters
 from glowplug.policies import FOREVER
 from glowplug.reach import parse_network
@@ -80,6 +81,7 @@ class Sandbox:
         allow_list: Sequence[str] | None = None,
         secrets: Sequence[Secret | str] | None = None,
         volumes: Sequence[Volume] | None = None,
+        models: Sequence[Model] | Mapping[str, Model] | None = None,
         **others: Any,
     ) -> None:
         refuse_parameters("Sandbox", others)
@@ -99,6 +101,7 @@ class Sandbox:
         self.network = parse_network(block_network, allow_list)
         self.secrets = parse_secrets(secrets)
         self.volumes = parse_volumes(volumes)
+        self.models = parse_models(models)
 
     @blocking
     async def create(self) -> SandboxInstance:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from glowplug.asked import Asked, Times, ask
 from glowplug.image import Image
+from glowplug.model import Model
 from glowplug.parameters import HONOURED
 from glowplug.policies import QueueDepthAutoscaler, TaskPolicy
 from glowplug.remote import is_remote
@@ -80,6 +81,7 @@ def schedule(
     env: Env | None = None,
     secrets: Sequence[Secret | str] | None = None,
     volumes: Sequence[Volume] | None = None,
+    models: Sequence[Model] | Mapping[str, Model] | None = None,
     block_network: bool | None = None,
     allow_list: Sequence[str] | None = None,
     workers: int = 1,

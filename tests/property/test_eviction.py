@@ -102,9 +102,11 @@ def stocks(draw: st.DrawFn) -> Stock:
 @settings(max_examples=80, deadline=None)
 @given(stocks(), st.sets(st.integers(0, 5)), st.integers(1, 400), st.data())
 def test_one_round(stock: Stock, held: set[int], bytes_max: int, data: st.DataObject) -> None:
+    models = data.draw(st.sets(st.integers(100, 103)))
     needed = Held(
         images=frozenset(digest_of_number(n) for n in held),
         sources=frozenset((OWNER, digest_of_number(n)) for n in held),
+        trees=frozenset(map(digest_of_number, models)),
     )
     machine = Eviction(bytes_max=bytes_max, unused_s=UNUSED_S, grace_s=GRACE_S, period_s=1.0)
     assert machine.step(Tick(), NOW - 1) == []
@@ -116,7 +118,7 @@ def test_one_round(stock: Stock, held: set[int], bytes_max: int, data: st.DataOb
     (fell,) = machine.step(ImagesDropped(frozenset(one.digest for one in gone)), NOW)
     assert isinstance(fell, DropTrees)
     left = [one for one in stock.images if one.digest not in {dropped.digest for dropped in gone}]
-    check_trees(stock, left, fell)
+    check_trees(stock, needed, left, fell)
     felled = data.draw(st.sets(st.sampled_from(fell.trees)) if fell.trees else st.just(set()))
     (sweep,) = machine.step(TreesDropped(frozenset(felled)), NOW)
     assert isinstance(sweep, Sweep)
@@ -132,19 +134,19 @@ def test_one_round(stock: Stock, held: set[int], bytes_max: int, data: st.DataOb
     if everything and readable and not fresh and told.report.over:
         # Nothing was left that would have made room.
         busy = [one for one in left if not is_idle(one, needed)]
-        objects, trees = stuck(stock, busy)
+        objects, trees = stuck(stock, busy, needed)
         assert all(gives_nothing(one, stock, objects, trees) for one in left)
 
 
-def trees_with(stock: Stock, images: list[ImageSeen]) -> list[TreeSeen]:
+def trees_with(stock: Stock, images: list[ImageSeen], held: Held) -> list[TreeSeen]:
     """Return the trees that stay while these images do."""
-    bases = {image.base for image in images}
+    bases = {image.base for image in images} | held.trees
     return [one for one in stock.trees if one.digest in bases or one.used_at >= NOW - GRACE_S]
 
 
-def stuck(stock: Stock, images: list[ImageSeen]) -> tuple[set[int], set[Digest]]:
+def stuck(stock: Stock, images: list[ImageSeen], held: Held) -> tuple[set[int], set[Digest]]:
     """Return the objects and trees that stay with these images."""
-    trees = trees_with(stock, images)
+    trees = trees_with(stock, images, held)
     objects = {place for one in (*images, *trees) for place in one.objects or ()}
     return objects, {one.digest for one in trees}
 
@@ -171,7 +173,8 @@ def check_choice(stock: Stock, held: Held, bytes_max: int, drop: DropImages) -> 
     assert not for_room or stock.size > bytes_max
     assert for_room == sorted(for_room, key=lambda image: image.used_at)
     if for_room:
-        objects, trees = stuck(stock, [one for one in stock.images if not is_idle(one, held)])
+        busy = [one for one in stock.images if not is_idle(one, held)]
+        objects, trees = stuck(stock, busy, held)
         for image in stock.images:
             if is_idle(image, held) and image.used_at < for_room[-1].used_at:
                 useless = gives_nothing(image, stock, objects, trees)
@@ -182,7 +185,7 @@ def check_choice(stock: Stock, held: Held, bytes_max: int, drop: DropImages) -> 
 
 
 def size_with(stock: Stock, held: Held, kept: list[ImageSeen]) -> int:
-    trees = trees_with(stock, kept)
+    trees = trees_with(stock, kept, held)
     named = {place for one in (*kept, *trees) for place in one.objects or ()}
     fresh = NOW - GRACE_S
     return (
@@ -200,8 +203,8 @@ def size_with(stock: Stock, held: Held, kept: list[ImageSeen]) -> int:
     )
 
 
-def check_trees(stock: Stock, left: list[ImageSeen], fell: DropTrees) -> None:
-    staying = {one.digest for one in trees_with(stock, left)}
+def check_trees(stock: Stock, held: Held, left: list[ImageSeen], fell: DropTrees) -> None:
+    staying = {one.digest for one in trees_with(stock, left, held)}
     expected = {one.digest for one in stock.trees} - staying
     if any(image.objects is None for image in left):
         expected = set()

@@ -203,6 +203,36 @@ CODES: Final[dict[str, tuple[Actor, str]]] = {
         "operator",
         "Mount the directory of the volumes on every machine that runs a worker, or run workers on one.",
     ),
+    "model.not_found": (
+        "user",
+        "`glowplug model list` names the models; `glowplug model pull` brings one.",
+    ),
+    "model.not_ready": ("user", "Wait until `glowplug model show` says ready, or pull it again."),
+    "model.bad_source": ("user", "Name a source as the message says."),
+    "model.refused": ("user", "The message names the file that no model may have; leave it out."),
+    "model.too_large": ("user", "Leave files out, or have the operator raise the bound."),
+    "model.incomplete": ("user", "Upload again: only what is missing is sent."),
+    "model.denied": (
+        "user",
+        "Name a secret with the source's token (HF_TOKEN), and accept the model's terms there.",
+    ),
+    "model.no_source": ("user", "Check the repository's name and revision."),
+    "model.forbidden": (
+        "operator",
+        "The source has no public address; name its network in the setting that opens it.",
+    ),
+    "model.corrupt": (
+        "operator",
+        "The source sends bytes that do not match their digest; look what is between.",
+    ),
+    "model.unavailable": (
+        "operator",
+        "The source does not answer or breaks off; pull again, which goes on where it ended.",
+    ),
+    "model.no_room": (
+        "operator",
+        "Free room on the disk of imagecache; the pull can be tried again.",
+    ),
     "output.not_found": ("user", "It was never saved, was removed, or its time is over."),
     "output.bad_link": (
         "user",

@@ -36,6 +36,7 @@ PREFIXES: dict[str, str] = {
     "exec": "exe",
     "event": "evt",
     "output": "out",
+    "pull": "pul",
 }
 
 DEFAULT_WORKSPACE = WorkspaceId("default")

@@ -52,6 +52,9 @@ WORKER_ALLOWED: Final[tuple[tuple[str, str], ...]] = (("GET", "/api/v1/container
 # What imagecache asks for a build, with the internal token; `ask` is whom the gateway wanted to be told.
 PULL_CREDENTIALS: Final = "/internal/pulls/{ask}/credentials"
 
+# Likewise for a model that it pulls: `pull` must be the one that the model's record has.
+MODEL_TOKEN: Final = "/internal/models/{workspace}/{model}/pulls/{pull}/token"  # noqa: S105 - a route
+
 # Who asks; a gateway believes these from whoever shows the internal token, and from nobody else.
 TRUSTED_PREFIX: Final = "glowplug-inside-"
 INSIDE_WORKSPACE: Final = "Glowplug-Inside-Workspace"

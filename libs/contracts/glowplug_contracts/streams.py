@@ -14,6 +14,7 @@ from glowplug_contracts.messages.deployment import Deployment, FunctionIndex, Pr
 from glowplug_contracts.messages.event import RouterPosition, TriggerCursor
 from glowplug_contracts.messages.http import SigningSecret
 from glowplug_contracts.messages.image import CachedStep, ImageRecord
+from glowplug_contracts.messages.model import ModelRecord
 from glowplug_contracts.messages.output import OutputKey
 from glowplug_contracts.messages.record import IDEMPOTENCY_WINDOW_S_MAX, IdempotentPut
 from glowplug_contracts.messages.sandbox import SandboxRecord
@@ -330,6 +331,13 @@ IMAGES = Bucket(
     writers=("imagecache",),
     readers=("imagecache",),
 )
+MODELS = Bucket(
+    name="models",
+    value=ModelRecord,
+    why="Weights under their names, and their pulls. Key: workspace.name.",
+    writers=("gateway", "imagecache"),
+    readers=("gateway", "imagecache", "worker"),
+)
 ROUTERS = Bucket(
     name="routers",
     value=RouterPosition,
@@ -419,6 +427,7 @@ BUCKETS: tuple[Bucket[Any], ...] = (
     SCHEDULE_STATES,
     BUILD_STEPS,
     IMAGES,
+    MODELS,
     ROUTERS,
     TRIGGERS,
     SECRETS,

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "container": ("glowplug.cli.parts:container", "Containers: list."),
     "worker": ("glowplug.cli.workers:worker", "Workers: list, show, cordon, uncordon, drain."),
     "secret": ("glowplug.cli.secrets:secret", "Secrets: create, list, rotate, delete."),
+    "model": ("glowplug.cli.models:model", "Models: pull, list, show, rm."),
     "volume": ("glowplug.cli.volumes:volume", "Volumes: create, list, ls, cp, rm, delete."),
     "image": ("glowplug.cli.images:image", "Images: list, show, diff, rm, prune, usage."),
     "output": ("glowplug.cli.outputs:output", "Outputs of tasks: ls, cp, url, rm."),

@@ -32,6 +32,7 @@ class Output:
         self._quiet = quiet
         self._write = write or write_line
         self._followers: dict[str, Follower] = {}
+        self._model_text = ""
 
     async def follow(self, deployment_id: str) -> None:
         """Print what this deployment's containers write from now on."""
@@ -53,6 +54,13 @@ class Output:
         if self._quiet or event.get("cached") or not event.get("text"):
             return
         self._write("stderr", f"image: {event['text']}")
+
+    def model_event(self, text: str, _done: int, total: int) -> None:
+        """Show how far a model is, when something else is done with it."""
+        if not self._quiet and text != self._model_text:
+            size = f", {total / 1024**2:,.1f} MiB" if total else ""
+            self._write("stderr", f"model: {text}{size}")
+        self._model_text = text
 
 
 class Follower:

@@ -64,6 +64,12 @@ def volume_places() -> dict[str, str]:
     return places
 
 
+def model_places() -> dict[str, str]:
+    """Return where this container sees its models, by name; {} outside."""
+    places: dict[str, str] = json.loads(os.environ.get("GLOWPLUG_MODELS") or "{}")
+    return places
+
+
 def no_color() -> bool:
     """Return whether the user wants plain output (https://no-color.org)."""
     return bool(os.environ.get("NO_COLOR"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from glowplug_contracts.messages.deployment import SecretRef, VolumeMount
+from glowplug_contracts.messages.deployment import ModelMount, SecretRef, VolumeMount
 from glowplug_contracts.messages.network import NetworkSpec
 from glowplug_contracts.messages.sandbox import SandboxSpec
 
@@ -73,6 +73,10 @@ async def create_sandbox(sandbox: Sandbox) -> Running:
     """Start a sandbox; return it once it runs."""
     session = current_session()
     http = await session.reach()
+    if any(model.directory or model.source for model in sandbox.models):
+        from glowplug.client.models import ensure_models  # noqa: PLC0415 - few have any
+
+        await ensure_models(http, sandbox.models, session.output.model_event)
     spec = SandboxSpec(
         image=await session.packer.image_of(sandbox.image),
         resources=resources_of(sandbox.cpu, sandbox.memory, sandbox.gpu, sandbox.disk_bytes),
@@ -85,6 +89,10 @@ async def create_sandbox(sandbox: Sandbox) -> Running:
         volumes=tuple(
             VolumeMount(name=one.name, path=one.mount_path, read_only=one.read_only)
             for one in sandbox.volumes
+        ),
+        models=tuple(
+            ModelMount(name=one.name, path=one.mount_path, version=one.version)
+            for one in sandbox.models
         ),
     )
     event = await follow_events(

@@ -81,6 +81,10 @@ class Session:
     ) -> Deployed:
         """Deploy a function, by name or for this program only, and follow its output."""
         http = await self.reach()
+        if any(model.directory or model.source for model in wrapper.asked.models):
+            from glowplug.client.models import ensure_models  # noqa: PLC0415 - few have any
+
+            await ensure_models(http, wrapper.asked.models, self.output.model_event)
         spec = await describe(self.packer, wrapper)
         deployed = await deploy(
             http, spec, ephemeral=ephemeral, progress=progress or self.output.build_event

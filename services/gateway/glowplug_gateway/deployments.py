@@ -35,7 +35,8 @@ from glowplug_gateway.catalog import Catalog
 from glowplug_gateway.events import tell_deployment
 from glowplug_gateway.images import PLATFORM_PYTHON, ImageReady, Images
 from glowplug_gateway.inputs import check_specs, invalid
-from glowplug_gateway.mounts import check_volumes
+from glowplug_gateway.models import Models
+from glowplug_gateway.mounts import check_mounts
 from glowplug_gateway.ports import Platform
 from glowplug_gateway.reaching import check_network
 from glowplug_gateway.schedule_specs import check_schedule
@@ -58,7 +59,9 @@ class Deployer:
         blobs: Blobs,
         secrets: Secrets,
         volumes: Volumes,
+        models: Models,
     ) -> None:
+        self._models = models
         self._secrets = secrets
         self._volumes = volumes
         self._platform = platform
@@ -67,10 +70,11 @@ class Deployer:
         self._blobs = blobs
 
     async def prepare(self, workspace: WorkspaceId, spec: DeploymentSpec | SandboxSpec) -> None:
-        """Make the volumes that the spec names, and see that its secrets are there.
+        """Make the volumes that the spec names, and see that its secrets and models are there.
 
-        Raises: InvalidRequestError naming what is missing.
+        Raises: InvalidRequestError, NotFoundError or ConflictError naming what is missing.
         """
+        await self._models.check(workspace, spec.models)
         await self._secrets.check(workspace, spec.secrets)
         if spec.image.credentials:
             login = SecretRef(name=spec.image.credentials, required_keys=LOGIN_KEYS)
@@ -304,7 +308,7 @@ def check_spec(spec: DeploymentSpec) -> None:
     for number, step in enumerate(spec.image.steps):
         if step.kind not in ("pip", "run", "file"):
             wrong[f"image.steps[{number}].kind"] = f"{step.kind!r} is no kind of step"
-    wrong |= check_volumes(spec.volumes)
+    wrong |= check_mounts(spec.volumes, spec.models)
     wrong |= check_network(spec.network)
     wrong |= _check_kind(spec)
     wrong |= check_schedule(spec)

@@ -40,6 +40,7 @@ from glowplug_gateway.http.images import ImageRoutes
 from glowplug_gateway.http.links import LinkRoutes
 from glowplug_gateway.http.logs import LogRoutes
 from glowplug_gateway.http.maps import MapRoutes
+from glowplug_gateway.http.models import ModelRoutes
 from glowplug_gateway.http.openapi import OpenApiRoutes
 from glowplug_gateway.http.outputs import OutputRoutes
 from glowplug_gateway.http.pulls import PullRoutes
@@ -61,6 +62,7 @@ from glowplug_gateway.links import Links
 from glowplug_gateway.live import Live
 from glowplug_gateway.logs import Logs
 from glowplug_gateway.maps import Maps
+from glowplug_gateway.models import open_models
 from glowplug_gateway.outputs import Outputs
 from glowplug_gateway.queues import Queues
 from glowplug_gateway.quotas import Quota, Quotas
@@ -121,6 +123,9 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             open_tokens(shell.bus, read_secret(settings.token_file), shell.clock.unix())
         )
         blobs = await stack.enter_async_context(open_blobs(shell.peers, shell.internal_token()))
+        models = await stack.enter_async_context(
+            open_models(process, shell.peers, shell.internal_token())
+        )
         catalog = Catalog(shell.bus, shell.clock, settings.ephemeral_keep_s)
         live, logs = Live(process), Logs(process)
         links = Links()
@@ -137,7 +142,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
         teller = Teller(process, records, feed, secrets, _callback_terms(settings))
         shell.hold(LEASE, teller.lead)
         images, events = Images(process), Events(process, catalog)
-        deployer = Deployer(process, catalog, images, blobs, vault, volumes)
+        deployer = Deployer(process, catalog, images, blobs, vault, volumes, models)
         sandboxes = Sandboxes(process, images, blobs, deployer.prepare)
         _keep_versions(process, deployer, catalog, calls)
         _watch_volumes(process, catalog, volumes)
@@ -173,6 +178,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             MapRoutes(process, Maps(process)),
             SecretRoutes(catalog, sandboxes, vault),
             VolumeRoutes(volumes, file_bytes_max=settings.blob_bytes_max),
+            ModelRoutes(models, vault),
             QueueRoutes(process, queues, body_bytes_max=bytes_max),
             _outputs(process, records, blobs, settings, origin),
             LinkRoutes(links),
@@ -233,9 +239,13 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             )
         origin.own, shell.url = _urls(settings, listening)
         shell.ready_note(url=origin.own)
-        if settings.callback_networks:
-            shell.ready_note(callbacks_also_to=settings.callback_networks)
+        _say_open_networks(shell)
         yield
+
+
+def _say_open_networks(shell: Shell[GatewaySettings]) -> None:
+    if shell.settings.callback_networks:
+        shell.ready_note(callbacks_also_to=shell.settings.callback_networks)
 
 
 def _open_kept(process: Process, settings: GatewaySettings) -> tuple[Secrets, Volumes]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from glowplug_contracts.weights import HUB, UPLOAD
 from glowplug_runtime.http import open_http
 from glowplug_runtime.service import Shell, run
 
@@ -13,6 +15,11 @@ from glowplug_imagecache.hot import HotLists
 from glowplug_imagecache.http import make_app
 from glowplug_imagecache.image_doors import ImageDoors
 from glowplug_imagecache.keeping import Keeper
+from glowplug_imagecache.models.doors import ModelDoors
+from glowplug_imagecache.models.opening import open_hub
+from glowplug_imagecache.models.pulls import open_pulls
+from glowplug_imagecache.models.uploaded import UploadedWeights
+from glowplug_imagecache.models.uploads import Uploads
 from glowplug_imagecache.opening import open_store
 from glowplug_imagecache.pulled import open_sources
 from glowplug_imagecache.service import SERVICE, open_builds
@@ -31,8 +38,16 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(settings.data_dir or SERVICE)
         store = await stack.enter_async_context(open_store(settings, folder, shell.instance))
+        uploads = await asyncio.to_thread(Uploads, folder / "uploads", settings.free_bytes_min)
         sources = await stack.enter_async_context(open_sources(shell, store, folder))
         builds = await stack.enter_async_context(open_builds(shell, store, sources))
+        uploaded = UploadedWeights(
+            shell.bus, store, uploads, builds.quota, bytes_max=settings.model_bytes_max
+        )
+        hub = await stack.enter_async_context(
+            open_hub(shell, folder / "pulls", sources.gateways, builds.quota)
+        )
+        await stack.enter_async_context(open_pulls(shell, store, {UPLOAD: uploaded, HUB: hub}))
         keeper = Keeper(shell, store, builds.beats)
         await keeper.recover()
         watcher = Watcher(shell, store)
@@ -40,11 +55,12 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         shelf = Shelf(shell, store, builds.beats)
         doors = ImageDoors(shelf, keeper, watcher, settings.store_bytes_max)
         hot = HotLists(store)
-        routes = [*doors.routes(), *hot.routes()]
+        routes = [*doors.routes(), *hot.routes(), *ModelDoors(uploaded, uploads).routes()]
         app = make_app(store, shell.clock, shell.internal_token(), routes, builds.quota)
         port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
         shell.url = f"http://{settings.host}:{port}"
         shell.every(settings.sweep_s, Sweeper(shell, store).tick, "sweep expired blobs")
+        shell.every(settings.sweep_s, uploads.tick(shell.clock), "sweep uploads")
         shell.every(settings.sweep_s, sources.bases.sweep, "sweep layers")
         shell.every(settings.sweep_s, hot.tick, "sweep lists of what starts read")
         shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")

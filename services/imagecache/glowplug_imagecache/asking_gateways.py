@@ -13,7 +13,8 @@ from typing import Final
 import aiohttp
 import msgspec
 from glowplug_contracts.errors import RejectedError, UnavailableError
-from glowplug_contracts.inside import PULL_CREDENTIALS
+from glowplug_contracts.inside import MODEL_TOKEN, PULL_CREDENTIALS
+from glowplug_contracts.messages.model import ModelRecord
 
 from glowplug_imagecache.registry.logins import Credentials
 
@@ -26,6 +27,10 @@ _SERVER_ERROR: Final = 500
 class _Opened(msgspec.Struct):
     username: str
     password: str
+
+
+class _Token(msgspec.Struct):
+    token: str
 
 
 class _Refusal(msgspec.Struct):
@@ -69,6 +74,31 @@ class Gateways:
         raise UnavailableError(
             "platform.unavailable", f"the registry's credentials: {why}", retry_after_s=1
         )
+
+    async def model_token(self, record: ModelRecord) -> str:
+        """Return the token that a model's pull may show to its source; "" where it names no secret.
+
+        Raises: RejectedError (the secret is gone, or holds no token), UnavailableError.
+        """
+        pull = record.pull
+        if pull is None or not pull.credentials:
+            return ""
+        path = MODEL_TOKEN.format(workspace=record.workspace, model=record.name, pull=pull.pull_id)
+        why = "no gateway is ready"
+        for url in self._urls():
+            try:
+                async with asyncio.timeout(OPEN_S), self._session.get(url + path) as answer:
+                    data = await answer.read()
+            except (aiohttp.ClientError, TimeoutError, OSError) as err:
+                why = f"{url}: {err!r}"
+                continue
+            if answer.status == _OK:
+                return msgspec.json.decode(data, type=_Token).token
+            refusal = _refusal(data, answer.status)
+            if answer.status < _SERVER_ERROR:
+                raise RejectedError(refusal.code, f"the source's token: {refusal.message}")
+            why = refusal.message
+        raise UnavailableError("platform.unavailable", f"the source's token: {why}")
 
     async def _credentials(self, url: str, ask: str) -> Credentials | str:
         """Return them, or why this gateway has none to give."""

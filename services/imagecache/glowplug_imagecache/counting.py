@@ -1,13 +1,15 @@
 """What images that stay need, counted, so that one after another can be taken away. Pure.
 
 An object is needed by the manifests that name it: images, and trees that stay. A tree stays while an image that
-stays stands on it, or while it is fresh.
+stays stands on it, while a model is it, or while it is fresh.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+
+from glowplug_contracts.ids import Digest
 
 from glowplug_imagecache.stock import ImageSeen, Stock, TreeSeen
 
@@ -18,6 +20,7 @@ class Needed:
     Args:
         images: those that stay.
         cutoff: what was used or touched since then stays, whatever names it.
+        held_trees: models, which no image has to stand on.
         trees_stay: every tree of the stock does: those that go are gone.
     """
 
@@ -27,11 +30,13 @@ class Needed:
         images: Iterable[ImageSeen],
         cutoff: float,
         *,
+        held_trees: frozenset[Digest] = frozenset(),
         trees_stay: bool = False,
     ) -> None:
         self._objects = stock.objects
         self._trees = {tree.digest: tree for tree in stock.trees}
         self._cutoff = cutoff
+        self._held_trees = held_trees
         self._trees_stay = trees_stay
         self._counts = [0] * len(stock.objects)
         staying = list(images)
@@ -48,7 +53,7 @@ class Needed:
 
     def is_free_tree(self, tree: TreeSeen) -> bool:
         """Return whether no image that stays stands on the tree, and nobody used it lately."""
-        if self._trees_stay or self._standing[tree.digest]:
+        if self._trees_stay or self._standing[tree.digest] or tree.digest in self._held_trees:
             return False
         return tree.used_at < self._cutoff
 

@@ -10,8 +10,8 @@ gone, because an image that somebody used meanwhile was put back, and objects wh
 image or tree which is left names.
 
 Invariants: E1 what is held is never dropped; E2 nor is what was used or touched since `grace_s` before the
-look; E3 no tree of an image that stays is dropped, and no object of either; E4 no tree is dropped while an image
-can't be read, and nothing is swept while an image or a tree can't.
+look; E3 no tree of an image that stays, or of a model, is dropped, and no object of any of these; E4 no tree is
+dropped while an image can't be read, and nothing is swept while an image or a tree can't.
 
 Whoever performs this need not be alone, nor live: see `evicting.py` for how a thing is dropped.
 """
@@ -273,7 +273,7 @@ class Eviction:
             yield Dropped(digest=image.digest, why="room")
 
     def _needed(self, images: Iterable[ImageSeen]) -> Needed:
-        return Needed(self._stock, images, self._cutoff)
+        return Needed(self._stock, images, self._cutoff, held_trees=self._held.trees)
 
     def _unreadable(self) -> tuple[Digest, ...]:
         manifests: tuple[ImageSeen | TreeSeen, ...] = (*self._stock.images, *self._stock.trees)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as FilePath
-from typing import Final
+from typing import Final, Protocol
 
 import blake3
 import msgspec
@@ -50,6 +50,13 @@ _NANOSECONDS: Final = 1_000_000_000
 _ZEROS: Final = bytes(PIECE_BYTES)
 
 
+class Contents(Protocol):
+    """The bytes of a tree's files, by the numbers that its entries have."""
+
+    def read(self, content: int, offset: int, size: int) -> bytes:
+        """Return exactly `size` bytes; what is not there is zeros."""
+
+
 class Flat(msgspec.Struct, frozen=True, kw_only=True):
     """A stored tree. Attributes: left_out: what layers have and no container gets, and how often."""
 
@@ -76,8 +83,21 @@ def flatten_layers(
         disk is full, or evicts all the time).
     """
     with Spool(store, check) as spool:
-        tree = read_layers(layers, spool, bounds)
-        flat = _flatten(store, spool, tree, check, like)
+        return flatten_tree(store, spool, read_layers(layers, spool, bounds), check, like)
+
+
+def flatten_tree(
+    store: Store,
+    contents: Contents,
+    tree: Tree,
+    check: Callable[[], None] = lambda: None,
+    like: Sequence[Digest] = (),
+) -> Flat:
+    """Return a tree as a manifest, with everything that it names in the store.
+
+    `like`, what it raises: as `flatten_layers`.
+    """
+    flat = _flatten(store, contents, tree, check, like)
     try:
         check_tree(flat)
     except InvalidRequestError as err:
@@ -86,7 +106,7 @@ def flatten_layers(
 
 
 def _flatten(
-    store: Store, spool: Spool, tree: Tree, check: Callable[[], None], like: Sequence[Digest]
+    store: Store, contents: Contents, tree: Tree, check: Callable[[], None], like: Sequence[Digest]
 ) -> FlatTree:
     """Store everything that a tree shows.
 
@@ -94,7 +114,7 @@ def _flatten(
     at the end, which keeps it for a grace from then on, and what was evicted meanwhile is stored again.
     """
     for _ in range(TRIES_MAX):
-        flattener = _Flattener(store, spool, check)
+        flattener = _Flattener(store, contents, check)
         flattener.place(tree)
         flat = flattener.finish(known_packs(store, like, check))
         names = [Digest(each.digest.hex()) for each in (*flat.packs, *flat.pieces)]
@@ -109,8 +129,8 @@ def _flatten(
 class _Flattener:
     """Puts entries into the order of a manifest and stores their contents."""
 
-    def __init__(self, store: Store, spool: Spool, check: Callable[[], None]) -> None:
-        self._spool = spool
+    def __init__(self, store: Store, contents: Contents, check: Callable[[], None]) -> None:
+        self._contents = contents
         self._check = check
         self._shelf = _Shelf(store)
         self._entries: list[AnyEntry] = []
@@ -182,7 +202,7 @@ class _Flattener:
         size = about.size
         if size > PACKED_FILE_BYTES_MAX:
             return File(parent, name, *attributes, size, self._runs(about))
-        data = self._spool.read(about.content, 0, size)
+        data = self._contents.read(about.content, 0, size)
         if data == _ZEROS[:size]:
             return File(parent, name, *attributes, size, ())
         small = SmallFile(blake3.blake3(data).digest(), size)
@@ -195,7 +215,7 @@ class _Flattener:
         for number in _pieces_with_data(about):
             self._check()
             offset = number * PIECE_BYTES
-            data = self._spool.read(about.content, offset, min(PIECE_BYTES, about.size - offset))
+            data = self._contents.read(about.content, offset, min(PIECE_BYTES, about.size - offset))
             if data == (_ZEROS if len(data) == PIECE_BYTES else bytes(len(data))):
                 continue
             first = self._piece(data)
@@ -222,7 +242,7 @@ class _Flattener:
         data = bytearray()
         for member in pack.members:
             data += bytes(-len(data) % BLOCK_BYTES)
-            data += self._spool.read(self._small_contents[member.digest], 0, member.size)
+            data += self._contents.read(self._small_contents[member.digest], 0, member.size)
         return bytes(data)
 
 

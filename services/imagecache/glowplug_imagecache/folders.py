@@ -44,13 +44,17 @@ class LayerFolder:
 
     def check_room(self, size: int, free_bytes_min: int) -> None:
         """Raise UnavailableError (registry.no_room) where layers of `size` bytes would fill the disk."""
-        free = shutil.disk_usage(self.path).free
+        free = self.free_bytes()
         if free - size < free_bytes_min:
             raise UnavailableError(
                 "registry.no_room",
                 f"imagecache's disk has {free} bytes free: the image's layers need {size}, and "
                 f"{free_bytes_min} are kept free",
             )
+
+    def free_bytes(self) -> int:
+        """Return what its disk has free."""
+        return shutil.disk_usage(self.path).free
 
     def sweep(self, before: float, in_use: Container[str] = frozenset()) -> int:
         """Remove what nobody has used since `before` (Unix time); return how many.

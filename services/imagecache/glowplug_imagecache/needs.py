@@ -1,4 +1,4 @@
-"""What the platform needs of the store now: deployed, running, asked for, or forked from.
+"""What the platform needs of the store now: deployed, running, asked for, forked from, or a model.
 
 Read anew for every round of eviction, from the buckets that say so and the beats of live workers. If one can't
 be read, there is no answer, and nothing is evicted.
@@ -19,7 +19,7 @@ from glowplug_contracts.messages.deployment import (
 )
 from glowplug_contracts.messages.sandbox import SandboxRecord, SandboxState
 from glowplug_contracts.messages.worker import WorkerBeat
-from glowplug_contracts.streams import DEPLOYMENTS, SANDBOXES, WANTED
+from glowplug_contracts.streams import DEPLOYMENTS, MODELS, SANDBOXES, WANTED
 from glowplug_runtime.bus import Bus, KeyValue
 
 from glowplug_imagecache.stock import Held
@@ -42,11 +42,14 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
 
     uses: tuple[Use, ...]
     sources: frozenset[tuple[WorkspaceId, Digest]]
+    trees: frozenset[Digest] = frozenset()
 
     def held(self) -> Held:
         """Return what must not be evicted."""
         return Held(
-            images=frozenset(Digest(use.image_digest) for use in self.uses), sources=self.sources
+            images=frozenset(Digest(use.image_digest) for use in self.uses),
+            sources=self.sources,
+            trees=self.trees,
         )
 
 
@@ -55,8 +58,10 @@ async def find_needs(bus: Bus, beats: Iterable[WorkerBeat]) -> Needs:
     uses: list[Use] = []
     sources: set[tuple[WorkspaceId, Digest]] = set()
     # What a beat holds is in a bucket before its container starts, so buckets are read after the beats.
+    trees: set[Digest] = set()
     for beat in list(beats):
         uses += _of_beat(beat)
+        trees.update(tree for one in beat.containers for tree in one.trees)
     for wanted in await _values(bus.bucket(WANTED)):
         spec = wanted.spec
         uses.append(_use(spec.workspace, spec.image_digest, f"{spec.kind} {spec.name}".strip()))
@@ -69,7 +74,13 @@ async def find_needs(bus: Bus, beats: Iterable[WorkerBeat]) -> Needs:
         if made.state is not DeploymentState.DELETED:
             uses.append(_of_deployment(made))
             sources |= _sources(made.workspace, made.spec.source, made.spec.image)
-    return Needs(uses=tuple(use for use in uses if use.image_digest), sources=frozenset(sources))
+    for model in await _values(bus.bucket(MODELS)):
+        trees.update(version.tree for version in model.versions)
+    return Needs(
+        uses=tuple(use for use in uses if use.image_digest),
+        sources=frozenset(sources),
+        trees=frozenset(trees),
+    )
 
 
 async def _values(bucket: KeyValue[V]) -> list[V]:

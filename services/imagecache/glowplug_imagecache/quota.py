@@ -1,4 +1,4 @@
-"""How much one workspace may have in the store: the trees of its images, and its blobs.
+"""How much one workspace may have in the store: the trees of its images, its models, and its blobs.
 
 Counted as if nothing were shared, so that a quota means the same whoever else has the same bytes. What was
 counted is good for COUNTED_KEPT_S; what this replica has let in since is added to it. A blob whose length nobody
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from glowplug_contracts.errors import QuotaExceededError
 from glowplug_contracts.ids import WorkspaceId
-from glowplug_contracts.streams import IMAGES
+from glowplug_contracts.streams import IMAGES, MODELS
 from glowplug_runtime.bus import Bus
 
 from glowplug_imagecache.store import Store
@@ -125,11 +125,14 @@ class Quota:
 
 
 def counting(bus: Bus, store: Store) -> Count:
-    """Return what counts a workspace's images and blobs."""
+    """Return what counts a workspace's images, models and blobs."""
 
     async def count(workspace: WorkspaceId) -> int:
         entries = await bus.bucket(IMAGES).entries(workspace)
         images = sum(entry.value.bytes_total for entry in entries if entry.value is not None)
-        return images + await asyncio.to_thread(store.kept_bytes, workspace)
+        named = await bus.bucket(MODELS).entries(workspace)
+        models = [entry.value for entry in named if entry.value is not None]
+        weights = sum(one.bytes_total for model in models for one in model.versions)
+        return images + weights + await asyncio.to_thread(store.kept_bytes, workspace)
 
     return count

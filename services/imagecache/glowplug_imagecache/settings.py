@@ -25,14 +25,17 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
         registry_mirrors: servers that are asked before a registry, in order:
             "docker.io=https://mirror.example, docker.io=http://10.0.0.1:5000".
         registry_plain: registries that speak HTTP without TLS ("old.example:80"); those of localhost do anyway.
-        registry_networks: addresses that are not public and that pulls may reach all the same
+        registry_networks: addresses that are not public and that pulls (of models, too) may reach all the same
             ("10.1.0.0/16"); wider means that users' images may name more of your network.
         registry_tries: how often a request to a registry is made while it fails, 1 … 20; pauses double.
         image_bytes_max: files of one image, and its layers' tars, 1 MiB … 1 TiB; larger ones are refused.
         image_entries_max: files and directories of one image, 1 … 1000000.
+        hub_url: the Hugging Face hub that models named "hf:…" come from, or a mirror of it.
+        model_bytes_max: files of one model, 1 MiB … 16 TiB; larger ones are refused.
+        pulls_max: models that this replica brings at once, 1 … 64; more wait in line.
         store_bytes_max: above it, images that nothing needs are evicted, the least recently used first;
             0 = no bound but the disk's.
-        workspace_bytes_max: what one workspace's images and blobs may come to, as if nothing were shared;
+        workspace_bytes_max: what one workspace's images, models and blobs may come to, as if nothing were shared;
             0 = no quota. Beyond it, builds and uploads are refused.
         store: where objects are kept: "s3://bucket/prefix", or "" for the data directory. A bucket is shared by all
             replicas, whose data directories are caches then.
@@ -62,6 +65,9 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     registry_tries: int = 5
     image_bytes_max: int = 64 * GIB
     image_entries_max: int = ENTRIES_MAX
+    hub_url: str = "https://huggingface.co"
+    model_bytes_max: int = 1024 * GIB
+    pulls_max: int = 2
     store_bytes_max: int = 100 * GIB
     workspace_bytes_max: int = 0
     store: str = ""

@@ -33,7 +33,7 @@ class ImageSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TreeSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """The manifest of a tree that images stand on; `objects` as an image's. Many images may share one."""
+    """The manifest of a tree that images stand on, or that a model is; `objects` as an image's."""
 
     digest: Digest
     used_at: float
@@ -115,10 +115,11 @@ def _places(named: Named, places: Mapping[bytes, int]) -> Sequence[int]:
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What deployments, sandboxes, containers and builds need. It is never evicted."""
+    """What deployments, sandboxes, containers, builds and models need. It is never evicted."""
 
     images: frozenset[Digest]
     sources: frozenset[tuple[WorkspaceId, Digest]]
+    trees: frozenset[Digest] = frozenset()
 
 
 class _ChunkMark(msgspec.Struct, gc=False):

@@ -104,6 +104,7 @@ def wanted_of(record: SandboxRecord) -> ContainerWanted:
             network=record.spec.network,
             has_secrets=bool(record.spec.secrets),
             volumes=record.spec.volumes,
+            models=record.spec.models,
         ),
         requested_at=record.created_at,
         owner=OWNER,

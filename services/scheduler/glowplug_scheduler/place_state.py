@@ -198,6 +198,7 @@ class PlaceState:
             outputs=spec.outputs,
             has_secrets=bool(spec.secrets),
             volumes=spec.volumes,
+            models=spec.models,
             network=spec.network,
         )
 

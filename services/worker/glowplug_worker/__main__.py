@@ -169,7 +169,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 (MEMORY_POLL_S, service.watch_memory, "keep_memory_limits"),
                 (LINKS_S, links.keep, "keep_links"),
                 (LOOK_S, service.watch_gpus, "keep_gpus"),
-                (IMAGES_S, images.mounts.tend, "keep_images"),
+                (IMAGES_S, images.tend, "keep_images"),
                 (NETWORKS_S, lambda: networks.tend(_doors(shell)), "keep_networks"),
             )
         ]

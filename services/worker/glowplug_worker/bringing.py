@@ -14,6 +14,7 @@ from glowplug_contracts.messages.container import BindContainer, ContainerKind, 
 from glowplug_runtime.trees import remove_tree
 
 from glowplug_worker.launch import Brought
+from glowplug_worker.models import hold_models
 from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalBase, LocalImage
 from glowplug_worker.workshop import Workshop
 
@@ -57,14 +58,22 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
             workshop, lambda: workshop.images.ensure_source(blob, spec.workspace)
         )
     volumes: tuple[Bind, ...] = ()
+    trees: tuple[Digest, ...] = ()
     if spec.volumes:
         volumes = await asyncio.to_thread(find_volumes, workshop.volumes_dir, spec)
+    if spec.models:
+        models = await patiently(
+            workshop, lambda: hold_models(workshop, spec, binding.container_id)
+        )
+        volumes = (*volumes, *(model.bind for model in models))
+        trees = tuple(model.tree for model in models)
     return Brought(
         interpreter=interpreter,
         image=image,
         needs=needs,
         source=source,
         volumes=volumes,
+        trees=trees,
         pickled=await _blob(workshop, spec, ref.pickled if ref else None),
         on_start_pickled=await _blob(workshop, spec, ref.on_start_pickled if ref else None),
         on_exit_pickled=await _blob(workshop, spec, ref.on_exit_pickled if ref else None),

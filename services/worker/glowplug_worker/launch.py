@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.container import BindContainer, ContainerKind, ContainerSpec
 
 from glowplug_worker.frames import Init
@@ -40,8 +41,8 @@ BASE_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 class Brought(msgspec.Struct, frozen=True, kw_only=True):
     """What pulling brought to this host, as host paths.
 
-    `image` is None for the bare host base. A build has `needs` instead of the image: a layer of its own
-    to write to, among other things.
+    `image` is None for the bare host base. `volumes` has the models' binds, too; `trees` are the models'. A build
+    has `needs` instead of the image: a layer of its own to write to, among other things.
     """
 
     interpreter: Interpreter
@@ -52,6 +53,7 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
     on_start_pickled: bytes = b""
     on_exit_pickled: bytes = b""
     volumes: tuple[Bind, ...] = ()
+    trees: tuple[Digest, ...] = ()
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +172,9 @@ def environment(binding: BindContainer, brought: Brought, places: Places) -> dic
         # Where a backend can't mount, code finds its volumes only so.
         seen = {mount.name: places.seen(mount.path) for mount in spec.volumes}
         env["GLOWPLUG_VOLUMES"] = msgspec.json.encode(seen).decode()
+    if spec.models:
+        seen = {mount.name: places.seen(mount.path) for mount in spec.models}
+        env["GLOWPLUG_MODELS"] = msgspec.json.encode(seen).decode()
     env["GLOWPLUG_GPUS"] = ",".join(binding.gpu_ids)
     real = [each for each in binding.gpu_ids if not each.startswith(SIMULATED)]
     env["CUDA_VISIBLE_DEVICES"] = ",".join(real)

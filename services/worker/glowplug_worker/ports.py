@@ -444,6 +444,13 @@ class ImageStore(Protocol):
         UnavailableError (no imagecache answers).
         """
 
+    async def hold_tree(self, tree: Digest, holder: str, *, mounts: bool) -> Path:
+        """Return the root of a tree that a container has beside its image; held until `release`.
+
+        `mounts`: `Backend.mounts`. Raises: NotFoundError (image.not_found), ContractError (image.corrupt),
+        UnavailableError.
+        """
+
     async def ensure_source(self, digest: Digest, owner: WorkspaceId) -> Path:
         """Return the directory that a source zip was unpacked to; entries never leave it."""
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 from glowplug_contracts.errors import InvariantError, PlatformError, RejectedError
-from glowplug_contracts.ids import ContainerId, DeploymentId, InvocationId
+from glowplug_contracts.ids import ContainerId, DeploymentId, Digest, InvocationId
 from glowplug_contracts.inside import INSIDE_DEPLOYMENT, NO_DEPLOYMENT
 from glowplug_contracts.messages.container import (
     BindContainer,
@@ -109,6 +109,7 @@ class Supervisor:
         self.directory = workshop.directory / "containers" / binding.container_id
         self.places = Places(binds=(), mounts=True, tmp="")
         self.running: RunningContainer | None = None
+        self._trees: tuple[Digest, ...] = ()
         self.peak_bytes = 0
         self.segments = 0  # of output, published so far
         self._on_ended = on_ended
@@ -196,6 +197,7 @@ class Supervisor:
             gpu_ids=self.binding.gpu_ids,
             in_flight=tuple(InvocationId(each) for each in (*self.flights, *self.execs.ids())),
             image_digest=spec.image_digest,
+            trees=self._trees,
         )
 
     @property
@@ -384,6 +386,7 @@ class Supervisor:
         began = clock.unix()
         self._check_limits()
         brought = await bring(workshop, self.binding, self.directory)
+        self._trees = brought.trees
         secret_env = await self._open_secrets()
         self._note_phase("pull", began, clock.unix())
         self.step(life.Pulled())

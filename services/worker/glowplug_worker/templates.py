@@ -91,7 +91,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a container like this can be forked at all."""
         spec = self.binding.spec
         alone = spec.source is not None and spec.source.sharing == "nothing"
-        # What holds an image's tree is the container; a template would have to hold it, too.
+        # What holds the trees of images and models is the container; a template would have to hold them, too.
         image = self.brought.image
         own_root = image is not None and image.base is not None
         return (
@@ -99,6 +99,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
             and spec.processes == 1
             and not alone
             and not own_root
+            and not spec.models
         )
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from glowplug_contracts.errors import InvalidRequestError, NotFoundError
 from glowplug_contracts.messages.deployment import VolumeMount
-from glowplug_gateway.mounts import check_volumes
+from glowplug_gateway.mounts import check_mounts
 from glowplug_gateway.volumes import Volumes
 
 
@@ -135,9 +135,9 @@ def test_without_a_directory_there_are_no_volumes():
 )  # fmt: skip
 def test_a_place_that_is_taken_or_none_is_refused(places):
     mounts = [VolumeMount(name=f"v{n}", path=path) for n, path in enumerate(places)]
-    assert check_volumes(mounts)
+    assert check_mounts(mounts, ())
 
 
 def test_places_of_their_own_are_fine():
     mounts = [VolumeMount(name="a", path="/data"), VolumeMount(name="b", path="/models/x.y")]
-    assert check_volumes(mounts) == {}
+    assert check_mounts(mounts, ()) == {}

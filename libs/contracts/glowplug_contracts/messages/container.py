@@ -6,7 +6,13 @@ from enum import StrEnum
 
 from glowplug_contracts.ids import ContainerId, DeploymentId, ImageDigest, WorkerId, WorkspaceId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.deployment import FieldSpec, Resources, SourceRef, VolumeMount
+from glowplug_contracts.messages.deployment import (
+    FieldSpec,
+    ModelMount,
+    Resources,
+    SourceRef,
+    VolumeMount,
+)
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_contracts.messages.network import NetworkSpec
 
@@ -50,6 +56,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
     pool: str = "default"
     has_secrets: bool = False
     volumes: tuple[VolumeMount, ...] = ()
+    models: tuple[ModelMount, ...] = ()
     network: NetworkSpec = NetworkSpec()
 
 

@@ -138,6 +138,17 @@ class VolumeMount(Message, frozen=True, kw_only=True):
     read_only: bool = False
 
 
+class ModelMount(Message, frozen=True, kw_only=True):
+    """A model whose files a container sees at `path` (absolute), read-only.
+
+    `version` is the digest of one of its versions, or "" for the latest when the container starts.
+    """
+
+    name: str
+    path: str
+    version: str = ""
+
+
 class FieldSpec(Message, frozen=True, kw_only=True):
     """One named value of `inputs` or `outputs`, as the SDK's `schema` describes it.
 
@@ -194,6 +205,7 @@ class DeploymentSpec(Message, frozen=True, kw_only=True):
     expires_s: float = 0.0
     secrets: tuple[SecretRef, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
+    models: tuple[ModelMount, ...] = ()
     network: NetworkSpec = NetworkSpec()
     keep_result_s: float = KEEP_RESULT_S
     rate: RateLimit = RateLimit()

@@ -6,7 +6,13 @@ from enum import StrEnum
 
 from glowplug_contracts.ids import ContainerId, SandboxId, WorkerId, WorkspaceId
 from glowplug_contracts.messages import Message
-from glowplug_contracts.messages.deployment import ImageSpec, Resources, SecretRef, VolumeMount
+from glowplug_contracts.messages.deployment import (
+    ImageSpec,
+    ModelMount,
+    Resources,
+    SecretRef,
+    VolumeMount,
+)
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_contracts.messages.network import NetworkSpec
 
@@ -30,6 +36,7 @@ class SandboxSpec(Message, frozen=True, kw_only=True):
     network: NetworkSpec = NetworkSpec()
     secrets: tuple[SecretRef, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
+    models: tuple[ModelMount, ...] = ()
 
 
 class SandboxRecord(Message, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from glowplug_contracts.ids import (
     ContainerId,
     DeploymentId,
+    Digest,
     ImageDigest,
     InvocationId,
     WorkerId,
@@ -42,6 +43,7 @@ class ContainerView(Message, frozen=True, kw_only=True):
     """A live container as its worker sees it. `in_flight` of a sandbox holds its running execs' ids.
 
     `gpu_bytes` and `gpu_busy` (0 … 1): what its processes use of its GPUs, as far as the driver tells.
+    `trees`: those of its models, which it keeps whatever their names stand for now.
     """
 
     container_id: ContainerId
@@ -57,6 +59,7 @@ class ContainerView(Message, frozen=True, kw_only=True):
     name: str = ""
     gpu_bytes: int = 0
     gpu_busy: float = 0.0
+    trees: tuple[Digest, ...] = ()
 
 
 class TemplateView(Message, frozen=True, kw_only=True):

@@ -181,6 +181,12 @@ def check_sibling(asker: Deployment, spec: DeploymentSpec, *, ephemeral: bool) -
             "auth.forbidden",
             f"{spec.name} has volumes that {asker.spec.name} has not: {', '.join(sorted(mounted))}",
         )
+    unheld = {one.name for one in spec.models} - {one.name for one in asker.spec.models}
+    if unheld:
+        raise ForbiddenError(
+            "auth.forbidden",
+            f"{spec.name} has models that {asker.spec.name} has not: {', '.join(sorted(unheld))}",
+        )
     unnamed = {one.name for one in spec.secrets} - {one.name for one in asker.spec.secrets}
     if unnamed:
         raise ForbiddenError(

@@ -17,7 +17,7 @@ from glowplug_gateway.http import answers
 from glowplug_gateway.http.arguments import body
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.inputs import invalid
-from glowplug_gateway.mounts import check_volumes
+from glowplug_gateway.mounts import check_mounts
 from glowplug_gateway.reaching import check_network
 from glowplug_gateway.sandboxes import ExecAsked, Sandboxes
 
@@ -80,7 +80,8 @@ class SandboxRoutes:
     async def on_create(self, exchange: Exchange) -> web.StreamResponse:
         """Create."""
         spec = _decoded(await body(exchange.request, BYTES_MAX), SandboxSpec)
-        wrong = check_sandbox(spec) | check_network(spec.network) | check_volumes(spec.volumes)
+        wrong = check_sandbox(spec) | check_network(spec.network)
+        wrong |= check_mounts(spec.volumes, spec.models)
         if wrong:
             raise invalid(wrong)
         async with answers.lines(exchange) as stream:

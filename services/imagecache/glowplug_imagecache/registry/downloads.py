@@ -30,14 +30,23 @@ T = TypeVar("T")
 class Download:
     """A blob that may take several connections.
 
+    Args:
+        before: hashed before the bytes, where that is how they got their name.
+
     Attributes:
         size: bytes in the file; None before anybody looked.
         furthest: the most that there ever were: what shows that it gets on.
     """
 
     def __init__(
-        self, target: Path, blob: Descriptor, on_bytes: Callable[[int], None] | None = None
+        self,
+        target: Path,
+        blob: Descriptor,
+        on_bytes: Callable[[int], None] | None = None,
+        *,
+        before: bytes = b"",
     ) -> None:
+        self._before = before
         self.blob = blob
         self.size: int | None = None
         self.furthest = 0
@@ -125,7 +134,7 @@ class Download:
     def _check_target(self) -> bool:
         try:
             with self._target.open("rb") as file:
-                found = hashlib.file_digest(file, self.blob.digest.partition(":")[0]).hexdigest()
+                found = hashlib.file_digest(file, self._fresh_hash).hexdigest()
         except FileNotFoundError:
             return False
         if found == self.blob.digest.partition(":")[2]:
@@ -167,7 +176,7 @@ class Download:
         )
 
     def _fresh_hash(self) -> hashlib._Hash:
-        return hashlib.new(self.blob.digest.partition(":")[0])
+        return hashlib.new(self.blob.digest.partition(":")[0], self._before)
 
 
 async def _on_disk(do: Callable[[], T]) -> T:

@@ -4,7 +4,7 @@
                              nobody has it
 
 A tree stays until its room is wanted and nobody holds it. Nobody but the worker's user may look into `trees/`:
-set-uid programs of strangers lie there.
+set-uid programs of strangers lie there. `models/` has trees without such, for containers that see the host's own files.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ class Extraction:
         *,
         why: str = "",
         bytes_max: int = 0,
+        mode: int = _PRIVATE,
     ) -> None:
         """Extract below `room`; `why` says why not otherwise, `bytes_max` is for `room.bound_of`."""
         self._clock, self._why, self._bytes_max = clock, why, bytes_max
         self._holders: dict[Digest, set[str]] = {}
         self._room = room
+        self._mode = mode
         self._client = client
-        self._arrivals = Arrivals((room,), tasks, mode=_PRIVATE)
+        self._arrivals = Arrivals((room,), tasks, mode=mode)
         self._keeps_owners = os.geteuid() == 0
 
     @property
@@ -72,9 +74,9 @@ class Extraction:
         return f"{words}: {self._why}" if self._why else words
 
     def load(self) -> None:
-        """At start: see what is here, and let nobody else look."""
-        self._room.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-        self._room.chmod(_PRIVATE)
+        """At start: see what is here, and let nobody look who may not."""
+        self._room.mkdir(parents=True, exist_ok=True, mode=self._mode)
+        self._room.chmod(self._mode)
         self._arrivals.load()
 
     async def hold(self, tree: Digest, holder: str) -> HeldTree:

@@ -2,7 +2,8 @@
 
     images/<digest>/layer/       the extracted image; about.json beside it
     sources/<digest>/layer/      an unpacked source
-    trees/<digest>/layer/        the root of an image of a registry, where it is extracted whole
+    trees/<digest>/layer/        the root of an image of a registry, or of a model, where it is extracted whole
+    models/<digest>/layer/       the root of a model, for containers that see the host's files
 
 How things come to be there is `arrivals.py`'s.
 """
@@ -35,7 +36,7 @@ from glowplug_worker.images.client import StoreClient, open_session
 from glowplug_worker.images.fetch import ABOUT, LAYER, About, fetch_image
 from glowplug_worker.images.host import this_host
 from glowplug_worker.images.kit import BuildKit, choose_cache, find_uv, make_kit, unfit_locals
-from glowplug_worker.images.opening import Mounting, open_mounts
+from glowplug_worker.images.opening import Mounting, open_for_all, open_mounts
 from glowplug_worker.images.pack import pack_layer
 from glowplug_worker.images.pipconfig import PASSED_ON, PipConfig, read_pip_config
 from glowplug_worker.images.sources import unpack_source
@@ -53,7 +54,8 @@ class LocalImages:
 
     Args:
         tasks: where syncing goes on in the background.
-        mounts: what brings images of registries here.
+        mounts: what brings images of registries here, and models.
+        opened: what brings models to containers without a root of their own, as whichever users they run.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class LocalImages:
         tasks: asyncio.TaskGroup,
         environ: Mapping[str, str],
         mounts: Mounts,
+        opened: Mounts,
     ) -> None:
         self.host = host
         self.client = client
@@ -73,6 +76,8 @@ class LocalImages:
         self._tasks = tasks
         self._noting: set[asyncio.Task[None]] = set()
         self.mounts = mounts
+        # For containers that see the host's own files.
+        self.opened = opened
         self._held: dict[str, set[Digest]] = {}
         self._caches = data_dir / "uv-cache"
         self._caches_busy: dict[Path, str] = {}
@@ -100,10 +105,22 @@ class LocalImages:
             root=directory / LAYER, env=env, python_version=about.python_version, base=base
         )
 
+    async def hold_tree(self, tree: Digest, holder: str, *, mounts: bool) -> Path:
+        """Return the root of a tree that a container has beside its image, held for it."""
+        self._held.setdefault(holder, set()).add(tree)
+        held = await (self.mounts if mounts else self.opened).hold(tree, holder)
+        return held.root
+
     async def release(self, holder: str) -> None:
         """Let go of the trees that a container had."""
         for tree in self._held.pop(holder, ()):
             await self.mounts.release(tree, holder)
+            await self.opened.release(tree, holder)
+
+    async def tend(self) -> None:
+        """Keep what nobody holds any more within its bounds; called every few seconds."""
+        await self.mounts.tend()
+        await self.opened.tend()
 
     def started(self, holder: str) -> None:
         """The holder is ready: what of its tree was read until now is what a start reads."""
@@ -265,8 +282,9 @@ async def open_images(
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         client = StoreClient(session, url_of_imagecache)
         mounts = await stack.enter_async_context(open_mounts(data_dir, client, tasks, mounting))
+        opened = await open_for_all(data_dir, client, tasks, mounting)
         environ = inherited((*PASSED_ON, "HOME"))
-        images = LocalImages(data_dir, client, this_host(), tasks, environ, mounts)
+        images = LocalImages(data_dir, client, this_host(), tasks, environ, mounts, opened)
         stack.callback(images.close)
         await asyncio.to_thread(images.load)
         yield images

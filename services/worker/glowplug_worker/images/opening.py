@@ -19,6 +19,8 @@ from glowplug_worker.images.mounts.probe import MountsWanted, choose_wanted
 from glowplug_worker.images.mounts.sources import ImagecacheSource
 from glowplug_worker.ports import Mounts
 
+_OPEN = 0o755
+
 
 class Mounting(msgspec.Struct, frozen=True, kw_only=True):
     """How trees are to come here.
@@ -37,6 +39,23 @@ class Mounting(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     keep_s: float = KEEP_S
     bytes_max: int = 0
+
+
+async def open_for_all(
+    data_dir: Path, client: StoreClient, tasks: asyncio.TaskGroup, mounting: Mounting
+) -> Mounts:
+    """Return what extracts trees where every user of this machine may look."""
+    extraction = Extraction(
+        data_dir / "models",
+        client,
+        tasks,
+        mounting.clock,
+        why="containers that see the host's own files open them as users of their own",
+        bytes_max=mounting.bytes_max,
+        mode=_OPEN,
+    )
+    await asyncio.to_thread(extraction.load)
+    return extraction
 
 
 @contextlib.asynccontextmanager

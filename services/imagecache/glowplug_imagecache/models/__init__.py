@@ -1,0 +1,1 @@
+"""Weights: what brings them here, stores them as trees, and keeps their records."""
