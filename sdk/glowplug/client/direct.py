@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ HEAD_BYTES_MAX = 64 * 1024
 # A peer that has vanished without a word is noticed after about KEEP_IDLE_S + 3 × KEEP_PAUSE_S.
 KEEP_IDLE_S = 10
 KEEP_PAUSE_S = 5
+# Python sees Ctrl-C between its own steps. One that comes just as it begins to wait is seen when the wait ends.
+WAIT_MS_MAX = 250
 
 _connections = threading.local()
 
@@ -86,6 +89,9 @@ def _connection(url: str) -> socket.socket:
     ):
         if hasattr(socket, name):  # not on every system
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if os.name == "posix":  # others have another form, and no signals to wait for
+        pause = struct.pack("@ll", 0, WAIT_MS_MAX * 1000)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
     _connections.held = _Held(url, made)
     return made
 
@@ -127,7 +133,11 @@ def _read(connection: socket.socket) -> Answer:
 
 
 def _receive(connection: socket.socket) -> bytes:
-    piece = connection.recv(RECEIVE_BYTES)
-    if not piece:
-        raise ConnectionResetError("closed before the answer was complete")
-    return piece
+    while True:
+        try:
+            piece = connection.recv(RECEIVE_BYTES)
+        except BlockingIOError:  # WAIT_MS_MAX is over: signals are seen to, and it goes on
+            continue
+        if not piece:
+            raise ConnectionResetError("closed before the answer was complete")
+        return piece

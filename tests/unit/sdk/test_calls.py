@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import glowplug
 import pytest
@@ -174,6 +175,15 @@ async def test_twins_do_the_same_in_an_event_loop(gateway: FakeGateway):
     assert await late.local.aio(4) == 8
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C does what it does in a terminal; where tests run in the background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_cancels_the_call_there(gateway: FakeGateway):
     identity.remote(0)
     gateway.hold.clear()
