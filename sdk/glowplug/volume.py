@@ -8,6 +8,11 @@ from pathlib import Path
 from glowplug.asked import check_shared_name
 from glowplug.errors import NotYetSupportedError
 from glowplug.remote import is_remote
+from glowplug.twins import blocking
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from glowplug.model import Model
 
 
 class Volume:
@@ -45,6 +50,24 @@ class Volume:
             f"volume {self.name} is seen inside containers; outside, `glowplug volume ls {self.name}` and "
             "`glowplug volume cp` reach it"
         )
+
+    @blocking
+    async def snapshot(self, name: str, path: str = "") -> Model:
+        """Store what the volume holds now as the latest version of a model, which never changes; return the model.
+
+        Args:
+            name: the model's.
+            path: a folder in the volume; "" = all of it.
+
+        Raises: NotFoundError, InvalidInputError naming what no model may have, UnavailableError where somebody
+            writes to it meanwhile.
+        """
+        from glowplug.model import Model  # noqa: PLC0415 - where it is needed
+
+        model = Model(name)
+        inner = path.strip("/")
+        await model.pull.aio(f"volume:{self.name}/{inner}" if inner else f"volume:{self.name}")
+        return model
 
     def __repr__(self) -> str:
         return f"<glowplug Volume {self.name} at {self.mount_path}>"

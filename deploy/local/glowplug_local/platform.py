@@ -334,6 +334,8 @@ def _children(
             }
         if service == "scheduler" and options.in_memory:
             env["DURABILITY"] = "memory"
+        if service == "imagecache":
+            env["VOLUMES_DIR"] = str(layout.root / "volumes")
         if service == "worker":
             env |= _share_of_machine(options)
             env["VOLUMES_DIR"] = str(layout.root / "volumes")

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from glowplug_contracts.errors import InvalidRequestError
-from glowplug_contracts.ids import Digest, check_digest
+from glowplug_contracts.ids import Digest, check_digest, check_name
 from glowplug_contracts.manifests import DEPTH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX
 from glowplug_contracts.trees import PIECE_BYTES
 
@@ -31,6 +31,7 @@ SOURCE_BYTES_MAX: Final = 2_048
 PIECES_BYTES_MAX: Final = 16 * 1024 * 1024
 UPLOAD: Final = "upload"
 HUB: Final = "hf"
+VOLUME: Final = "volume"
 HUB_REVISION: Final = "main"
 _DIGEST_BYTES: Final = 32
 _HEAD_BYTES: Final = _DIGEST_BYTES + 4
@@ -59,7 +60,10 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where weights come from: `kind` is UPLOAD or HUB, `what` names it there, at `revision` where it has any."""
+    """Where weights come from: `kind` is UPLOAD, HUB or VOLUME, `what` names it there.
+
+    `revision`: which one of it, where it has any.
+    """
 
     kind: str
     what: str
@@ -91,6 +95,10 @@ def parse_source(text: str) -> Source:
         if not _REVISION.match(revision or HUB_REVISION) or ".." in revision:
             raise bad_source(text, "a revision is a branch, a tag or a commit")
         return Source(HUB, repository, revision or HUB_REVISION)
+    if kind == VOLUME:
+        name, slash, path = what.partition("/")
+        check_name(name, "volume")
+        return Source(VOLUME, f"{name}/{'/'.join(check_path(path))}" if slash else name)
     raise bad_source(text, f"{kind[:40]!r} is no kind of source")
 
 
@@ -98,7 +106,8 @@ def bad_source(text: str, why: str) -> InvalidRequestError:
     """Return the error for a source that can't be one."""
     return InvalidRequestError(
         "model.bad_source",
-        f"{text[:200]!r}: {why}; write hf:organisation/name@revision, or upload a folder of your machine",
+        f"{text[:200]!r}: {why}; write hf:organisation/name@revision or volume:name/folder, or upload a folder "
+        "of your machine",
     )
 
 

@@ -28,7 +28,7 @@ def model() -> None:
 @json_option
 @click.pass_context
 def pull(ctx: click.Context, name: str, source: str, *, credentials: str, as_json: bool) -> None:
-    """Bring weights under a name: SOURCE is a folder (./weights), or hf:organisation/name@revision."""
+    """Bring weights under a name: SOURCE is ./folder, hf:organisation/name@revision or volume:name/folder."""
     session = open_session(ctx)
     progress = Progress(shown=not as_json)
     folder = Path(source).expanduser().absolute() if is_folder(source) else None

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from glowplug_contracts.weights import HUB, UPLOAD
+from glowplug_contracts.weights import HUB, UPLOAD, VOLUME
 from glowplug_runtime.http import open_http
 from glowplug_runtime.service import Shell, run
 
@@ -16,8 +16,9 @@ from glowplug_imagecache.http import make_app
 from glowplug_imagecache.image_doors import ImageDoors
 from glowplug_imagecache.keeping import Keeper
 from glowplug_imagecache.models.doors import ModelDoors
-from glowplug_imagecache.models.opening import open_hub
+from glowplug_imagecache.models.opening import open_hub, volumes_of
 from glowplug_imagecache.models.pulls import open_pulls
+from glowplug_imagecache.models.sources import WeightSource
 from glowplug_imagecache.models.uploaded import UploadedWeights
 from glowplug_imagecache.models.uploads import Uploads
 from glowplug_imagecache.opening import open_store
@@ -47,7 +48,12 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         hub = await stack.enter_async_context(
             open_hub(shell, folder / "pulls", sources.gateways, builds.quota)
         )
-        await stack.enter_async_context(open_pulls(shell, store, {UPLOAD: uploaded, HUB: hub}))
+        kinds: dict[str, WeightSource] = {
+            UPLOAD: uploaded,
+            HUB: hub,
+            VOLUME: volumes_of(settings, builds.quota),
+        }
+        await stack.enter_async_context(open_pulls(shell, store, kinds))
         keeper = Keeper(shell, store, builds.beats)
         await keeper.recover()
         watcher = Watcher(shell, store)

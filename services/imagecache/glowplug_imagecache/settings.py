@@ -31,6 +31,7 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
         image_bytes_max: files of one image, and its layers' tars, 1 MiB … 1 TiB; larger ones are refused.
         image_entries_max: files and directories of one image, 1 … 1000000.
         hub_url: the Hugging Face hub that models named "hf:…" come from, or a mirror of it.
+        volumes_dir: where volumes lie, the same as the gateways', for models that are made of one; "" = they can't be.
         model_bytes_max: files of one model, 1 MiB … 16 TiB; larger ones are refused.
         pulls_max: models that this replica brings at once, 1 … 64; more wait in line.
         store_bytes_max: above it, images that nothing needs are evicted, the least recently used first;
@@ -66,6 +67,7 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     image_bytes_max: int = 64 * GIB
     image_entries_max: int = ENTRIES_MAX
     hub_url: str = "https://huggingface.co"
+    volumes_dir: str = ""
     model_bytes_max: int = 1024 * GIB
     pulls_max: int = 2
     store_bytes_max: int = 100 * GIB

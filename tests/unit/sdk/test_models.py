@@ -25,6 +25,14 @@ def test_models_are_seen_where_it_was_said():
     assert asked({"/y": Model.from_dir("some/llama")})[0].directory == Path("some/llama").absolute()
 
 
+def test_a_hubs_model_says_where_it_comes_from():
+    model = Model.from_hub("org/Some.Name-7B", "v1", credentials="hub")
+    assert (model.name, model.mount_path) == ("Some-Name-7B", "/models/Some-Name-7B")
+    assert (model.source, model.credentials) == ("hf:org/Some.Name-7B@v1", "hub")
+    assert asked({"/x": model})[0].source == model.source
+    assert Model("a") != Model.from_hub("org/a")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -1,4 +1,4 @@
-"""Opens what brings models of a hub, as the settings say."""
+"""Opens what brings models of a hub and of volumes, as the settings say."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from glowplug_imagecache.asking_gateways import Gateways
 from glowplug_imagecache.folders import LayerFolder
 from glowplug_imagecache.models.fetching import Fetcher
 from glowplug_imagecache.models.hub import HubWeights
+from glowplug_imagecache.models.volumes import VolumeWeights
 from glowplug_imagecache.pulled import registries_of
 from glowplug_imagecache.quota import Quota
 from glowplug_imagecache.registry.guarding import open_session
 from glowplug_imagecache.registry.patience import Patience
 from glowplug_imagecache.settings import ImagecacheSettings
+
+
+def volumes_of(settings: ImagecacheSettings, quota: Quota) -> VolumeWeights:
+    """Return what makes models of volumes."""
+    root = Path(settings.volumes_dir) if settings.volumes_dir else None
+    return VolumeWeights(root, quota, bytes_max=settings.model_bytes_max)
 
 
 @contextlib.asynccontextmanager
