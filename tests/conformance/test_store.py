@@ -1,4 +1,4 @@
-"""What a store of objects promises, wherever it keeps them: in a directory, or in a bucket."""
+"""What a store of objects promises, wherever it keeps them: in a directory, a bucket, or in copies."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from glowplug_imagecache.shared_store import SharedStore
 from glowplug_imagecache.store import LEASE_GRACE_S, Store
 
 from tests.support.builders_images import a_store
+from tests.support.clusters import replicas
 from tests.support.shared_stores import a_shared_store
 
 OWNER, OTHER = WorkspaceId("w"), WorkspaceId("v")
 LATER = time.time() + 1_000_000.0
 
 
-@pytest.fixture(params=["directory", "bucket"])
+@pytest.fixture(params=["directory", "bucket", "replicas"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "directory":
         yield a_store(tmp_path, blob_bytes_max=100_000)
+        return
+    if request.param == "replicas":
+        with replicas(tmp_path) as members:
+            yield members[1].store(blob_bytes_max=100_000)
         return
     with a_shared_store(request.getfixturevalue("weed"), tmp_path, blob_bytes_max=100_000) as store:
         yield store

@@ -19,6 +19,7 @@ from glowplug_imagecache.objects import digest_of
 from glowplug_imagecache.store import Store
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.http import open_http
+from glowplug_runtime.replicas import Replicas
 from glowplug_worker.images.client import StoreClient, open_session
 from glowplug_worker.images.extract import TreeExtractor
 from glowplug_worker.images.local import LocalImages, open_images
@@ -111,17 +112,22 @@ async def open_client(url: str | None, token: str = TOKEN) -> AsyncIterator[Stor
 
 @contextlib.asynccontextmanager
 async def open_worker_images(
-    data_dir: Path, url: str, wanted: MountsWanted = "extract", *, token: str = TOKEN
+    data_dir: Path,
+    url: str | Replicas,
+    wanted: MountsWanted = "extract",
+    *,
+    token: str = TOKEN,
 ) -> AsyncIterator[LocalImages]:
+    replicas = url if isinstance(url, Replicas) else Replicas(lambda: [url])
     async with asyncio.TaskGroup() as tasks:
         mounting = Mounting(
             wanted=wanted,
             clock=Clock(),
             spawn=lambda work, name: tasks.create_task(work, name=name),
-            urls=lambda: [url],
+            urls=replicas.urls,
             token=token,
         )
-        async with open_images(data_dir, lambda: url, mounting) as images:
+        async with open_images(data_dir, replicas, mounting) as images:
             yield images
 
 

@@ -28,6 +28,7 @@ from glowplug_contracts.errors import (
 from glowplug_contracts.ids import Digest, WorkspaceId
 from glowplug_contracts.manifests import WORKSPACE_HEADER
 from glowplug_contracts.messages.invocation import INLINE_BYTES_MAX, Format, Payload
+from glowplug_runtime.replicas import Replicas
 
 from glowplug_gateway.ports import ServiceUrls
 
@@ -69,19 +70,25 @@ class Blobs:
     def __init__(self, services: ServiceUrls, session: aiohttp.ClientSession) -> None:
         self._services = services
         self._session = session
+        self._replicas = Replicas(lambda: services.urls("imagecache"))
 
     def of(self, workspace: WorkspaceId) -> OwnBlobs:
         """Return a workspace's blobs, and no others."""
-        return OwnBlobs(self._services, self._session, workspace)
+        return OwnBlobs(self._services, self._replicas, self._session, workspace)
 
 
 class OwnBlobs:
     """The blobs of one workspace."""
 
     def __init__(
-        self, services: ServiceUrls, session: aiohttp.ClientSession, workspace: WorkspaceId
+        self,
+        services: ServiceUrls,
+        replicas: Replicas,
+        session: aiohttp.ClientSession,
+        workspace: WorkspaceId,
     ) -> None:
         self._services = services
+        self._replicas = replicas
         self._session = session
         self._workspace = workspace
 
@@ -155,17 +162,23 @@ class OwnBlobs:
         *,
         keep: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = await self._services.wait_for("imagecache", FIND_TIMEOUT_S)
         headers = {WORKSPACE_HEADER: str(self._workspace)}
         if keep is not None:
             headers[KEEP_HEADER] = keep
+        url = ""
         try:
-            async with self._session.request(
-                method,
-                f"{url}/blobs/{digest}",
-                data=body,
-                headers=headers,
-            ) as response:
+            response = None
+            while response is None:
+                url, before = await self._url(digest), url
+                try:
+                    response = await self._session.request(
+                        method, f"{url}/blobs/{digest}", data=body, headers=headers
+                    )
+                except (TimeoutError, aiohttp.ClientError):
+                    self._replicas.failed(url)
+                    if body is not None or before:
+                        raise  # some of the body may be gone; and two tries are enough
+            async with response:
                 yield response
         except (TimeoutError, aiohttp.ClientError) as err:
             raise UnavailableError(
@@ -173,6 +186,11 @@ class OwnBlobs:
                 f"imagecache: {method} of blob {digest}: {err!r}",
                 retry_after_s=1,
             ) from err
+
+    async def _url(self, digest: Digest) -> str:
+        """Return whom to ask: the replica that has it in its cache, if there are several."""
+        anybody = await self._services.wait_for("imagecache", FIND_TIMEOUT_S)
+        return self._replicas.choose(digest) or anybody
 
 
 def not_stored(digest: Digest) -> InvalidRequestError:

@@ -38,7 +38,7 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
     settings = shell.settings
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(settings.data_dir or SERVICE)
-        store = await stack.enter_async_context(open_store(settings, folder, shell.instance))
+        store = await stack.enter_async_context(open_store(shell, folder))
         uploads = await asyncio.to_thread(Uploads, folder / "uploads", settings.free_bytes_min)
         sources = await stack.enter_async_context(open_sources(shell, store, folder))
         builds = await stack.enter_async_context(open_builds(shell, store, sources))

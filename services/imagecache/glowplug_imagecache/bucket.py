@@ -8,6 +8,7 @@ callers run it in threads.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -19,6 +20,7 @@ from glowplug_contracts.errors import UnavailableError
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
+from glowplug_imagecache.naming import matches
 from glowplug_imagecache.places import RETRY_S, TIMEOUT_S, TRIES_MAX, BucketPlace, Keys, Thing
 
 if TYPE_CHECKING:
@@ -116,6 +118,15 @@ class Bucket:
             for batch in obstore.list(self._store, folder, offset=after or None):
                 for found in batch:
                     yield Thing(found["path"], found["size"], found["last_modified"].timestamp())
+
+    def intact(self, path: str, bytes_max: int) -> bool | None:
+        """See Objects. There is one copy here."""
+        with tempfile.TemporaryFile() as file:
+            return matches(path, file, decoded=True) if self.fetch(path, file, bytes_max) else None
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """See Objects: a bucket always is."""
+        return contextlib.nullcontext()
 
     def each(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Do something for every item, a few at a time; return what came, in order."""

@@ -1,4 +1,4 @@
-"""Open the store that the settings name: the data directory, or a bucket with the directory as its cache."""
+"""Open the store that the settings name: the data directory, a bucket, or the replicas' own directories."""
 
 from __future__ import annotations
 
@@ -8,59 +8,70 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+from glowplug_runtime.service import Shell
 from glowplug_runtime.settings import SettingsError
 
-from glowplug_imagecache.places import BucketPlace, Keys, bucket_place
+from glowplug_imagecache.joining import open_cluster
+from glowplug_imagecache.places import REPLICAS, BucketPlace, Keys, bucket_place, check_copies
+from glowplug_imagecache.ports import Objects
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.shared_store import SharedStore
 from glowplug_imagecache.store import Store
 
 
 @contextlib.asynccontextmanager
-async def open_store(
-    settings: ImagecacheSettings, root: Path, instance: str
-) -> AsyncIterator[Store]:
+async def open_store(shell: Shell[ImagecacheSettings], root: Path) -> AsyncIterator[Store]:
     """Yield the store. Raises: SettingsError; UnavailableError where the bucket can't be read."""
+    settings = shell.settings
     try:
-        place = bucket_place(settings.store, settings.store_endpoint, settings.store_region)
+        if settings.store == REPLICAS:
+            check_copies(settings.store_members, settings.store_copies)
+            place = None
+        else:
+            place = bucket_place(settings.store, settings.store_endpoint, settings.store_region)
     except ValueError as err:
         raise SettingsError(f"GLOWPLUG_IMAGECACHE_{err}") from None
-    if place is None:
-        yield await asyncio.to_thread(
-            Store,
-            root,
-            free_bytes_min=settings.free_bytes_min,
-            blob_bytes_max=settings.blob_bytes_max,
-        )
-        return
-    shared = await asyncio.to_thread(_open_shared, settings, place, root, instance)
-    try:
-        yield shared
-    finally:
-        await asyncio.to_thread(shared.bucket.close)
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.store == REPLICAS:
+            cluster = await stack.enter_async_context(open_cluster(shell, root))
+            yield await asyncio.to_thread(_shared, settings, root, shell.instance, cluster)
+        elif place is not None:
+            bucket = await asyncio.to_thread(_open_bucket, settings, place)
+            stack.push_async_callback(asyncio.to_thread, bucket.close)
+            yield await asyncio.to_thread(_shared, settings, root, shell.instance, bucket)
+        else:
+            yield await asyncio.to_thread(
+                Store,
+                root,
+                free_bytes_min=settings.free_bytes_min,
+                blob_bytes_max=settings.blob_bytes_max,
+            )
 
 
-def _open_shared(
-    settings: ImagecacheSettings, place: BucketPlace, root: Path, instance: str
+def _shared(
+    settings: ImagecacheSettings, root: Path, instance: str, objects: Objects
 ) -> SharedStore:
+    return SharedStore(
+        root,
+        objects,
+        instance,
+        free_bytes_min=settings.free_bytes_min,
+        blob_bytes_max=settings.blob_bytes_max,
+        fresh_s=settings.evict_grace_s / 2,
+        cache_bytes_max=settings.store_cache_bytes,
+    )
+
+
+def _open_bucket(settings: ImagecacheSettings, place: BucketPlace) -> Objects:
     from glowplug_imagecache.bucket import Bucket  # noqa: PLC0415 - loads a library of 15 MB
 
     bucket = Bucket(place, read_keys(settings.store_keys_file))
     try:
-        store = SharedStore(
-            root,
-            bucket,
-            instance,
-            free_bytes_min=settings.free_bytes_min,
-            blob_bytes_max=settings.blob_bytes_max,
-            fresh_s=settings.evict_grace_s / 2,
-            cache_bytes_max=settings.store_cache_bytes,
-        )
         bucket.head("scrub.json")  # what is wrong with the settings is told now
     except BaseException:
         bucket.close()
         raise
-    return store
+    return bucket
 
 
 def read_keys(path: str) -> Keys:

@@ -51,6 +51,18 @@ class BucketPlace(msgspec.Struct, frozen=True, kw_only=True):
         return f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
 
 
+REPLICAS: Final = "replicas"
+MEMBERS_MAX: Final = 64
+
+
+def check_copies(members: int, copies: int) -> None:
+    """Raise ValueError for a cluster that can't be."""
+    if not 1 <= members <= MEMBERS_MAX:
+        raise ValueError(f"STORE_MEMBERS is 1 to {MEMBERS_MAX}")
+    if not 1 <= copies <= members:
+        raise ValueError("STORE_COPIES is 1 to STORE_MEMBERS")
+
+
 def bucket_place(url: str, endpoint: str, region: str) -> BucketPlace | None:
     """Return the bucket that the settings name; None for "", which is the data directory.
 
@@ -65,7 +77,7 @@ def bucket_place(url: str, endpoint: str, region: str) -> BucketPlace | None:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("STORE is s3://bucket/prefix; keys go to a file, STORE_KEYS_FILE names it")
     if parts.scheme != "s3" or not _BUCKET.match(parts.netloc):
-        raise ValueError("STORE is s3://bucket/prefix, or empty for the data directory")
+        raise ValueError("STORE is s3://bucket/prefix, replicas, or empty for the data directory")
     if prefix and (not _PREFIX.match(prefix) or {".", ".."} & set(prefix.split("/"))):
         raise ValueError("STORE's prefix has letters, digits, '.', '_', '-' and '/' only")
     server = urlsplit(endpoint)

@@ -38,13 +38,15 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
             0 = no bound but the disk's.
         workspace_bytes_max: what one workspace's images, models and blobs may come to, as if nothing were shared;
             0 = no quota. Beyond it, builds and uploads are refused.
-        store: where objects are kept: "s3://bucket/prefix", or "" for the data directory. A bucket is shared by all
-            replicas, whose data directories are caches then.
+        store: where objects are kept: "" for the data directory, which replicas on one host may share,
+            "s3://bucket/prefix" for a bucket of all replicas, "replicas" for their own directories, with copies.
+        store_members: how many replicas keep copies ("replicas" only); eviction waits until all are there.
+        store_copies: of each object ("replicas" only); one fewer may be away, or lost, at once.
         store_endpoint: the S3-compatible server, "https://host:port"; "" = Amazon's of the region.
         store_region: the bucket's region.
         store_keys_file: JSON with access_key_id, secret_access_key and, if there is one, session_token; "" = what
             the environment says (AWS_ACCESS_KEY_ID, …, a role).
-        store_cache_bytes: of a data directory that is a cache; what is in use may come on top.
+        store_cache_bytes: of what a data directory has as a cache; what is in use may come on top.
         image_unused_s: images that nothing needs and nobody used for so long are evicted, whatever room
             there is, 3600 or more.
         evict_s: seconds between rounds of eviction, 1 or more; each lists the whole store.
@@ -76,6 +78,8 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     store_endpoint: str = ""
     store_region: str = "us-east-1"
     store_keys_file: str = ""
+    store_members: int = 3
+    store_copies: int = 2
     store_cache_bytes: int = 20 * GIB
     image_unused_s: float = 30 * 86_400.0
     evict_s: float = 600.0

@@ -17,9 +17,10 @@ from glowplug_contracts.ids import Digest, WorkspaceId
 from glowplug_imagecache.evicting import read_named
 from glowplug_imagecache.eviction import DropImages, DropTrees, Sweep, Swept
 from glowplug_imagecache.marks import MARKS, marked, superseded, wanted_at
+from glowplug_imagecache.naming import BLOBS, CHUNKS, WORKSPACES
 from glowplug_imagecache.objects import is_digest
 from glowplug_imagecache.places import Thing
-from glowplug_imagecache.shared_store import BLOBS, CHUNKS, WORKSPACES, SharedStore
+from glowplug_imagecache.shared_store import SharedStore
 from glowplug_imagecache.stock import ManifestSeen, Named, ObjectSeen, SourceSeen, Stock, stock_of
 
 # Marks of what is not there: it may be written later than its mark was, but not by a day.
@@ -37,7 +38,11 @@ class SharedEvictor:
         """Do nothing: see the module."""
 
     def look(self) -> Stock:
-        """Return what there is."""
+        """Return what there is. Raises: UnavailableError where that can't be known."""
+        with self._bucket.whole():
+            return self._look()
+
+    def _look(self) -> Stock:
         # Objects first: one that comes later is not in the stock, so it is not swept.
         objects = list(self._things(CHUNKS))
         sources = [one for one in self._things(WORKSPACES) if _owner(one.path) is not None]

@@ -16,10 +16,11 @@ from glowplug_contracts.errors import ContractError, NotFoundError
 from glowplug_contracts.ids import Digest
 
 from glowplug_imagecache.lacking import hurt_of, lost_of
+from glowplug_imagecache.naming import BLOBS, CHUNKS, LEASED, WORKSPACES
 from glowplug_imagecache.objects import is_digest
 from glowplug_imagecache.places import Thing
 from glowplug_imagecache.scrub import Check, Checked, Hurt, Progress
-from glowplug_imagecache.shared_store import BLOBS, CHUNKS, LEASED, WORKSPACES, SharedStore
+from glowplug_imagecache.shared_store import SharedStore
 from glowplug_imagecache.stock import Named, named_in
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,10 @@ class SharedScrubber:
 
     def assess(self, corrupt: tuple[str, ...]) -> tuple[Hurt, ...]:
         """Return every image that lacks something. `corrupt`: paths, manifests among them."""
+        with self._bucket.whole():
+            return self._assess(corrupt)
+
+    def _assess(self, corrupt: tuple[str, ...]) -> tuple[Hurt, ...]:
         names = (_name(thing) for thing in self._bucket.walk(CHUNKS))
         there = {bytes.fromhex(name) for name in names if is_digest(name)}
         manifests: dict[Digest, Named] = {}

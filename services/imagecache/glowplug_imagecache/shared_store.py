@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from glowplug_contracts.errors import NotFoundError
@@ -26,8 +26,10 @@ from glowplug_contracts.manifests import ChunkFrame
 
 from glowplug_imagecache.cached import Cached
 from glowplug_imagecache.marks import mark, mark_given_up, marks_of, wanted_at
+from glowplug_imagecache.naming import BLOBS, CHUNKS, LEASED, WORKSPACES
 from glowplug_imagecache.objects import KEPT_BYTES_MAX, raw_form, sealed, unsealed
 from glowplug_imagecache.places import Thing
+from glowplug_imagecache.ports import Objects
 from glowplug_imagecache.store import (
     LEASE_GRACE_S,
     QUARANTINE_KEPT_S,
@@ -37,18 +39,9 @@ from glowplug_imagecache.store import (
 )
 from glowplug_imagecache.withdrawing import AUTHOR_DEAD_S, Withdrawals
 
-if TYPE_CHECKING:
-    from glowplug_imagecache.bucket import Bucket
-
 log = structlog.get_logger(__name__)
 
-CHUNKS, BLOBS, LEASED, WORKSPACES, QUARANTINE = (
-    "chunks",
-    "blobs",
-    "leased",
-    "workspaces",
-    "quarantine",
-)
+QUARANTINE: Final = "quarantine"
 MEMO_S: Final = 60.0
 MEMO_MAX: Final = 200_000
 # More than that are looked up by a list of all.
@@ -68,7 +61,7 @@ class SharedStore(Store):
     def __init__(
         self,
         root: Path,
-        bucket: Bucket,
+        bucket: Objects,
         name: str,
         *,
         free_bytes_min: int,
@@ -212,6 +205,10 @@ class SharedStore(Store):
 
     def sweep_leases(self, now: float) -> int:
         """Remove what nobody keeps any more; return how many. One replica does it at a time."""
+        with self.bucket.whole():
+            return self._sweep_leases(now)
+
+    def _sweep_leases(self, now: float) -> int:
         before = now - LEASE_GRACE_S
         self.withdrawals.forget(now - AUTHOR_DEAD_S)
         rotten = self.bucket.walk(QUARANTINE)
@@ -250,18 +247,8 @@ class SharedStore(Store):
         return bool(self.withdrawals.remove([path], still_corrupt))
 
     def is_intact(self, path: str) -> bool | None:
-        """Read an object of the bucket; None if it is not there."""
-        digest = Digest(path.rpartition("/")[2])
-        if path.startswith(f"{CHUNKS}/"):
-            stored = self.bucket.get(path, KEPT_BYTES_MAX + 1)
-            return None if stored is None else raw_form(digest, stored) is not None
-        descriptor, temporary = self.temporary()
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                there = self.bucket.fetch(path, file, self._blob_max)
-            return digest_of_file(temporary) == digest if there else None
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Read an object where it is kept, every copy of it; None if it is not there."""
+        return self.bucket.intact(path, max(self._blob_max, KEPT_BYTES_MAX))
 
     # -- Objects --------------------------------------------------------------------------------
 
@@ -319,7 +306,7 @@ class SharedStore(Store):
         for _ in range(2):
             descriptor, temporary = self.temporary()
             try:
-                with os.fdopen(descriptor, "wb") as opened:
+                with os.fdopen(descriptor, "w+b") as opened:
                     there = self.bucket.fetch(path, opened, self._blob_max)
                 if not there:
                     return None

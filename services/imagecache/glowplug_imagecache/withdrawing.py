@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import structlog
 
 from glowplug_imagecache.places import RETRY_S, TIMEOUT_S
-
-if TYPE_CHECKING:
-    from glowplug_imagecache.bucket import Bucket
+from glowplug_imagecache.ports import Objects
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +35,7 @@ class Withdrawals:
     """See the module. `name` is this replica's: no other one may write its lists."""
 
     def __init__(
-        self, bucket: Bucket, name: str, wait: Callable[[float], None] = time.sleep
+        self, bucket: Objects, name: str, wait: Callable[[float], None] = time.sleep
     ) -> None:
         self._bucket = bucket
         self._name = name

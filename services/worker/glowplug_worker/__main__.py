@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import structlog
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import WorkerId
+from glowplug_runtime.replicas import Replicas
 from glowplug_runtime.service import Shell, run
 from glowplug_runtime.settings import SettingsError
 
@@ -78,7 +79,9 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
         spawn = _spawner(shell)
         images = await stack.enter_async_context(
             open_images(
-                directory, lambda: shell.peers.url("imagecache"), _mounting(shell, settings, spawn)
+                directory,
+                Replicas(lambda: shell.peers.urls("imagecache")),
+                _mounting(shell, settings, spawn),
             )
         )
         gateways = await stack.enter_async_context(

@@ -10,7 +10,7 @@ Makers that the composition root calls:
         wanted: "auto", "process" or "bwrap"; tries what it returns by really starting something.
     glowplug_worker.runtime.python.find_pythons() -> Pythons
     glowplug_worker.images.open_images(data_dir, url_of_imagecache, mounting) -> async context manager
-        of ImageStore; url_of_imagecache: Callable[[], str | None], mounting: `images/opening.py`.
+        of ImageStore; url_of_imagecache: Replicas, or Callable[[], str | None]; mounting: `images/opening.py`.
 """
 
 from __future__ import annotations

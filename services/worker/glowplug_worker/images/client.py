@@ -36,6 +36,8 @@ from glowplug_contracts.manifests import (
     decode_digests,
     encode_digests,
 )
+from glowplug_runtime.groups import leaves
+from glowplug_runtime.replicas import Replicas
 
 from glowplug_worker.images.objects import check_blob, digest_of
 from glowplug_worker.ports import CALL_BLOBS_KEPT_S
@@ -70,14 +72,18 @@ class StoreClient:
 
     Args:
         session: carries the internal token; see `open_session`.
-        url_of_imagecache: where a ready replica answers now, or None.
+        url_of_imagecache: where a ready replica answers now, or None; or which of several has what.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url_of_imagecache: Callable[[], str | None]
+        self, session: aiohttp.ClientSession, url_of_imagecache: Callable[[], str | None] | Replicas
     ) -> None:
         self._session = session
-        self._url_of_imagecache = url_of_imagecache
+        self._replicas = (
+            url_of_imagecache
+            if isinstance(url_of_imagecache, Replicas)
+            else Replicas(lambda: [url] if (url := url_of_imagecache()) else [])
+        )
 
     async def get(self, digest: Digest, owner: WorkspaceId | None = None) -> bytes:
         """Return a blob's verified bytes; without an owner, it is the platform's own."""
@@ -143,13 +149,29 @@ class StoreClient:
         await _again(once)
 
     async def get_chunks(self, digests: Sequence[Digest]) -> list[ChunkFrame]:
-        """Return the chunks of one batch (`group_by_size`), compressed and not yet verified."""
+        """Return the chunks of one batch (`group_by_size`), compressed and not yet verified.
 
+        Each replica is asked for those that it has in its cache.
+        """
+        groups = self._replicas.grouped(dict.fromkeys(digests))
+        getting: list[asyncio.Task[list[ChunkFrame]]] = []
+        failed: BaseExceptionGroup[PlatformError] | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                getting += [tasks.create_task(self._get_some(group)) for group in groups]
+        except* PlatformError as group:
+            failed = group  # raised outside, since what is raised in here comes out in a group
+        if failed is not None:
+            raise leaves(failed)[0] from failed
+        found = {frame.digest: frame for task in getting for frame in task.result()}
+        return [found[digest] for digest in digests if digest in found]
+
+    async def _get_some(self, digests: Sequence[Digest]) -> list[ChunkFrame]:
         async def once() -> list[ChunkFrame]:
             reader = BatchReader()
             frames: list[ChunkFrame] = []
             body = encode_digests(digests)
-            async with self._ask("POST", "/chunks/get", body=body) as answer:
+            async with self._ask("POST", "/chunks/get", body=body, name=digests[0]) as answer:
                 async for data in answer.content.iter_any():
                     frames += reader.feed(data)
             reader.finish()
@@ -184,9 +206,13 @@ class StoreClient:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        name: str = "",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yield a successful answer. Raises: what was refused; UnavailableError if it broke off."""
-        url = await self._url()
+        """Yield a successful answer; `name` chooses who is asked ("" = the path does).
+
+        Raises: what was refused; UnavailableError if it broke off.
+        """
+        url = await self._url(name or path)
         # In pieces: one large write would hold up the event loop.
         data = None if body is None else io.BytesIO(body)
         try:
@@ -197,16 +223,17 @@ class StoreClient:
                     raise await _refusal(answer)
                 yield answer
         except (aiohttp.ClientError, TimeoutError) as err:
+            self._replicas.failed(url)
             raise UnavailableError(
                 "platform.unavailable",
                 f"imagecache at {url} broke off: {err}",
                 retry_after_s=1.0,
             ) from err
 
-    async def _url(self) -> str:
+    async def _url(self, name: str) -> str:
         try:
             async with asyncio.timeout(WAIT_FOR_URL_S):
-                while (url := self._url_of_imagecache()) is None:  # noqa: ASYNC110 - a port, no event
+                while (url := self._replicas.choose(name)) is None:  # noqa: ASYNC110 - a port, no event
                     await asyncio.sleep(TRY_AGAIN_S)
                 return url
         except TimeoutError as err:

@@ -29,6 +29,7 @@ from glowplug_contracts.ids import (
 )
 from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.image import ImageManifest
+from glowplug_runtime.replicas import Replicas
 from glowplug_runtime.settings import inherited
 
 from glowplug_worker.images.arrivals import Arrivals
@@ -271,7 +272,7 @@ class LocalImages:
 
 @contextlib.asynccontextmanager
 async def open_images(
-    data_dir: Path, url_of_imagecache: Callable[[], str | None], mounting: Mounting
+    data_dir: Path, url_of_imagecache: Callable[[], str | None] | Replicas, mounting: Mounting
 ) -> AsyncIterator[LocalImages]:
     """Open the worker's images under `data_dir`, filled from whichever imagecache answers.
 
