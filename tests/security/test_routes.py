@@ -95,6 +95,8 @@ async def lay_out(gateway: Web, world: Any) -> dict[str, str]:
     await _made(gateway, "POST", "/api/v1/volumes", json={"name": f"{CANARY}-volume"})
     file = f"/api/v1/volumes/{CANARY}-volume/file?path={CANARY}.txt"
     await _made(gateway, "PUT", file, data=CONTENT)
+    model = {"name": f"{CANARY}-model", "source": f"hf:org/{CANARY}"}
+    await _made(gateway, "POST", "/models/pull", json=model)
     event = {"ce-id": f"{CANARY}-event", "ce-source": "/x", "ce-type": "x", "ce-specversion": "1.0"}
     await _made(gateway, "POST", "/events", data=CONTENT, headers=event)
     events = (await gateway.json("GET", "/api/v1/events"))["events"]
@@ -109,6 +111,7 @@ async def lay_out(gateway: Web, world: Any) -> dict[str, str]:
         "queue": f"{CANARY}-queue",
         "secret": f"{CANARY}-secret",
         "volume": f"{CANARY}-volume",
+        "model": f"{CANARY}-model",
         "event": events[0]["event_id"],
         "schedule": f"{CANARY}-tidy",
         "name": f"{CANARY}-end",
@@ -131,6 +134,7 @@ async def look(gateway: Web) -> dict[str, bool]:
         "secret": (f"/api/v1/secrets/{CANARY}-secret", "A"),
         "volume": (f"/api/v1/volumes/{CANARY}-volume/files", f"{CANARY}.txt"),
         "file": (f"/api/v1/volumes/{CANARY}-volume/file?path={CANARY}.txt", CONTENT),
+        "model": (f"/models/{CANARY}-model/status", f"{CANARY}-model"),
         "event": ("/api/v1/events", f"{CANARY}-event"),
         "schedule": (f"/api/v1/schedules/{CANARY}-tidy", f"{CANARY}-tidy"),
         "task": ("/api/v1/tasks", f"{CANARY}-greet"),
