@@ -22,7 +22,11 @@ from glowplug_contracts.weights import ListedFile, Listing, piece_bytes
 from glowplug_imagecache.models.uploads import KEPT_S, Uploads
 from glowplug_imagecache.objects import digest_of
 
-from tests.integration.imagecache.test_eviction import a_day_passes, a_keeper
+from tests.integration.imagecache.test_eviction import (
+    a_beat,
+    a_day_passes,
+    a_keeper,
+)
 from tests.support.builders_images import TOKEN, a_store
 from tests.support.eventually import eventually
 
@@ -171,7 +175,14 @@ async def test_what_a_model_needs_is_never_evicted(bus, imagecache, images, send
     await bus.bucket(MODELS).delete(f"{W}.other")
     store = a_store(Path(imagecache.settings.data_dir))
     a_day_passes(store)
-    keeper = a_keeper(imagecache, store, [])
+    # A container that was started with it has it still.
+    beat = a_beat("")
+    holding = msgspec.structs.replace(beat.containers[0], trees=(gone.tree,))
+    keeper = a_keeper(imagecache, store, [msgspec.structs.replace(beat, containers=(holding,))])
+    await keeper.tick()
+    assert keeper.last is not None
+    assert keeper.last.trees == ()
+    keeper = a_keeper(imagecache, store, [beat])
     await keeper.tick()
     assert keeper.last is not None
     assert keeper.last.trees == (gone.tree,)
