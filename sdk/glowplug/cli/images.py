@@ -153,10 +153,24 @@ def usage(ctx: click.Context, *, as_json: bool) -> None:
     click.echo(
         f"your images: {mine['images']}, {mib(mine['logical_bytes'])} together, "
         f"{mib(mine['distinct_bytes'])} of it distinct, {mib(mine['stored_bytes'])} stored"
+        + _share(mine)
     )
     click.echo(f"your blobs: {mib(mine['blob_bytes'])}")
     click.echo(_evicted(store))
     click.echo(_scrubbed(store["scrub"]))
+
+
+def _share(mine: Mapping[str, Any]) -> str:
+    """Say what is left to store of what the images come to: the rest is shared, or compressed away."""
+    logical, distinct, stored = (
+        int(mine[name]) for name in ("logical_bytes", "distinct_bytes", "stored_bytes")
+    )
+    if not logical or not distinct:
+        return ""
+    shared, compressed = 1 - distinct / logical, 1 - stored / distinct
+    return (
+        f" ({max(0.0, shared):.0%} shared, {max(0.0, compressed):.0%} of the rest compressed away)"
+    )
 
 
 def _evicted(store: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from glowplug_contracts.errors import (
     PlatformError,
     UnauthenticatedError,
 )
-from glowplug_contracts.ids import Digest, WorkspaceId, check_digest, check_token
+from glowplug_contracts.ids import WorkspaceId, check_digest, check_token
 from glowplug_contracts.manifests import (
     BATCH_BYTES_MAX,
     BATCH_CHUNKS_MAX,
@@ -165,20 +165,20 @@ class _Doors:
 
     async def get_chunks(self, request: web.Request) -> web.StreamResponse:
         """Send the chunks asked for, in that order; one that is not here is framed as missing."""
-        digests = iter(decode_digests(await request.read()))
+        frames = self._store.chunks(decode_digests(await request.read()))
         answer = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         async with self._streams:
             await answer.prepare(request)
-            while batch := await asyncio.to_thread(self._read_batch, digests):
+            while batch := await asyncio.to_thread(self._read_batch, frames):
                 await answer.write(batch)
             await answer.write_eof()
         return answer
 
-    def _read_batch(self, digests: Iterator[Digest]) -> bytes:
+    def _read_batch(self, frames: Iterator[ChunkFrame]) -> bytes:
         parts: list[bytes] = []
         size = 0
-        for digest in digests:
-            added = batch_parts(self._store.chunk(digest))
+        for frame in frames:
+            added = batch_parts(frame)
             parts += added
             size += sum(map(len, added))
             if size >= BATCH_BYTES_MAX // 2:

@@ -63,7 +63,7 @@ async def open_cluster(shell: Shell[ImagecacheSettings], root: Path) -> AsyncIte
     app = web.Application(middlewares=[guard(shell.internal_token())])
     app.add_routes(doors.routes())
     try:
-        async with open_http(app, settings.host, 0) as port:
+        async with open_http(app, settings.host, settings.store_port) as port:
             shell.ready_note(**{NOTE: f"http://{settings.host}:{port}"})
             shell.beat_now()
             with contextlib.suppress(TimeoutError):

@@ -42,6 +42,7 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
             "s3://bucket/prefix" for a bucket of all replicas, "replicas" for their own directories, with copies.
         store_members: how many replicas keep copies ("replicas" only); eviction waits until all are there.
         store_copies: of each object ("replicas" only); one fewer may be away, or lost, at once.
+        store_port: where members of "replicas" reach each other's copies, beside `port`; 0 takes a free one.
         store_endpoint: the S3-compatible server, "https://host:port"; "" = Amazon's of the region.
         store_region: the bucket's region.
         store_keys_file: JSON with access_key_id, secret_access_key and, if there is one, session_token; "" = what
@@ -79,6 +80,7 @@ class ImagecacheSettings(Settings, frozen=True, kw_only=True):
     store_region: str = "us-east-1"
     store_keys_file: str = ""
     store_members: int = 3
+    store_port: int = 0
     store_copies: int = 2
     store_cache_bytes: int = 20 * GIB
     image_unused_s: float = 30 * 86_400.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 QUARANTINE: Final = "quarantine"
 MEMO_S: Final = 60.0
 MEMO_MAX: Final = 200_000
+# Chunks of a batch that are brought at once: a MiB each.
+AHEAD: Final = 8
 # More than that are looked up by a list of all.
 HEADS_MAX: Final = 2000
 
@@ -120,6 +122,12 @@ class SharedStore(Store):
                 return frame
         self.take_away(path)
         return ChunkFrame(digest, 0, None)
+
+    def chunks(self, digests: Iterable[Digest]) -> Iterator[ChunkFrame]:
+        """See Store. Where each is a request, several are asked for at a time."""
+        left = iter(digests)
+        while some := list(itertools.islice(left, AHEAD)):
+            yield from self.bucket.each(self.chunk, some)
 
     def chunk_sizes(self, digests: Iterable[Digest]) -> dict[Digest, int]:
         """See Store."""

@@ -108,6 +108,10 @@ class Store:
             return ChunkFrame(digest, 0, None)
         return frame
 
+    def chunks(self, digests: Iterable[Digest]) -> Iterator[ChunkFrame]:
+        """Yield chunks as `chunk` returns them, in this order; lazily, a few ahead at most."""
+        return map(self.chunk, digests)
+
     # -- Blobs ----------------------------------------------------------------------------------
 
     def blob_size(self, digest: Digest, owner: WorkspaceId | None = None) -> int | None:

@@ -117,6 +117,8 @@ async def test_images_from_the_command_line(
     assert "step 1     run echo 1 > a\n" in shown[1]
     assert diff[1].startswith("+ b  2\n1 added, 0 removed, 0 changed; ")
     assert "your images: 2, " in usage[1]
+    # Six bytes together, four of them distinct; compressing makes such files larger.
+    assert " (33% shared, 0% of the rest compressed away)" in usage[1]
     assert (in_use[0], "is needed by f v1" in in_use[2]) == (1, True)
     assert (unknown[0], "glowplug image list" in unknown[2]) == (1, True)
     assert "1 would be given up" in dry[1]

@@ -116,6 +116,26 @@ def test_what_goes_wrong_once_on_the_way_is_asked_for_again(
         assert not answers
 
 
+def test_chunks_of_a_batch_are_brought_several_at_a_time(
+    weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [frame_of(str(number).encode()) for number in range(12)]
+    prefix = a_prefix()
+    with (
+        a_shared_store(weed, tmp_path / "1", prefix) as one,
+        a_shared_store(weed, tmp_path / "2", prefix) as two,
+    ):
+        one.put_chunks(frames)
+        get, together = two.bucket.get, threading.Barrier(4)
+
+        def slowly(path: str, bytes_max: int) -> bytes | None:
+            together.wait(WITHIN_S)  # nobody gets further alone
+            return get(path, bytes_max)
+
+        monkeypatch.setattr(two.bucket, "get", slowly)
+        assert list(two.chunks([frame.digest for frame in frames])) == frames
+
+
 def test_the_cache_keeps_its_bound_and_what_is_in_use(
     weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
