@@ -101,9 +101,8 @@ async def test_what_another_workspace_has_is_not_there(gateway, bus):
     assert lines[-1]["error"]["code"] == "model.not_found"
 
 
-@pytest.mark.parametrize(
-    ("asked", "code"),
-    [
+async def test_what_can_be_no_pull_is_refused(gateway):
+    wrong = [
         ({"name": "a/b"}, "request.bad_name"),
         ({"name": "pull"}, "request.bad_name"),
         ({"source": "hf:../etc"}, "model.bad_source"),
@@ -112,16 +111,16 @@ async def test_what_another_workspace_has_is_not_there(gateway, bus):
         ({"source": "file:///etc/passwd"}, "model.bad_source"),
         ({"source": "hf:"}, "model.bad_source"),
         ({"source": "upload:x"}, "request.bad_digest"),
+        ({"source": "volume:a b"}, "request.bad_name"),
+        ({"source": "volume:data/../other"}, "model.refused"),
         ({"credentials": "none"}, "request.invalid"),
         ({"unknown": 1}, "request.invalid"),
-    ],
-)
-async def test_what_can_be_no_pull_is_refused(gateway, asked, code):
-    async with gateway(
-        "POST", "/models/pull", json={"name": "m", "source": "hf:org/name"} | asked
-    ) as answer:
-        assert answer.status in (404, 422)
-        assert (await answer.json())["error"]["code"] == code
+    ]
+    for asked, code in wrong:
+        asking = {"name": "m", "source": "hf:org/name"} | asked
+        async with gateway("POST", "/models/pull", json=asking) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (422, code), asked
+    assert (await gateway.json("GET", "/models"))["models"] == []
 
 
 async def test_a_version_is_deployed_with_models_that_are_there(gateway, bus):

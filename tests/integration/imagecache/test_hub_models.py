@@ -99,34 +99,25 @@ async def test_a_token_goes_to_the_hub_alone(bus, imagecache, hub):
     assert hub.asked("/resolve/")[-1]["Authorization"] == "Bearer hf_secret"
 
 
-@pytest.mark.parametrize(
-    "path", ["../../etc/cron.d/x", "/etc/passwd", "a/../../b", "a\nb", "config.json/x", ""]
-)
-async def test_a_listing_that_leads_elsewhere_is_refused(bus, imagecache, hub, path):
-    hub.siblings = [
-        hub.sibling("config.json"),
-        hub.sibling("config.json") | {"rfilename": path},
-    ]
-    assert (await failed(bus)).code == "model.refused"
+async def test_a_listing_that_leads_elsewhere_is_refused(bus, imagecache, hub):
+    for path in ("../../etc/cron.d/x", "/etc/passwd", "a/../../b", "a\nb", "config.json/x", ""):
+        hub.siblings = [
+            hub.sibling("config.json"),
+            hub.sibling("config.json") | {"rfilename": path},
+        ]
+        assert (await failed(bus)).code == "model.refused", path
     assert hub.asked("/resolve/") == []
 
 
-@pytest.mark.parametrize(
-    ("statuses", "code"),
-    [
-        ([404], "model.no_source"),
-        ([503], "model.unavailable"),
-        ([429], "model.unavailable"),
-        ([418], "model.no_source"),
-    ],
-)
-async def test_what_a_hub_answers_has_one_error_each(bus, imagecache, hub, statuses, code):
-    hub.statuses = list(statuses)
-    assert (await failed(bus)).code == code
+async def test_what_a_hub_answers_has_one_error_each(bus, imagecache, hub):
+    codes = {404: "no_source", 503: "unavailable", 429: "unavailable", 418: "no_source"}
+    for status, code in codes.items():
+        hub.statuses = [status]
+        assert (await failed(bus)).code == f"model.{code}", status
     assert (await pulled(bus)).pull is None
 
 
-async def test_a_pull_that_is_not_wanted_any_more_ends(bus, imagecache, hub):
+async def test_a_hub_that_says_too_much_is_refused_and_can_be_asked_again(bus, imagecache, hub):
     hub.files = {"a": bytes(100)}
     hub.siblings = [hub.sibling("a") | {"size": 1 << 60}]
     assert (await failed(bus)).code == "model.too_large"

@@ -46,22 +46,20 @@ async def test_a_folder_of_a_volume_is_a_model_that_stays_as_it_was(
     assert [one.files for one in newer.versions] == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("source", "code"),
-    [
-        ("volume:none", "volume.not_found"),
-        ("volume:data/none", "volume.no_file"),
-        ("volume:data/in/a", "volume.no_file"),
-        ("volume:data/out", "volume.no_file"),
-        ("volume:data/out/etc", "volume.no_file"),
-        ("volume:data/../other", "model.refused"),
-        ("volume:data", "model.refused"),
-    ],
-)
-async def test_what_leads_out_of_a_volume_is_refused(bus, imagecache, volume, source, code):
+async def test_what_leads_out_of_a_volume_is_refused(bus, imagecache, volume):
     (volume / "out").symlink_to("/")
-    record = await pulled(bus, source)
-    assert (record.versions, record.pull.error.code) == ((), code)
+    wrong = {
+        "volume:none": "volume.not_found",
+        "volume:data/none": "volume.no_file",
+        "volume:data/in/a": "volume.no_file",
+        "volume:data/out": "volume.no_file",
+        "volume:data/out/etc": "volume.no_file",
+        "volume:data/../other": "model.refused",
+        "volume:data": "model.refused",
+    }
+    for source, code in wrong.items():
+        record = await pulled(bus, source)
+        assert (record.versions, record.pull.error.code) == ((), code), source
 
 
 def test_what_changes_while_it_is_read_is_said(volume, tmp_path):
