@@ -39,6 +39,10 @@ async def open_cluster(shell: Shell[ImagecacheSettings], root: Path) -> AsyncIte
     settings = shell.settings
     if not shell.internal_token():
         raise SettingsError("GLOWPLUG_IMAGECACHE_STORE=replicas needs GLOWPLUG_INTERNAL_TOKEN_FILE")
+    if not settings.instance:  # one that is made up at each start would move every copy
+        raise SettingsError(
+            "GLOWPLUG_IMAGECACHE_STORE=replicas needs a GLOWPLUG_INSTANCE that stays"
+        )
     shelf = await asyncio.to_thread(RawShelf, root)
     doors = ObjectDoors(shelf, settings.blob_bytes_max)
     cluster = Cluster(

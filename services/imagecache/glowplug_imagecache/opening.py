@@ -26,9 +26,7 @@ async def open_store(shell: Shell[ImagecacheSettings], root: Path) -> AsyncItera
     try:
         if settings.store == REPLICAS:
             check_copies(settings.store_members, settings.store_copies)
-            place = None
-        else:
-            place = bucket_place(settings.store, settings.store_endpoint, settings.store_region)
+        place = bucket_place(settings.store, settings.store_endpoint, settings.store_region)
     except ValueError as err:
         raise SettingsError(f"GLOWPLUG_IMAGECACHE_{err}") from None
     async with contextlib.AsyncExitStack() as stack:

@@ -64,13 +64,13 @@ def check_copies(members: int, copies: int) -> None:
 
 
 def bucket_place(url: str, endpoint: str, region: str) -> BucketPlace | None:
-    """Return the bucket that the settings name; None for "", which is the data directory.
+    """Return the bucket that the settings name; None for "" (the data directory) and REPLICAS.
 
     Raises: ValueError saying what is wrong; never with what may be a secret.
     """
-    if not url:
+    if url in {"", REPLICAS}:
         if endpoint:
-            raise ValueError("STORE_ENDPOINT is set, but STORE is not")
+            raise ValueError("STORE_ENDPOINT is set, but STORE is not a bucket")
         return None
     parts = urlsplit(url)
     prefix = parts.path.strip("/")

@@ -33,6 +33,7 @@ from tests.support.shared_stores import a_prefix, a_shared_store
 from tests.support.weed import Weed
 
 A_DAY_S = 86_400.0
+COPIES = {"store": "replicas", "store_endpoint": ""}
 
 
 @pytest.fixture
@@ -159,13 +160,18 @@ async def test_blobs_and_their_quota_are_the_buckets(
         ({"store": "s3://key:hunter2@bucket/x"}, "keys go to a file"),
         ({"store": "s3://bucket/../x"}, "STORE's prefix"),
         ({"store_endpoint": "ftp://h"}, "STORE_ENDPOINT is http"),
-        ({"store": ""}, "STORE is not"),
+        ({"store": ""}, "STORE is not a bucket"),
+        ({"store": "replicas"}, "STORE is not a bucket"),
+        ({**COPIES, "store_copies": 4}, "STORE_COPIES is 1 to"),
+        ({**COPIES, "store_members": 0}, "STORE_MEMBERS is 1 to"),
+        (COPIES, "INTERNAL_TOKEN_FILE"),
+        ({**COPIES, "internal_token_file": __file__}, "needs a GLOWPLUG_INSTANCE"),
         ({"store_keys_file": "/no/such/file"}, "No such file"),
         ({"store_keys_file": "/proc/version"}, "is JSON with access_key_id"),
     ],
 )
 async def test_settings_that_can_not_be_are_said_at_the_start(
-    bus: NatsBus, tmp_path: Path, told: dict[str, str], wrong: dict[str, str], says: str
+    bus: NatsBus, tmp_path: Path, told: dict[str, str], wrong: dict[str, object], says: str
 ) -> None:
     settings = ImagecacheSettings(data_dir=str(tmp_path / "store"), **told | wrong)
     with pytest.raises(BaseException) as caught:
