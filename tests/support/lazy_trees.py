@@ -21,6 +21,7 @@ from glowplug_worker.images.mounts.probe import Choice, MountMethod
 from glowplug_worker.images.mounts.sources import DirectorySource
 
 from tests.support.clock import FakeClock
+from tests.support.eventually import eventually
 
 MIB = 1024 * 1024
 
@@ -104,3 +105,10 @@ async def lazy_mounts(
         ) as mounts,
     ):
         yield mounts
+
+
+async def fill(mounts: LazyMounts, digest: Digest, tree: FlatTree) -> None:
+    """Have all of a held tree here, without waiting until nobody has read for a while."""
+    objects = [Digest(each.digest.hex()) for each in (*tree.packs, *tree.pieces)]
+    await mounts.prefetch(digest, objects)
+    await eventually(lambda: mounts.filled(digest), what="all of it is here")

@@ -21,6 +21,8 @@ from glowplug_worker.starting import PROCESS_FILE
 
 log = structlog.get_logger()
 
+LAZY = "lazy"
+
 
 class _Process(msgspec.Struct):
     pid: int
@@ -31,6 +33,9 @@ def sweep(directory: Path) -> int:
     """Remove all containers of a directory whose lock the caller holds; return how many."""
     count = 0
     cgroups.sweep(directory)
+    # Of images, which a killed worker's holder unmounts itself unless it was killed as well.
+    if (directory / LAZY).is_dir() and not unmount_below(directory / LAZY):
+        log.error("janitor.mounted", directory=str(directory / LAZY))
     for probe in directory.glob(
         f"{PROBE_PREFIX}*"
     ):  # a worker that was killed while it tried backends

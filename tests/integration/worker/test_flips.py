@@ -26,7 +26,6 @@ from glowplug_worker.images.mounts.probe import MountsWanted
 
 from tests.support import erofs, lazy_trees
 from tests.support.builders_images import chunk_file, open_imagecache, open_worker_images
-from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.skipif(
     not (erofs.kernel_mounts_erofs() and lazy_trees.kernel_tells_of_reads()),
@@ -88,7 +87,7 @@ async def test_no_flipped_bit_reaches_a_reader(wanted: MountsWanted, tmp_path: P
             mounts = images.mounts
             assert isinstance(mounts, LazyMounts)
             await mounts.hold(digest, "one")
-            await eventually(lambda: mounts.filled(digest), what="all of it is here")
+            await lazy_trees.fill(mounts, digest, tree)
         while told.flips < FLIPS // 2:
             await _round(wanted, tmp_path, url, store, tree, digest, chance, told)
     assert (told.found, told.served) == (told.flips, 0), (SEED, told)

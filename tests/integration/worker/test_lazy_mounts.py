@@ -321,7 +321,7 @@ async def test_what_is_unmounted_is_kept_while_there_is_room(
     async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, clock) as mounts:
         held = await mounts.hold(stored.digest, "one")
         wanted = await asyncio.to_thread(lazy_trees.sums, held.root)
-        await eventually(lambda: mounts.filled(stored.digest))
+        await lazy_trees.fill(mounts, stored.digest, stored.tree)
         await mounts.release(stored.digest, "one")
         clock.advance(KEEP_S + 1)
         await _tended(mounts, lambda: not held.root.exists())

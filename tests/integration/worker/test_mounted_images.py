@@ -21,6 +21,7 @@ from glowplug_contracts.manifests import encode_manifest
 from glowplug_contracts.messages.deployment import SourceRef
 from glowplug_contracts.messages.image import BaseImage
 from glowplug_contracts.messages.invocation import State
+from glowplug_contracts.tree_rules import decode_tree
 from glowplug_contracts.trees import encode_tree
 from glowplug_imagecache.hot import HotLists
 from glowplug_imagecache.http import make_app
@@ -219,8 +220,9 @@ async def test_what_was_fetched_is_not_fetched_again_by_the_next_worker_of_the_h
         async with open_worker_images(tmp_path, url, wanted) as images:
             first = await _root(images, stock)
             assert isinstance(images.mounts, LazyMounts)
-            mounts = images.mounts
-            await eventually(lambda: mounts.filled(stock.tree), what="all of it is here")
+            await lazy_trees.fill(
+                images.mounts, stock.tree, decode_tree(stock.store.blob(stock.tree))
+            )
             sums = await asyncio.to_thread(lazy_trees.sums, first)
         stock.asked.clear()
         async with open_worker_images(tmp_path, url, wanted) as images:

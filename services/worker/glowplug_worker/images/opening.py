@@ -17,6 +17,7 @@ from glowplug_worker.images.mounts.lazy import KEEP_S, Terms, open_lazy_mounts
 from glowplug_worker.images.mounts.pair import Spawn
 from glowplug_worker.images.mounts.probe import MountsWanted, choose_wanted
 from glowplug_worker.images.mounts.sources import ImagecacheSource
+from glowplug_worker.janitor import LAZY
 from glowplug_worker.ports import Mounts
 
 _OPEN = 0o755
@@ -63,7 +64,7 @@ async def open_mounts(
     data_dir: Path, client: StoreClient, tasks: asyncio.TaskGroup, mounting: Mounting
 ) -> AsyncIterator[Mounts]:
     """Open the way that is wanted, or the best one that works. Raises: SettingsError."""
-    directory = data_dir / "lazy"
+    directory = data_dir / LAZY
     await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
     choice = await asyncio.to_thread(choose_wanted, mounting.wanted, directory)
     if choice.method == "extraction":
