@@ -19,6 +19,7 @@ from glowplug_worker.images.mounts import kernel
 from glowplug_worker.images.mounts.lazy import LazyMounts, Terms, open_lazy_mounts
 from glowplug_worker.images.mounts.probe import Choice, MountMethod
 from glowplug_worker.images.mounts.sources import DirectorySource
+from glowplug_worker.runtime.leftovers import mounts_below
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
@@ -105,6 +106,11 @@ async def lazy_mounts(
         ) as mounts,
     ):
         yield mounts
+
+
+def mounted_below(directory: Path) -> list[str]:
+    """Return what is mounted below a directory beside the room of lazy mounts itself."""
+    return [path for path in mounts_below(directory) if Path(path).name != "lazy"]
 
 
 async def fill(mounts: LazyMounts, digest: Digest, tree: FlatTree) -> None:

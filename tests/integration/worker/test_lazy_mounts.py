@@ -256,23 +256,23 @@ async def test_a_trees_holders_share_one_mount_that_goes_when_nobody_holds_it_fo
             *(mounts.hold(stored.digest, f"{number}") for number in range(20))
         )
         (root,) = {each.root for each in held}
-        assert mounts_below(tmp_path)[-1] == str(root)
-        assert len(mounts_below(tmp_path)) == (3 if method == "fuse" else 1)
+        assert lazy_trees.mounted_below(tmp_path)[-1] == str(root)
+        assert len(lazy_trees.mounted_below(tmp_path)) == (3 if method == "fuse" else 1)
         for number in range(1, 20):
             await mounts.release(stored.digest, f"{number}")
         clock.advance(KEEP_S + 1)
         await mounts.tend()
-        assert str(root) in mounts_below(tmp_path)
+        assert str(root) in lazy_trees.mounted_below(tmp_path)
         await mounts.release(stored.digest, "0")
         await mounts.tend()
-        assert str(root) in mounts_below(tmp_path)
+        assert str(root) in lazy_trees.mounted_below(tmp_path)
         clock.advance(KEEP_S + 1)
         with (root / "small" / "1").open("rb") as file:
             await mounts.tend()
-            assert str(root) in mounts_below(tmp_path), "somebody reads"
+            assert str(root) in lazy_trees.mounted_below(tmp_path), "somebody reads"
             assert file.read(1)
         await mounts.tend()
-        assert mounts_below(tmp_path) == []
+        assert lazy_trees.mounted_below(tmp_path) == []
         assert not root.exists()
         again = await mounts.hold(stored.digest, "one")
         assert (again.root / "small" / "1").is_file()
@@ -301,7 +301,7 @@ async def test_trees_that_nobody_holds_leave_the_disk_when_their_room_is_wanted(
         await mounts.release(stored.digest, "one")
         await _tended(mounts, lambda: not held.root.exists())
         assert not list(kept.iterdir())
-        assert mounts_below(tmp_path) == []
+        assert lazy_trees.mounted_below(tmp_path) == []
 
 
 async def _tended(mounts: LazyMounts, gone: Callable[[], bool]) -> None:
@@ -352,6 +352,29 @@ async def test_a_manifest_that_is_not_what_it_is_called_is_refused(
     assert mounts_below(tmp_path) == []
 
 
+async def test_a_namespace_that_began_while_it_was_mounted_does_not_keep_a_tree(
+    stored: Stored, tmp_path: Path
+) -> None:
+    """Each container begins with a copy of all mounts, also of those of others."""
+    clock = FakeClock()
+    async with lazy_trees.lazy_mounts(tmp_path / "lazy", stored.store, clock) as mounts:
+        held = await mounts.hold(stored.digest, "one")
+        other = await asyncio.create_subprocess_exec(
+            "unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo here; exec cat",
+            stdin=PIPE, stdout=PIPE,
+        )  # fmt: skip
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert await other.stdout.readline() == b"here\n"
+        assert _sees(other.pid, held.root)
+        await mounts.release(stored.digest, "one")
+        clock.advance(KEEP_S + 1)
+        await _tended(mounts, lambda: not held.root.exists())
+        assert not _sees(other.pid, held.root)
+        other.stdin.close()
+        await other.wait()
+
+
 WORKER = """
 import asyncio, sys
 from pathlib import Path
@@ -391,8 +414,12 @@ async def test_a_killed_worker_leaves_readers_errors_and_its_next_start_nothing(
         assert _lives(holder), "it stays as long as somebody reads"
     await eventually(lambda: not _lives(holder), what="the holder ends")
     async with lazy_trees.lazy_mounts(lazy, tmp_path):
-        assert mounts_below(tmp_path) == []
+        assert lazy_trees.mounted_below(tmp_path) == []
         assert len(list(lazy.glob("run-*"))) == 1
+
+
+def _sees(pid: int, path: Path) -> bool:
+    return str(path) in Path(f"/proc/{pid}/mountinfo").read_text()
 
 
 def _lives(pid: int) -> bool:

@@ -154,7 +154,7 @@ async def test_a_container_runs_on_it_and_its_root_goes_with_the_worker(
         assert images.mounts.method == {"extract": "extraction"}.get(wanted, wanted)
         await rest.bound(**calling(stock))
         await answers(rest, "ctr_1", "inv_1")
-        mounted = mounts_below(tmp_path / "data")
+        mounted = lazy_trees.mounted_below(tmp_path / "data")
         assert len(mounted) == {"extract": 0, "fanotify": 1, "fuse": 3}[wanted]
     assert mounts_below(tmp_path) == []
 

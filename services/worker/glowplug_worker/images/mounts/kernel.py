@@ -40,6 +40,8 @@ _ERRORS = frozenset(
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
+_MS_BIND = 0x1000
+_MS_SHARED = 1 << 20
 MNT_DETACH = 0x2
 _UMOUNT_NOFOLLOW = 0x8
 
@@ -109,6 +111,17 @@ def mount(source: str, target: str, kind: str, options: str, flags: int = 0) -> 
     flags |= MS_RDONLY | MS_NODEV | MS_NOSUID
     arguments = (os.fsencode(source), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags))
     _done(_LIBC.mount(*arguments, os.fsencode(options)))
+
+
+def share(path: str) -> None:
+    """Make a directory a mount whose inner mounts come and go in copies of this namespace as they do here.
+
+    Each container begins with such a copy. Where the host's mounts are private, one that lives long would keep
+    every image that was mounted when it began. Raises: OSError.
+    """
+    target = os.fsencode(path)
+    _done(_LIBC.mount(target, target, None, ctypes.c_ulong(_MS_BIND), None))
+    _done(_LIBC.mount(None, target, None, ctypes.c_ulong(_MS_SHARED), None))
 
 
 def unmount(target: str, *, detach: bool = False) -> bool:

@@ -491,11 +491,12 @@ async def open_lazy_mounts(
 @contextlib.contextmanager
 def _own_directory(directory: Path) -> Iterator[Path]:
     """Yield a new directory. Old ones may still be read, by those who do not know yet that their worker is gone."""
+    kernel.share(str(directory))
     own = Path(tempfile.mkdtemp(prefix=kept.RUN, dir=directory))
     try:
         yield own
     finally:
-        if unmount_below(own):
+        if unmount_below(directory):
             shutil.rmtree(own, ignore_errors=True)
 
 
