@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from glowplug_worker.images.mounts.probe import (
 from glowplug_worker.runtime.leftovers import mounts_below
 
 from tests.support import erofs, lazy_trees
+from tests.support.ordinary import UID, find_ordinary
 
 
 def test_what_is_chosen_is_what_works_here(tmp_path: Path) -> None:
@@ -85,3 +87,23 @@ def test_doctor_says_what_works() -> None:
     assert finding.what == "images"
     assert finding.verdict in {"ok", "note"}
     assert bool(finding.mend) == (finding.verdict == "note")
+
+
+def test_an_ordinary_user_extracts_and_is_told_why(tmp_path: Path) -> None:
+    ordinary = find_ordinary(tmp_path)
+    if isinstance(ordinary, str):
+        pytest.skip(ordinary)
+    done = subprocess.run(
+        [ordinary.python, "-m", "glowplug_worker.images.mounts.probe", str(tmp_path)],
+        env=ordinary.env,
+        user=UID,
+        group=UID,
+        extra_groups=[],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["method"] == "extraction"
+    assert "root" in found["reason"]
