@@ -9,66 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from glowplug_contracts.ids import Digest, ImageDigest
-from glowplug_contracts.manifests import ChunkFrame
-from glowplug_contracts.messages.image import BaseImage, ImageManifest
-from glowplug_imagecache.files import write_image
-from glowplug_imagecache.flattening import flatten_layers
+from glowplug_contracts.ids import ImageDigest
 from glowplug_imagecache.store import Store
 from glowplug_worker.images import LocalImages
 
-from tests.support.bases import a_layer
-from tests.support.builders_images import TOKEN, a_store, open_imagecache, open_worker_images
+from tests.support.builders_images import TOKEN, open_imagecache, open_worker_images
+from tests.support.counted_store import CountingStore, an_image
 
 NODES = 4
 STARTS = 1000
 
 
-class CountingStore(Store):
-    """Counts what is read for others."""
-
-    asked: Counter[Digest]
-
-    def chunk(self, digest: Digest) -> ChunkFrame:
-        """Count, and return the chunk."""
-        self.asked[digest] += 1
-        return super().chunk(digest)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> CountingStore:
-    a_store(tmp_path / "store")
-    store = CountingStore(tmp_path / "store", free_bytes_min=0, blob_bytes_max=1 << 30)
-    store.asked = Counter()
-    return store
+    return CountingStore(tmp_path / "store")
 
 
 def some_files() -> dict[str, bytes]:
     chance = random.Random(4)
     files = {f"lib/f{number}": chance.randbytes(700) for number in range(300)}
     return files | {f"lib/large{number}": chance.randbytes(2_500_000) for number in range(2)}
-
-
-def an_image(
-    store: Store, folder: Path, files: Mapping[str, bytes], *like: Digest
-) -> tuple[ImageDigest, Digest]:
-    """Store an image as a pull does; return its digest and its tree's."""
-    tar = a_layer(files)
-    (folder / "layer").write_bytes(tar)
-    diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
-    tree = flatten_layers(store, [(folder / "layer", diff_id)], like=like).digest
-    base = BaseImage(
-        reference="r@sha256:0", platform="linux/amd64", tree=tree, python="/bin/python3"
-    )
-    manifest = ImageManifest(host="", python_version="3.12", entries=(), base=base)
-    return write_image(store, manifest), tree
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,7 @@ from glowplug_contracts.ids import Digest
 from glowplug_contracts.tree_rules import decode_tree
 
 from glowplug_worker.images.client import StoreClient, open_session
+from glowplug_worker.images.mounts.daemon.beside import Beside
 from glowplug_worker.images.mounts.daemon.served import Served
 from glowplug_worker.images.mounts.sources import DirectorySource, ImagecacheSource, TreeSource
 from glowplug_worker.images.mounts.wire import (
@@ -150,7 +151,7 @@ class Daemon:
             base,
             tree,
             (packs, pieces),
-            self._source,
+            Beside(self._source, self._trees.values),
             self._tasks.create_task,
             self._answer,
             self._prefetched,

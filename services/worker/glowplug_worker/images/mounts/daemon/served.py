@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from glowplug_contracts.errors import PlatformError
@@ -16,6 +16,7 @@ from glowplug_contracts.trees import BLOCK_BYTES, FlatTree, StoredObject
 
 from glowplug_worker.images.erofs import Device, place_objects
 from glowplug_worker.images.mounts import filling
+from glowplug_worker.images.mounts.daemon.beside import Place, read_verified
 from glowplug_worker.images.mounts.filling import Fetch, Filled, Filling, Why
 from glowplug_worker.images.mounts.sources import TreeSource
 from glowplug_worker.images.mounts.wire import Answer, Need
@@ -25,15 +26,6 @@ log = structlog.get_logger()
 
 # What a source may raise or refuse beside "not now" is no reason to end: the next try may go elsewhere.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class Place(NamedTuple):
-    """Where an object goes."""
-
-    file: int
-    offset: int
-    size: int
-    digest: Digest
 
 
 class Served:
@@ -66,6 +58,7 @@ class Served:
             *_places(files[0], self._devices[0], tree.packs),
             *_places(files[1], self._devices[1], tree.pieces),
         ]
+        self._numbers = {place.digest: number for number, place in enumerate(self._places)}
         self._filling = Filling([place.size for place in self._places], time.monotonic())
         self._prefetches: dict[int, Sequence[int]] = {}
         self._needs: dict[int, tuple[Need, int, int]] = {}
@@ -74,8 +67,14 @@ class Served:
 
     def numbers_of(self, digests: Iterable[Digest]) -> list[int]:
         """Return the objects of a list; those of other trees are left out."""
-        known = {place.digest: number for number, place in enumerate(self._places)}
-        return [known[digest] for digest in digests if digest in known]
+        return [self._numbers[digest] for digest in digests if digest in self._numbers]
+
+    def place_of(self, digest: Digest) -> Place | None:
+        """Return where an object is, if it is there: for trees that are served beside."""
+        number = self._numbers.get(digest)
+        if number is None or self._closed or not self._filling.there(number):
+            return None
+        return self._places[number]
 
     def recorded(self) -> list[Digest]:
         """Return what was read, in the order in which it was first read."""
@@ -168,15 +167,7 @@ class Served:
 
     def _already(self, objects: Sequence[int]) -> list[int]:
         """Return what an earlier daemon has written whole."""
-        return [number for number in objects if self._is_there(self._places[number])]
-
-    def _is_there(self, place: Place) -> bool:
-        try:
-            if os.lseek(place.file, place.offset, os.SEEK_DATA) >= place.offset + place.size:
-                return False
-            return digest_of(os.pread(place.file, place.size, place.offset)) == place.digest
-        except OSError:
-            return False  # nothing but a hole from there on
+        return [number for number in objects if read_verified(self._places[number]) is not None]
 
     def _keep(
         self, wanted: set[int], found: Iterable[tuple[Digest, bytes]]
