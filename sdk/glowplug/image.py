@@ -25,7 +25,7 @@ _VERSION = re.compile(r"^(?:python)?(3(?:\.[0-9]{1,2})?)\Z")
 
 @dataclass(frozen=True)
 class Step:
-    """One step: "pip" (requirement lines), "run" (one command) or "file" (from here to there)."""
+    """One step: "pip" (requirement lines), "apt" (packages), "run" (one command), "file" (from here to there)."""
 
     kind: str
     arguments: tuple[str, ...]
@@ -49,17 +49,21 @@ class Image:
         commands: Sequence[str] | None = None,
         env_vars: Mapping[str, str] | Sequence[str] | None = None,
         base_image: str = "",
+        system_packages: Sequence[str] | None = None,
         **others: Any,
     ) -> None:
         refuse_parameters("Image", others)
+        base = parse_base(base_image) if base_image else HOST_BASE
         object.__setattr__(self, "python_version", parse_python_version(python_version))
         steps: list[Step] = []
+        if system_packages:
+            steps.append(Step("apt", read_packages("system_packages", system_packages, base)))
         if python_packages:
             steps.append(Step("pip", read_requirements(python_packages)))
         steps.extend(Step("run", (_text("commands", command),)) for command in commands or ())
         object.__setattr__(self, "steps", tuple(steps))
         object.__setattr__(self, "environment", tuple(parse_env("env_vars", env_vars).items()))
-        object.__setattr__(self, "base", parse_base(base_image) if base_image else HOST_BASE)
+        object.__setattr__(self, "base", base)
         object.__setattr__(self, "credentials", "")
 
     @classmethod
@@ -98,6 +102,13 @@ class Image:
     def add_python_packages(self, packages: Sequence[str] | str) -> Image:
         """Add Python packages; the same as pip_install."""
         return self.pip_install(packages)
+
+    def apt_install(self, *packages: str | Sequence[str]) -> Image:
+        """Install Debian packages: of an image of a registry, which is root's to change while it is built."""
+        names: list[str] = []
+        for package in packages:
+            names.extend((package,) if isinstance(package, str) else package)
+        return self._with(Step("apt", read_packages("apt_install", names, self.base)))
 
     def run_commands(self, *commands: str | Sequence[str]) -> Image:
         """Run shell commands while the image is built, each one a step."""
@@ -189,6 +200,20 @@ def read_requirements(value: Sequence[str] | str) -> tuple[str, ...]:
                 raise ValueError(f"{value}: {line!r}: write the requirements into one file")
         return tuple(kept)
     return tuple(_text("python_packages", line) for line in value)
+
+
+def read_packages(name: str, packages: Sequence[str], base: str) -> tuple[str, ...]:
+    """Return names of Debian packages. Raises: ValueError or TypeError with a sentence."""
+    if isinstance(packages, str):
+        raise TypeError(f"{name}={packages!r}: give a list of names")
+    if base == HOST_BASE:
+        raise ValueError(
+            f"{name}: Image() stands on the worker's own system, which no image changes. Begin with an image "
+            'of a registry: Image.from_registry("python:3.12-slim")'
+        )
+    if not packages:
+        raise ValueError(f"{name} needs at least one package")
+    return tuple(_text(name, package) for package in packages)
 
 
 def parse_env(name: str, value: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:

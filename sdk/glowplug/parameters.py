@@ -76,7 +76,16 @@ HONOURED: dict[str, frozenset[str]] = {
             "models",
         }
     ),
-    "Image": frozenset({"python_version", "python_packages", "commands", "env_vars"}),
+    "Image": frozenset(
+        {
+            "python_version",
+            "python_packages",
+            "system_packages",
+            "commands",
+            "env_vars",
+            "base_image",
+        }
+    ),
     "QueueDepthAutoscaler": frozenset(
         {"max_containers", "tasks_per_container", "min_containers", "buffer_containers"}
     ),
@@ -125,8 +134,6 @@ NOT_YET: dict[str, dict[str, str]] = {
         "ports": "talk to the sandbox through run_code and exec",
     },
     "Image": {
-        "system_packages": "install what you need with python_packages, or start from an image that has it: "
-        "Image.from_registry",
         "secrets": "pass values with env_vars=, which the image keeps in plain text",
     },
     "QueueDepthAutoscaler": {},
@@ -163,8 +170,6 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     "schedule": {"serve": "run the program, or deploy it again after a change"},
     "on_event": {"serve": "deploy it again after a change"},
     "Image": {
-        "apt_install": "install what you need with pip_install, or start from an image that has it: "
-        "Image.from_registry",
         "with_secrets": "use env(), which the image keeps in plain text",
         "micromamba": "use pip_install",
         "from_dockerfile": "use the chain: pip_install, run_commands, add_local_file, env",

@@ -21,9 +21,15 @@ PROGRAMS = ("sh", "mktemp", "mkdir", "cp", "rm")
 _LIBRARY = re.compile(r"(?:=> )?(/\S+) \(0x")
 
 
-def make_python_tree(root: Path, prefix: str = "/opt/own", needed_by: Sequence[Path] = ()) -> Path:
-    """Fill `root`: the interpreter below `prefix` in it, its library, a module `of_the_image`, a few programs,
-    and the C library's files where programs look for them, also those that are only `needed_by` others."""
+def make_python_tree(
+    root: Path,
+    prefix: str = "/opt/own",
+    needed_by: Sequence[Path] = (),
+    programs: Sequence[str] = (),
+) -> Path:
+    """Fill `root`: the interpreter below `prefix` in it, its library, a module `of_the_image`, a few programs and
+    those that are asked for, and the C library's files where programs look for them, also those that are only
+    `needed_by` others."""
     binary = Path(os.path.realpath(sys._base_executable))
     home = root / prefix.lstrip("/")
     (home / "bin").mkdir(parents=True)
@@ -38,13 +44,16 @@ def make_python_tree(root: Path, prefix: str = "/opt/own", needed_by: Sequence[P
     packages.mkdir(parents=True, exist_ok=True)
     (packages / "of_the_image.py").write_text("NAME = 'of the image'\n")
     (root / "bin").mkdir()
-    programs = {name: Path(os.path.realpath(shutil.which(name) or "")) for name in PROGRAMS}
-    for name, program in programs.items():
+    copied = {
+        name: Path(os.path.realpath(shutil.which(name) or ""))
+        for name in dict.fromkeys((*PROGRAMS, *programs))
+    }
+    for name, program in copied.items():
         shutil.copy(program, root / "bin" / name)
     extensions = (home / f"lib/python{VERSION}/lib-dynload").glob("*.so")
     for path in {
         each
-        for file in (binary, *needed_by, *programs.values(), *extensions)
+        for file in (binary, *needed_by, *copied.values(), *extensions)
         for each in _libraries(file)
     }:
         target = root / path.lstrip("/")

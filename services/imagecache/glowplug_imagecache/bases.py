@@ -25,7 +25,7 @@ from glowplug_runtime.groups import leaves
 from glowplug_imagecache.flattening import Flat, flatten_layers
 from glowplug_imagecache.folders import LayerFolder, touch
 from glowplug_imagecache.layers.bounds import Bounds
-from glowplug_imagecache.pythons import find_python
+from glowplug_imagecache.pythons import find_any_python, find_python
 from glowplug_imagecache.registry.endpoints import Registries
 from glowplug_imagecache.registry.logins import Credentials
 from glowplug_imagecache.registry.patience import Patience
@@ -91,6 +91,8 @@ class Bases:
         logins: Logins,
         say: Say,
         like: Sequence[Digest] = (),
+        *,
+        python_later: bool = False,
     ) -> ImageManifest:
         """Return the image as a base, its tree stored.
 
@@ -98,6 +100,7 @@ class Bases:
             python_version: the minor version that is wanted; "" = the one that the image has.
             say: told how far it is, as lines.
             like: trees that are likely to have much of it, the likeliest first.
+            python_later: whether steps that come after may bring the Python.
 
         Raises: PlatformError: as `Puller.fetch` and `flatten_layers`; RejectedError (image.unsupported).
         """
@@ -107,7 +110,8 @@ class Bases:
             await say(f"unpacking {len(files)} layers\n")
             flat = await self._flatten(image, files, like)
         path, env = split_env(image.config.config.env)
-        python = await asyncio.to_thread(find_python, flat.tree, path, python_version)
+        find = find_any_python if python_later else find_python
+        python = await asyncio.to_thread(find, flat.tree, path, python_version)
         log.info(
             "base.pulled",
             reference=str(image.reference),
@@ -118,7 +122,8 @@ class Bases:
         )
         for why, count in flat.left_out.items():
             await say(f"left out: {count} x {why}\n")
-        await say(f"Python {python.version} at {python.executable}\n")
+        if python.executable:
+            await say(f"Python {python.version} at {python.executable}\n")
         tree = flat.tree
         return ImageManifest(
             host="",

@@ -40,7 +40,7 @@ from glowplug_imagecache.build_types import (
     Tick,
     WantContainer,
 )
-from glowplug_imagecache.plan import LATER, OWN_STEPS, BuildPlan, PlannedStep
+from glowplug_imagecache.plan import ON_OCI, OWN_STEPS, BuildPlan, PlannedStep
 
 LOST_MAX = 2
 # A worker beats once a second; a container that no beat names for this long is gone.
@@ -266,9 +266,10 @@ class Build:
         step = self._step
         how = event.error.message if event.error else f"exit code {event.exit_code}"
         message = f"step {step.number} of {len(self.plan.steps)} failed ({how}): {step.text}"
-        if step.spec.kind == "run" and any(sign in self._tail for sign in READ_ONLY):
+        held = not self.plan.writes_root and any(sign in self._tail for sign in READ_ONLY)
+        if step.spec.kind == "run" and held:
             message += (
-                f". A command can write only to the image's layer, its working directory; {LATER}"
+                f". A command can write only to the image's layer, its working directory; {ON_OCI}"
             )
         error = _error("image.build_failed", message)
         return self._with_step(error, exit_code=event.exit_code)

@@ -60,7 +60,9 @@ class BuildContainer:
         self._workspace = workspace
         self._wanted = shell.bus.bucket(WANTED)
 
-    async def want(self, decision: WantContainer, python_version: str) -> None:
+    async def want(
+        self, decision: WantContainer, python_version: str, *, writes_root: bool
+    ) -> None:
         """Have placement start one."""
         settings = self._shell.settings
         self.container_id = decision.container_id
@@ -73,6 +75,7 @@ class BuildContainer:
             env=self._spec.env,
             resources=RESOURCES,
             timeout_s=settings.step_timeout_s,
+            writes_root=writes_root,
             expires_s=settings.container_wait_s
             + (settings.step_timeout_s + COMMIT_MAX_S) * len(self._spec.steps),
         )
@@ -92,7 +95,7 @@ class BuildContainer:
         with contextlib.suppress(PlatformError):  # else the sweep of orphans removes it
             await self._wanted.delete(container_id)
 
-    async def run_step(self, decision: RunStep) -> ContainerEnded | None:
+    async def run_step(self, decision: RunStep, env: dict[str, str]) -> ContainerEnded | None:
         """Give it a command; return how it ended if it takes none. Raises: PlatformError."""
         self.exec_id = decision.exec_id
         request = ExecInContainer(
@@ -101,7 +104,7 @@ class BuildContainer:
             reply_to=self._shell.instance,
             mode="command",
             argv=command_for(decision.step.spec),
-            env=self._spec.env,
+            env=env,
             timeout_s=self._shell.settings.step_timeout_s,
         )
         reply = await self._shell.bus.request(

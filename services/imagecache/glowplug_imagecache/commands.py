@@ -13,6 +13,10 @@ from glowplug_contracts.messages.deployment import ImageStep
 # uv puts scripts beside the packages; they belong into bin, which is first on PATH.
 PIP_SCRIPT = """\
 set -euf
+if [ -z "$GLOWPLUG_PYTHON" ]; then
+  echo "the image has no Python to install packages for: install one first" >&2
+  exit 1
+fi
 cd "$GLOWPLUG_LAYER"
 list=$(mktemp)
 trap 'rm -f "$list"' EXIT
@@ -55,13 +59,31 @@ RUN_SCRIPT = """\
 set -u
 cd "$GLOWPLUG_LAYER"
 PATH="$GLOWPLUG_LAYER/bin:$PATH" PYTHONPATH="$GLOWPLUG_LAYER/site-packages" /bin/sh -c "$1" || exit
+[ -x "$GLOWPLUG_PYTHON" ] || exit 0
 "$GLOWPLUG_PYTHON" -I -S -c "$2" "$GLOWPLUG_LAYER/site-packages"
+"""
+
+# What a container may ask of its root: no other user to fetch as, nothing to answer, no service that starts.
+# The lists are fetched anew, since those of the image are as old as it is, and are not kept.
+APT_SCRIPT = """\
+set -eu
+command -v apt-get > /dev/null || {
+  echo "the image has no apt-get: take one of Debian or Ubuntu, or install with run_commands" >&2
+  exit 1
+}
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update
+apt-get -q install -y --no-install-recommends -- "$@"
+apt-get clean
+rm -rf /var/lib/apt/lists/*
 """
 
 
 def command_for(step: ImageStep) -> tuple[str, ...]:
-    """Return what runs in the container for a "pip" or "run" step."""
+    """Return what runs in the container for a "pip", "apt" or "run" step."""
     if step.kind == "pip":
         return ("/bin/sh", "-c", PIP_SCRIPT, "pip", *step.args)
+    if step.kind == "apt":
+        return ("/bin/sh", "-c", APT_SCRIPT, "apt", *step.args)
     assert step.kind == "run", step.kind  # noqa: S101 - the plan has no other container steps
     return ("/bin/sh", "-c", RUN_SCRIPT, "run", step.args[0], REFRESH_CODE)

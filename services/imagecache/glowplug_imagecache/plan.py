@@ -8,6 +8,7 @@ here, before anything starts, with a sentence that says what can.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -24,13 +25,17 @@ from glowplug_imagecache.registry.reference import parse_reference
 STEPS_MAX = 100
 LAYER_PATH = "/layer/"
 TEXT_MAX = 200
-LATER = (
-    "OCI bases can bring such changes with them (Image.from_registry); to make them in a build comes with a "
-    "later release"
+ON_OCI = (
+    "that takes a root of the image's own, which OCI bases have: begin with "
+    'Image.from_registry("python:3.12-slim"), for example'
 )
 # What imagecache does itself, without a container.
 PULL = "pull"
 OWN_STEPS = frozenset({PULL, "file"})
+# What may change the root of an image of a registry.
+ROOT_STEPS = frozenset({"run", "apt"})
+# A name of Debian's, with a version or an architecture, as apt takes them; never an option.
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?(=[A-Za-z0-9.+~:-]+)?\Z")
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +83,16 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     cached: int = 0
     image_digest: ImageDigest = ImageDigest("")
 
+    @property
+    def writes_root(self) -> bool:
+        """Return whether its containers may change their root."""
+        return changes_root(self.spec)
+
+
+def changes_root(spec: ImageSpec) -> bool:
+    """Return whether a build has steps that may change the root of an image of a registry."""
+    return not spec.on_host and any(step.kind in ROOT_STEPS for step in spec.steps)
+
 
 def check_spec(spec: ImageSpec) -> None:
     """Refuse what no worker could build. Raises: RejectedError (image.unsupported)."""
@@ -88,7 +103,7 @@ def check_spec(spec: ImageSpec) -> None:
     if len(spec.steps) > STEPS_MAX:
         raise _unsupported(f"{len(spec.steps)} steps; an image may have {STEPS_MAX}")
     for number, step in enumerate(spec.steps, 1):
-        _check_step(number, step)
+        _check_step(number, step, on_host=spec.on_host)
 
 
 def choose_target(spec: ImageSpec, offers: Sequence[Offer]) -> Target:
@@ -125,7 +140,9 @@ def plan_build(spec: ImageSpec, workspace: WorkspaceId, target: Target) -> Build
     link = _link(b"", encode(begins, "msgpack"))
     steps: list[PlannedStep] = []
     for number, step in enumerate((*pulls, *spec.steps), 1):
-        link = _link(link.encode(), encode(step, "msgpack"))
+        # What was pulled is the same for every build on it.
+        rooted = b"root" if changes_root(spec) and step.kind != PULL else b""
+        link = _link(link.encode(), encode(step, "msgpack") + rooted)
         steps.append(PlannedStep(number=number, spec=step, chain=link, text=describe(step)))
     return BuildPlan(
         spec=spec,
@@ -138,7 +155,7 @@ def plan_build(spec: ImageSpec, workspace: WorkspaceId, target: Target) -> Build
 
 def describe(step: ImageStep) -> str:
     """Return a step as people write it, in one bounded line."""
-    words = {"pip": "pip install", "run": "run", "file": "add"}
+    words = {"pip": "pip install", "run": "run", "file": "add", "apt": "apt-get install"}
     text = f"{words.get(step.kind, step.kind)} {' '.join(step.args)}".replace("\n", " ")
     return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 1]}…"
 
@@ -153,11 +170,11 @@ def place_in_layer(path: str) -> str:
         return check_path(inner.rstrip("/"))
     except InvalidRequestError as err:
         raise _unsupported(
-            f"{path[:TEXT_MAX]!r} is outside the image's layer; give a relative path. {LATER}"
+            f"{path[:TEXT_MAX]!r} is outside the image's layer; give a relative path. {ON_OCI}"
         ) from err
 
 
-def _check_step(number: int, step: ImageStep) -> None:
+def _check_step(number: int, step: ImageStep, *, on_host: bool) -> None:
     if step.kind == "pip":
         if not step.args or not all(line.strip() for line in step.args):
             raise _unsupported(f"step {number}: pip needs requirement lines")
@@ -168,13 +185,27 @@ def _check_step(number: int, step: ImageStep) -> None:
         if len(step.args) != 1 or step.blob is None:
             raise _unsupported(f"step {number}: file needs one path and the blob of its content")
         place_in_layer(step.args[0])
+    elif step.kind == "apt":
+        _check_packages(number, step, on_host=on_host)
     else:
         raise _unsupported(
-            f"step {number}: {step.kind!r} can't be done in a build, which has python "
-            f"packages, commands and files; {LATER}"
+            f"step {number}: {step.kind[:TEXT_MAX]!r} can't be done in a build, which has Python packages, "
+            "commands, files and, on images of a registry, system packages"
         )
     if any("\0" in text for text in step.args):
         raise _unsupported(f"step {number} holds a zero byte")
+
+
+def _check_packages(number: int, step: ImageStep, *, on_host: bool) -> None:
+    if on_host:
+        raise _unsupported(
+            f"step {number}: system packages can't be installed on the host; {ON_OCI}"
+        )
+    for name in step.args:
+        if not _PACKAGE.match(name):
+            raise _unsupported(f"step {number}: {name[:TEXT_MAX]!r} is no name of a Debian package")
+    if not step.args:
+        raise _unsupported(f"step {number}: apt needs names of packages")
 
 
 def _by_number(version: str) -> tuple[int, ...]:

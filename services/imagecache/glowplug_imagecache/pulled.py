@@ -24,7 +24,7 @@ from glowplug_imagecache.askers import Askers
 from glowplug_imagecache.asking_gateways import Gateways
 from glowplug_imagecache.bases import Bases, Logins, Say, logins_for, open_bases
 from glowplug_imagecache.layers.bounds import Bounds
-from glowplug_imagecache.plan import Target
+from glowplug_imagecache.plan import Target, changes_root
 from glowplug_imagecache.registry.endpoints import Registries, parse_registries
 from glowplug_imagecache.registry.patience import Patience
 from glowplug_imagecache.registry.pulling import RemoteImage
@@ -72,7 +72,12 @@ class BaseStep:
         with self._explained():
             await hold(found.size)
             manifest = await self._sources.bases.pull(
-                found, self._spec.python_version, await self._open(), self._say, like
+                found,
+                self._spec.python_version,
+                await self._open(),
+                self._say,
+                like,
+                python_later=changes_root(self._spec),
             )
             await hold(manifest.bytes_total)
             return manifest

@@ -75,6 +75,14 @@ def find_python(tree: FlatTree, path: str, wanted: str = "") -> FoundPython:
     )
 
 
+def find_any_python(tree: FlatTree, path: str, wanted: str = "") -> FoundPython:
+    """Return what `find_python` does, or one without a name where steps to come may still bring it."""
+    try:
+        return find_python(tree, path, wanted)
+    except RejectedError:
+        return FoundPython(executable="", version="")
+
+
 class _Files:
     """Looks paths up in a tree, links followed, within the root."""
 

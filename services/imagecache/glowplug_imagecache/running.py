@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, assert_never
 
+import msgspec
 import structlog
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import ContainerId, ImageDigest, WorkspaceId
+from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.deployment import ImageSpec
 from glowplug_contracts.messages.image import BuildProgress, ImageManifest
 from glowplug_contracts.messages.invocation import RemoteError
@@ -56,6 +58,7 @@ from glowplug_imagecache.plan import (
 from glowplug_imagecache.pulled import BaseStep, Sources
 from glowplug_imagecache.quota import Quota
 from glowplug_imagecache.remembering import Remembered
+from glowplug_imagecache.rooted import check_python, python_of, settle_root
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
 
@@ -96,6 +99,7 @@ class BuildRun:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._doing: set[asyncio.Task[None]] = set()
         self._plan: BuildPlan | None = None
+        self._python = ""  # of an image with a root of its own, as far as it is built
 
     def feed(self, event: Event) -> None:
         """Take an event that concerns this build."""
@@ -125,6 +129,8 @@ class BuildRun:
 
     async def _build(self, plan: BuildPlan) -> None:
         self._plan = plan
+        if plan.writes_root and plan.image_digest:
+            self._python = await asyncio.to_thread(python_of, self._store, plan.image_digest)
         machine = Build(
             plan,
             self._shell.clock.id,
@@ -148,7 +154,10 @@ class BuildRun:
         match decision:
             case WantContainer():
                 assert self._plan is not None  # noqa: S101 - decisions come after the plan
-                await self.container.want(decision, self._plan.target.python_version)
+                plan = self._plan
+                await self.container.want(
+                    decision, plan.target.python_version, writes_root=plan.writes_root
+                )
             case DropContainer():
                 await self.container.drop(decision.container_id)
             case RunStep():
@@ -178,11 +187,28 @@ class BuildRun:
     # -- Steps ----------------------------------------------------------------------------------
 
     async def _run_step(self, decision: RunStep) -> None:
-        if (ended := await self.container.run_step(decision)) is not None:
+        if (ended := await self.container.run_step(decision, self._step_env())) is not None:
             self.feed(ended)
 
     async def _store_layer(self, decision: StoreLayer) -> None:
-        self.feed(await self.container.store_layer(decision))
+        stored = await self.container.store_layer(decision)
+        if self._plan is not None and self._plan.writes_root and stored.committed.error is None:
+            committed = await self._settled(stored.committed)
+            stored = msgspec.structs.replace(stored, committed=committed)
+        self.feed(stored)
+
+    async def _settled(self, committed: LayerCommitted) -> LayerCommitted:
+        """Return what was committed with the Python that its root has now."""
+        digest, self._python = await asyncio.to_thread(
+            settle_root, self._store, committed.image_digest, self._spec.python_version
+        )
+        return msgspec.structs.replace(committed, image_digest=digest)
+
+    def _step_env(self) -> dict[str, str]:
+        """Return what commands see besides what their container has."""
+        if self._plan is None or not self._plan.writes_root:
+            return self._spec.env
+        return {**self._spec.env, "GLOWPLUG_PYTHON": self._python}
 
     async def _merge(self, decision: MergeFiles) -> None:
         try:
@@ -205,6 +231,7 @@ class BuildRun:
 
         like = await self._known.trees_like(self._plan.target.reference)
         manifest = await self._base.pull(self._plan.target, hold, like)
+        self._python = manifest.base.python if manifest.base is not None else ""
         return await asyncio.to_thread(write_image, self._store, manifest)
 
     def _merge_blocking(self, decision: MergeFiles) -> ImageDigest:
@@ -234,7 +261,9 @@ class BuildRun:
         sealed = await asyncio.to_thread(seal_image, self._store, digest, self._empty())
         python = self._plan.target.python_version
         if not self._spec.on_host:
-            python = (await asyncio.to_thread(read_manifest, self._store, sealed)).python_version
+            manifest = await asyncio.to_thread(read_manifest, self._store, sealed)
+            await asyncio.to_thread(check_python, self._store, manifest, self._spec)
+            python = manifest.python_version
         await self._known.record_image(sealed, self._plan)
         log.info("build.succeeded", build_id=self.askers.build_id, image_digest=sealed)
         await self._tell(

@@ -26,6 +26,7 @@ from glowplug_worker.door import open_gateways
 from glowplug_worker.gpus.nvml import open_nvml
 from glowplug_worker.gpus.watch import LOOK_S, Gpus
 from glowplug_worker.images import Mounting, open_images
+from glowplug_worker.images.aptconfig import apt_config
 from glowplug_worker.images.client import open_session
 from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.links import Links
@@ -39,6 +40,7 @@ from glowplug_worker.runtime.choose import choose_backend
 from glowplug_worker.runtime.launcher.client import open_launcher
 from glowplug_worker.runtime.network.choose import open_networks
 from glowplug_worker.runtime.python import find_pythons
+from glowplug_worker.runtime.rooted.backend import Rooted
 from glowplug_worker.runtime.seccomp_files import describe, load_profile
 from glowplug_worker.runtime.seccomp_rules import Profile, ProfileError
 from glowplug_worker.service import BEAT_S, FACTS_S, MEMORY_POLL_S, TICK_S, WorkerService
@@ -82,6 +84,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 directory,
                 Replicas(lambda: shell.peers.urls("imagecache")),
                 _mounting(shell, settings, spawn),
+                _apt_proxy(settings),
             )
         )
         gateways = await stack.enter_async_context(
@@ -131,6 +134,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             sdk=sdk,
             compile_for=bytecode.want,
             templates=templates,
+            rooted=Rooted(backend, cgroups, profile),
             changes=Changes(),
             facts=deque(maxlen=FACTS_KEPT_MAX),
             answers=links,
@@ -203,6 +207,15 @@ def _mounting(shell: Shell[WorkerSettings], settings: WorkerSettings, spawn: Any
         keep_s=settings.image_keep_s,
         bytes_max=parse_bytes(settings.image_disk, "image_disk"),
     )
+
+
+def _apt_proxy(settings: WorkerSettings) -> str:
+    """Return what apt asks in builds. Raises: SettingsError."""
+    try:
+        apt_config(settings.apt_proxy, one_user=False)
+    except ValueError as err:
+        raise SettingsError(f"GLOWPLUG_WORKER_APT_PROXY: {err}") from err
+    return settings.apt_proxy
 
 
 def _volumes(settings: WorkerSettings) -> tuple[Path, ...]:

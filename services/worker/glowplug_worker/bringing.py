@@ -15,7 +15,8 @@ from glowplug_runtime.trees import remove_tree
 
 from glowplug_worker.launch import Brought
 from glowplug_worker.models import hold_models
-from glowplug_worker.ports import Bind, BuildNeeds, Interpreter, LocalBase, LocalImage
+from glowplug_worker.ports import Bind, BuildNeeds, HostPython, Interpreter, LocalBase, LocalImage
+from glowplug_worker.runtime.rooted.hostpython import host_python
 from glowplug_worker.workshop import Workshop
 
 T = TypeVar("T")
@@ -36,7 +37,10 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
         image = await patiently(
             workshop, lambda: workshop.images.ensure(spec.image_digest, binding.container_id)
         )
-    if image is not None and image.base is not None:
+    rooted: HostPython | None = None
+    if spec.writes_root:
+        interpreter, rooted = await _host_python(workshop, image)
+    elif image is not None and image.base is not None:
         interpreter = _image_python(workshop, image, image.base)
     else:
         interpreter = _interpreter(
@@ -48,7 +52,7 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
             spec.workspace,
             spec.image_digest,
             directory,
-            interpreter.executable,
+            _python_of(image) if rooted is not None else interpreter.executable,
             mounts=workshop.backend.mounts,
         )
     source, ref = None, spec.source
@@ -74,6 +78,7 @@ async def bring(workshop: Workshop, binding: BindContainer, directory: Path) -> 
         source=source,
         volumes=volumes,
         trees=trees,
+        rooted=rooted,
         pickled=await _blob(workshop, spec, ref.pickled if ref else None),
         on_start_pickled=await _blob(workshop, spec, ref.on_start_pickled if ref else None),
         on_exit_pickled=await _blob(workshop, spec, ref.on_exit_pickled if ref else None),
@@ -139,6 +144,24 @@ def _image_python(workshop: Workshop, image: LocalImage, base: LocalBase) -> Int
         executable=Path(executable),
         prefix=Path(executable.parent.parent),
     )
+
+
+async def _host_python(
+    workshop: Workshop, image: LocalImage | None
+) -> tuple[Interpreter, HostPython]:
+    """Return what drives a build that changes its root. Raises: RejectedError, UnavailableError."""
+    if image is None or image.base is None:
+        raise RejectedError(
+            "image.unsupported", "only an image of a registry has a root that a build can change"
+        )
+    workshop.rooted.check()
+    interpreter = _interpreter(workshop, "")
+    return interpreter, await asyncio.to_thread(host_python, interpreter)
+
+
+def _python_of(image: LocalImage | None) -> Path:
+    """Return the interpreter of an image, which may get one only later."""
+    return Path(image.base.python if image is not None and image.base is not None else "")
 
 
 async def _blob(workshop: Workshop, spec: ContainerSpec, digest: Digest | None) -> bytes:

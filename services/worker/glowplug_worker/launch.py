@@ -19,6 +19,7 @@ from glowplug_worker.ports import (
     FDS,
     Bind,
     BuildNeeds,
+    HostPython,
     Interpreter,
     IoLimits,
     Limits,
@@ -33,6 +34,7 @@ SIMULATED: Final = "simulated-"  # how the ids of GPUs that exist only in accoun
 LAYER_AT: Final = "/layer"
 SOURCE_AT: Final = "/app"
 TMP_AT: Final = "/tmp"  # noqa: S108 - a private one inside the container
+ROOT_HOME: Final = "/root"
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 # Where an image of a registry says nothing.
 BASE_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -42,7 +44,8 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
     """What pulling brought to this host, as host paths.
 
     `image` is None for the bare host base. `volumes` has the models' binds, too; `trees` are the models'. A build
-    has `needs` instead of the image: a layer of its own to write to, among other things.
+    has `needs` instead of the image: a layer of its own to write to, among other things. One that may change its
+    root has `rooted`: what runs in it.
     """
 
     interpreter: Interpreter
@@ -54,6 +57,7 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
     on_exit_pickled: bytes = b""
     volumes: tuple[Bind, ...] = ()
     trees: tuple[Digest, ...] = ()
+    rooted: HostPython | None = None
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +96,8 @@ def lay_out(brought: Brought, *, sdk: Path, scratch: Path, mounts: bool) -> Plac
         binds.append(Bind(source=brought.image.root, target=LAYER_AT))
     if brought.source is not None:
         binds.append(Bind(source=brought.source, target=SOURCE_AT))
+    if brought.rooted is not None:
+        binds += brought.rooted.binds
     binds += brought.volumes
     return Places(binds=tuple(binds), mounts=mounts, tmp=TMP_AT if mounts else str(scratch))
 
@@ -110,11 +116,14 @@ def plan_start(
     spec = binding.spec
     base = brought.image.base if brought.image is not None else None
     boot = f"{places.seen(SDK_AT)}/glowplug/runner/boot.py"
+    python: tuple[str, ...] = (str(brought.interpreter.executable),)
+    if brought.rooted is not None:
+        python = brought.rooted.command
     return StartPlan(
         container_id=binding.container_id,
         kind=spec.kind,
         interpreter=brought.interpreter,
-        argv=(str(brought.interpreter.executable), "-I", "-S", boot, "--fds", FDS),
+        argv=(*python, "-I", "-S", boot, "--fds", FDS),
         fds=fds,
         env=environment(binding, brought, places),
         cwd=places.seen(SOURCE_AT) if places.has(SOURCE_AT) else _cwd(brought) or places.tmp,
@@ -157,6 +166,9 @@ def environment(binding: BindContainer, brought: Brought, places: Places) -> dic
         "LANG": "C.UTF-8",
         "GLOWPLUG_CONTAINER_ID": binding.container_id,
     }
+    if brought.rooted is not None:
+        env["HOME"] = ROOT_HOME
+        env["GLOWPLUG_HOST_PYTHON"] = " ".join(brought.rooted.command)
     if layer:
         env["GLOWPLUG_LAYER"] = layer
     if layer and brought.needs is None:
@@ -204,7 +216,9 @@ def init_for(binding: BindContainer, brought: Brought, places: Places, env: dict
         container_id=binding.container_id,
         deployment_id=spec.deployment_id,
         timeout_s=spec.timeout_s,
-        site=brought.image is not None and brought.image.base is not None,
+        site=brought.rooted is None
+        and brought.image is not None
+        and brought.image.base is not None,
     )
 
 

@@ -290,6 +290,23 @@ class Backend(Protocol):
         """
 
 
+class HostPython(msgspec.Struct, frozen=True):
+    """How this host's interpreter is started in another root: a command's beginning, and what it needs to see."""
+
+    command: tuple[str, ...]
+    binds: tuple[Bind, ...]
+
+
+class RootedBackend(Protocol):
+    """Starts builds that may change their root: `runtime/rooted`."""
+
+    def check(self) -> None:
+        """Raise RejectedError (image.unsupported) where this worker can't have such containers."""
+
+    async def start(self, plan: StartPlan, directory: Path) -> RunningContainer:
+        """As `Backend.start`; what becomes of `plan.root` is kept in a new `directory`."""
+
+
 class Attachment(Protocol):
     """A container's network, taken before it starts and given back after its end."""
 
@@ -421,6 +438,13 @@ class LocalBase(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str = ""
 
 
+class ChangedRoot(msgspec.Struct, frozen=True):
+    """Where a build container's changes lie (`runtime/rooted/changes.py`), and of which image they are."""
+
+    directory: Path
+    began: ImageDigest
+
+
 class BuildNeeds(Protocol):
     """What a build container gets beside its image: see images/kit.py."""
 
@@ -479,9 +503,16 @@ class ImageStore(Protocol):
         """A build container has ended."""
 
     async def commit(
-        self, directory: Path, parent: ImageDigest, python_version: str, env: dict[str, str]
+        self,
+        directory: Path,
+        parent: ImageDigest,
+        python_version: str,
+        env: dict[str, str],
+        changed: ChangedRoot | None = None,
     ) -> LayerCommitted:
         """Pack a build container's layer directory, push what imagecache lacks, name the manifest.
+
+        `changed`: what it did to its root.
 
         Errors of the content are in `LayerCommitted.error`; no exception is the user's.
         """

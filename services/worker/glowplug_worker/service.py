@@ -68,8 +68,9 @@ from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.launch import limits_of
 from glowplug_worker.notices import EVERY_S
-from glowplug_worker.ports import Enforced, Room
+from glowplug_worker.ports import ChangedRoot, Enforced, Room
 from glowplug_worker.processes import parent_of, tree_pss_bytes
+from glowplug_worker.runtime.rooted.changes import CHANGES
 from glowplug_worker.sent import SentFlight, is_ours
 from glowplug_worker.slots import Refusal
 from glowplug_worker.supervisor import Supervisor
@@ -342,7 +343,13 @@ class WorkerService:
         spec = supervisor.binding.spec
         try:
             committed = await self.workshop.images.commit(
-                supervisor.directory / "layer", message.parent, spec.base_python, spec.env
+                supervisor.directory / "layer",
+                message.parent,
+                spec.base_python,
+                spec.env,
+                ChangedRoot(supervisor.directory / CHANGES, spec.image_digest)
+                if spec.writes_root
+                else None,
             )
         except PlatformError as error:
             committed = _not_committed(error.code, error.message)

@@ -61,6 +61,8 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         image_disk: what such images may take in the data directory, "50Gi" or bytes; "" = half of its file
             system. Beyond it those leave that no container has had for longest.
         pool: which pool's containers it takes.
+        apt_proxy: what build containers ask for Debian packages, "http://cache.example:3142"; "" = the servers that an
+            image names.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
         cdi_dirs: where the host describes its devices for containers (CDI), separated by ":".
         volumes_dir: where volumes lie, the same as the gateways'; "" = this worker has none.
@@ -90,6 +92,7 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     network_open: str = ""
     network_between: str = "198.18.0.0/15"
     pool: str = "default"
+    apt_proxy: str = ""
     claims_dir: str = ""
     stop_grace_s: float = 8.0
     cancel_grace_s: float = CANCEL_GRACE_S

@@ -20,6 +20,7 @@ from glowplug_worker.networks import Networked, attach, join
 from glowplug_worker.ports import Attachment, RunningContainer, StartPlan
 from glowplug_worker.processes import start_ticks
 from glowplug_worker.runners import RunnerLink, open_link, send_blobs
+from glowplug_worker.runtime.rooted.changes import CHANGES
 from glowplug_worker.templates import Fork, Start
 from glowplug_worker.workshop import Workshop
 
@@ -77,11 +78,15 @@ async def start(
                 io=workshop.io,
             )
             plan = await with_gpus(workshop, binding, plan)
-            if workshop.templates is not None:
+            if workshop.templates is not None and brought.rooted is None:
                 # Born with an empty network, where it is not to share the host's.
                 born = msgspec.structs.replace(plan, network=attachment.network)
                 fork = await workshop.templates.fork(starting, born)
-            started = fork.running if fork else await workshop.backend.start(join(plan, attachment))
+            joined = join(plan, attachment)
+            rooted = brought.rooted is not None
+            started = (
+                fork.running if fork else await _begin(workshop, joined, directory, rooted=rooted)
+            )
             running = Networked(started, attachment)
             if fork:
                 await attachment.move(running.pid)
@@ -107,6 +112,15 @@ async def start(
         send_blobs(link, brought)
     way: Way = "plain" if fork is None else "template" if loaded else "warm"
     return Started(running, links, places, starting, way)
+
+
+async def _begin(
+    workshop: Workshop, plan: StartPlan, directory: Path, *, rooted: bool
+) -> RunningContainer:
+    """Start a container from nothing."""
+    if rooted:
+        return await workshop.rooted.start(plan, directory / CHANGES)
+    return await workshop.backend.start(plan)
 
 
 async def with_gpus(workshop: Workshop, binding: BindContainer, plan: StartPlan) -> StartPlan:

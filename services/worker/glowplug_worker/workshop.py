@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+from glowplug_contracts.errors import RejectedError
 from glowplug_contracts.ids import WorkerId
 from glowplug_contracts.messages.dispatch import InvocationFact
 from glowplug_runtime.bus import Bus
@@ -28,6 +29,9 @@ from glowplug_worker.ports import (
     Networks,
     Pythons,
     Room,
+    RootedBackend,
+    RunningContainer,
+    StartPlan,
 )
 from glowplug_worker.settings import CANCEL_GRACE_S
 from glowplug_worker.templates import Templates
@@ -61,6 +65,21 @@ class Changes:
         self._listener(changed)
 
 
+class NoRooted:
+    """What stands for it where nobody gave one."""
+
+    def check(self) -> None:
+        """There is none."""
+        raise RejectedError(
+            "image.unsupported", "this worker has no containers whose root can be changed"
+        )
+
+    async def start(self, plan: StartPlan, directory: Path) -> RunningContainer:  # noqa: ARG002
+        """There is none."""
+        self.check()
+        raise AssertionError("check refuses")
+
+
 class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's surroundings.
 
@@ -76,6 +95,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         changes: told when a container's state changed, so that a beat tells soon.
         answers: the short way to gateways that are linked.
         notices: what dispatchers must hear of calls that came that way.
+        rooted: starts builds that may change their root.
         templates: what containers are forked from; None where they can't be.
         pids: how many processes and threads each container may have; 0 = not limited.
         io: what each container may ask of each disk in a second.
@@ -106,6 +126,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     volumes_dir: Path | None = None
     cancel_grace_s: float = CANCEL_GRACE_S
     templates: Templates | None = None
+    rooted: RootedBackend = NoRooted()
     pids: int = 0
     io: IoLimits = IoLimits()
     refuses_unenforced: bool = False

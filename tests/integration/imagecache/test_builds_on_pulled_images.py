@@ -41,15 +41,9 @@ async def test_packages_and_commands_are_added_to_an_image_of_a_registry(
     ask: Ask, real_worker: Shell, imagecache: Shell, registry: ScriptedRegistry, tmp_path: Path
 ) -> None:
     look = "python3 -c 'import sys, of_the_image; print(sys.prefix, of_the_image.NAME)' > seen"
-    spec = ImageSpec(base=f"{registry.host}/app:1", steps=(run(look), run("echo no > /opt/x")))
-    asked = await ask(spec)
-    error = asked.done.error
-    assert error is not None
-    # The second command failed: the root is read-only. What the first one made is kept.
-    assert error.code == "image.build_failed", (error, asked.output)
-    assert "can write only to the image's layer" in error.message
-    again = await ask(ImageSpec(base=spec.base, steps=spec.steps[:1]))
-    assert [cached for _, cached in again.steps] == [True, True]
+    spec = ImageSpec(base=f"{registry.host}/app:1", steps=(run(look),))
+    again = await ask(spec)
+    assert again.done.error is None, (again.done.error, again.output)
     assert again.done.base_python == VERSION
     async with open_worker_images(tmp_path / "other", imagecache.url) as images:
         image = await images.ensure(again.done.image_digest)

@@ -39,7 +39,10 @@ def chains(*steps: ImageStep, target: Target = HERE, workspace: WorkspaceId = MI
     [
         (ImageSpec(credentials="login"), "leave them out"),
         (ImageSpec(steps=(ImageStep(kind="apt", args=("curl",)),)), "OCI bases"),
-        (ImageSpec(steps=(ImageStep(kind="system_packages", args=("curl",)),)), "OCI bases"),
+        (ImageSpec(base="debian:12", steps=(ImageStep(kind="apt"),)), "names of packages"),
+        (ImageSpec(base="debian:12", steps=(ImageStep(kind="apt", args=("-y",)),)), "no name of"),
+        (ImageSpec(base="debian:12", steps=(ImageStep(kind="apt", args=("a b",)),)), "no name of"),
+        (ImageSpec(steps=(ImageStep(kind="system_packages", args=("curl",)),)), "can't be done"),
         (ImageSpec(steps=(pip(),)), "requirement lines"),
         (ImageSpec(steps=(pip("a", " "),)), "requirement lines"),
         (ImageSpec(steps=(ImageStep(kind="run", args=("a", "b")),)), "one command"),

@@ -70,3 +70,16 @@ def test_the_tar_of_a_folder_is_the_same_every_time(tmp_path):
     assert tar_of(folder, "models") == first
     with pytest.raises(FileNotFoundError):
         tar_of(tmp_path / "absent", "x")
+
+
+def test_system_packages_are_for_images_with_a_root_of_their_own():
+    image = Image(base_image="debian:12", system_packages=["curl"]).apt_install("git", ["jq=1.6"])
+    assert [(step.kind, step.arguments) for step in image.steps] == [
+        ("apt", ("curl",)),
+        ("apt", ("git", "jq=1.6")),
+    ]
+    for ask in (lambda: Image(system_packages=["curl"]), lambda: Image().apt_install("curl")):
+        with pytest.raises(ValueError, match="from_registry"):
+            ask()
+    with pytest.raises(TypeError, match="a list"):
+        Image(base_image="debian:12", system_packages="curl")

@@ -36,6 +36,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
         expires_s: seconds after which the worker ends it by itself; 0 = never (sandbox TTL, builds).
         has_secrets: the worker asks a gateway for their values when it starts the container.
         outputs: what the runner checks a result against, as in the deployment's spec.
+        writes_root: of a build on an image of a registry: its steps are root inside and may change the root.
     """
 
     kind: ContainerKind
@@ -58,6 +59,7 @@ class ContainerSpec(Message, frozen=True, kw_only=True):
     volumes: tuple[VolumeMount, ...] = ()
     models: tuple[ModelMount, ...] = ()
     network: NetworkSpec = NetworkSpec()
+    writes_root: bool = False
 
 
 class ContainerWanted(Message, frozen=True, kw_only=True):

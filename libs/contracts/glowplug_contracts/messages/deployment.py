@@ -50,8 +50,8 @@ class ImageSpec(Message, frozen=True, kw_only=True):
 class ImageStep(Message, frozen=True, kw_only=True):
     """One step of a build.
 
-    `kind` is "pip" (args: requirement lines), "run" (args: one shell command) or "file" (args: one
-    path inside the layer; `blob` holds a tar of what is added there).
+    `kind` is "pip" (args: requirement lines), "run" (args: one shell command), "file" (args: one
+    path inside the layer; `blob` holds a tar of what is added there) or "apt" (args: names of Debian packages).
     """
 
     kind: str

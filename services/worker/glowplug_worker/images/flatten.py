@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from glowplug_contracts.manifests import ENTRIES_MAX
@@ -48,19 +49,49 @@ _ZEROS = bytes(PIECE_BYTES)
 _LINK_MODE = 0o777
 
 
-def flatten(root: Path, known: Sequence[Pack] = ()) -> Flattened:
+class Lens(Protocol):
+    """How what is on disk is to be understood."""
+
+    def skips(self, parts: Parts, facts: os.stat_result) -> bool:
+        """Return whether a path is no part of the tree."""
+
+    def owner(self, parts: Parts, facts: os.stat_result) -> tuple[int, int]:
+        """Return the user and the group that a path belongs to."""
+
+    def xattrs(self, parts: Parts, found: tuple[Xattr, ...]) -> tuple[Xattr, ...]:
+        """Return the attributes that a path has."""
+
+
+class _Plain:
+    """As it is."""
+
+    def skips(self, parts: Parts, facts: os.stat_result) -> bool:  # noqa: ARG002
+        return False
+
+    def owner(self, parts: Parts, facts: os.stat_result) -> tuple[int, int]:  # noqa: ARG002
+        return facts.st_uid, facts.st_gid
+
+    def xattrs(self, parts: Parts, found: tuple[Xattr, ...]) -> tuple[Xattr, ...]:  # noqa: ARG002
+        return found
+
+
+_AS_IT_IS: Lens = _Plain()
+
+
+def flatten(root: Path, known: Sequence[Pack] = (), lens: Lens = _AS_IT_IS) -> Flattened:
     """Return the manifest of everything below `root`, with the root's own attributes.
 
     Args:
         root: a directory.
         known: packs that may be used again, with their digests; see `plan_packs`.
+        lens: how it is to be understood; usually as it is.
 
     Raises: InvalidRequestError (request.invalid) naming what a manifest can't hold: a device, a name or an
         attribute outside its rules, or what changed while it was read. OSError if something can't be read,
         or is no more.
     """
     with open_root(root) as descriptor:
-        reader = _Reader(descriptor)
+        reader = _Reader(descriptor, lens)
         reader.read()
         return reader.finish(known)
 
@@ -68,8 +99,9 @@ def flatten(root: Path, known: Sequence[Pack] = ()) -> Flattened:
 class _Reader:
     """Walks one tree in the order of its manifest and collects entries, contents and names of objects."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, lens: Lens) -> None:
         self._root = root
+        self._lens = lens
         self._entries: list[AnyEntry] = []
         self._paths: list[Parts] = []
         self._inodes: dict[tuple[int, int], int] = {}
@@ -83,7 +115,7 @@ class _Reader:
     def read(self) -> None:
         """Read the tree, directory by directory, the way entries are ordered."""
         facts = os.fstat(self._root)
-        self._add((), Directory(0, b"", *_attributes(facts, _xattrs(self._root, ()))))
+        self._add((), Directory(0, b"", *self._about(facts, (), _xattrs(self._root, ()))))
         at = 0
         while at < len(self._entries):
             if isinstance(self._entries[at], Directory):
@@ -137,6 +169,8 @@ class _Reader:
     def _read_entry(self, parent: int, folder: int, parts: Parts) -> None:
         name = parts[-1]
         facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if self._lens.skips(parts, facts):
+            return
         inode = (facts.st_dev, facts.st_ino)
         if not stat.S_ISDIR(facts.st_mode) and inode in self._inodes:
             self._add(parts, HardLink(parent, name, self._inodes[inode]))
@@ -146,7 +180,7 @@ class _Reader:
         if stat.S_ISREG(facts.st_mode):
             self._read_file(parent, folder, parts)
             return
-        about = _attributes(facts, _xattrs_of(folder, parts))
+        about = self._about(facts, parts, _xattrs_of(folder, parts))
         if stat.S_ISDIR(facts.st_mode):
             self._add(parts, Directory(parent, name, *about))
         elif stat.S_ISLNK(facts.st_mode):
@@ -165,7 +199,7 @@ class _Reader:
             facts = os.fstat(file)
             if not stat.S_ISREG(facts.st_mode):
                 raise unfit(parts, "changed while it was being read")
-            about = _attributes(facts, _xattrs(file, parts))
+            about = self._about(facts, parts, _xattrs(file, parts))
             size = facts.st_size
             if size > PACKED_FILE_BYTES_MAX:
                 runs = self._read_pieces(file, parts, size)
@@ -179,6 +213,14 @@ class _Reader:
         self._small[len(self._entries)] = small
         self._small_paths.setdefault(small.digest, parts)
         self._add(parts, PackedFile(parent, name, *about, size, 0, 0))
+
+    def _about(
+        self, facts: os.stat_result, parts: Parts, found: tuple[Xattr, ...]
+    ) -> tuple[int, int, int, int, int, tuple[Xattr, ...]]:
+        seconds, nanoseconds = divmod(facts.st_mtime_ns, 1_000_000_000)
+        uid, gid = self._lens.owner(parts, facts)
+        xattrs = self._lens.xattrs(parts, found)
+        return (stat.S_IMODE(facts.st_mode), uid, gid, seconds, nanoseconds, xattrs)
 
     def _read_pieces(self, file: int, parts: Parts, size: int) -> tuple[Run, ...]:
         runs: list[Run] = []
@@ -218,14 +260,6 @@ def _pieces_with_data(file: int, size: int) -> Iterator[int]:
         if at < size:
             yield number
         at = (number + 1) * PIECE_BYTES
-
-
-def _attributes(
-    facts: os.stat_result, xattrs: tuple[Xattr, ...]
-) -> tuple[int, int, int, int, int, tuple[Xattr, ...]]:
-    seconds, nanoseconds = divmod(facts.st_mtime_ns, 1_000_000_000)
-    mode = stat.S_IMODE(facts.st_mode)
-    return (mode, facts.st_uid, facts.st_gid, seconds, nanoseconds, xattrs)
 
 
 def _xattrs_of(folder: int, parts: Parts) -> tuple[Xattr, ...]:

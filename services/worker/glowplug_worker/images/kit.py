@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import uv
 
+from glowplug_worker.images.aptconfig import APT_TARGET
 from glowplug_worker.images.pipconfig import PipConfig
 from glowplug_worker.ports import Bind
 
@@ -58,6 +59,7 @@ def make_kit(
     python: Path,
     mounts: bool,
     own_root: bool = False,
+    apt: Path | None = None,
 ) -> BuildKit:
     """Return the kit.
 
@@ -66,6 +68,7 @@ def make_kit(
         python: as the container sees it, which is as this host does, or as the image has it.
         mounts: whether the container sees binds at their targets (`Backend.mounts`).
         own_root: whether it has an image's root, and so nothing of this host's system.
+        apt: what apt is told there.
     """
     layer_bind = Bind(source=layer, target=LAYER_TARGET, writable=True)
     cache_bind = Bind(source=cache, target=CACHE_TARGET, writable=True)
@@ -88,7 +91,11 @@ def make_kit(
         "PYC_INVALIDATION_MODE": "UNCHECKED_HASH",
     }
     local = local_binds(pip.local, () if own_root else FROM_BASE)
-    return BuildKit(binds=(layer_bind, cache_bind, uv_bind, *local), env=env)
+    binds = (layer_bind, cache_bind, uv_bind, *local)
+    if apt is not None:
+        env["APT_CONFIG"] = APT_TARGET
+        binds = (*binds, Bind(source=apt, target=APT_TARGET))
+    return BuildKit(binds=binds, env=env)
 
 
 def local_binds(paths: Sequence[Path], from_base: Sequence[Path] = FROM_BASE) -> tuple[Bind, ...]:

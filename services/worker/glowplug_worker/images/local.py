@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import stat
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,9 @@ from glowplug_contracts.messages.image import ImageManifest
 from glowplug_runtime.replicas import Replicas
 from glowplug_runtime.settings import inherited
 
+from glowplug_worker.images.aptconfig import apt_config
 from glowplug_worker.images.arrivals import Arrivals
+from glowplug_worker.images.changed import Stored, store_changes
 from glowplug_worker.images.client import StoreClient, open_session
 from glowplug_worker.images.fetch import ABOUT, LAYER, About, fetch_image
 from glowplug_worker.images.host import this_host
@@ -42,7 +45,7 @@ from glowplug_worker.images.pack import pack_layer
 from glowplug_worker.images.pipconfig import PASSED_ON, PipConfig, read_pip_config
 from glowplug_worker.images.sources import unpack_source
 from glowplug_worker.images.tree import copy_tree
-from glowplug_worker.ports import LocalBase, LocalImage, Mounts
+from glowplug_worker.ports import ChangedRoot, LocalBase, LocalImage, Mounts
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +60,7 @@ class LocalImages:
         tasks: where syncing goes on in the background.
         mounts: what brings images of registries here, and models.
         opened: what brings models to containers without a root of their own, as whichever users they run.
+        apt_proxy: what apt asks in builds; "" = where the image's lists say.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class LocalImages:
         environ: Mapping[str, str],
         mounts: Mounts,
         opened: Mounts,
+        apt_proxy: str = "",
     ) -> None:
         self.host = host
         self.client = client
@@ -84,6 +89,7 @@ class LocalImages:
         self._caches_busy: dict[Path, str] = {}
         self._cache_freed = asyncio.Event()
         self._environ = environ
+        self._apt = apt_config(apt_proxy, one_user=os.geteuid() != 0)
         self._pip: PipConfig | None = None
 
     async def ensure(self, digest: ImageDigest, holder: str = "") -> LocalImage:
@@ -215,7 +221,17 @@ class LocalImages:
             python=python,
             mounts=mounts,
             own_root=own_root,
+            apt=await asyncio.to_thread(self._apt_file, directory) if own_root else None,
         )
+
+    def _apt_file(self, directory: Path) -> Path | None:
+        """Write what apt is told, where it is told anything."""
+        if not self._apt:
+            return None
+        path = directory / "apt.conf"
+        path.write_text(self._apt, encoding="ascii")
+        path.chmod(0o644)
+        return path
 
     def end_build(self, container_id: ContainerId) -> None:
         """A build container has ended: give back the workspace's cache, if it had it."""
@@ -236,11 +252,17 @@ class LocalImages:
         return cache
 
     async def commit(
-        self, directory: Path, parent: ImageDigest, python_version: str, env: dict[str, str]
+        self,
+        directory: Path,
+        parent: ImageDigest,
+        python_version: str,
+        env: dict[str, str],
+        changed: ChangedRoot | None = None,
     ) -> LayerCommitted:
         """Pack a build container's layer, push what imagecache lacks, name the manifest.
 
-        Of `parent` the base is kept; the layer already holds what else it began with.
+        Of `parent` the base is kept, or what a build has `changed` it to; the layer already holds what else
+        it began with.
         """
         about = ImageManifest(host=self.host, python_version=python_version, env=env, entries=())
         if parent:
@@ -249,7 +271,9 @@ class LocalImages:
                 about = msgspec.structs.replace(
                     about, host="", python_version=below.python_version, base=below.base
                 )
-        committed = await pack_layer(self.client, directory, about, ("/layer", str(directory)))
+        committed = await pack_layer(
+            self.client, directory, about, ("/layer", str(directory)), self._changing(changed)
+        )
         log.info(
             "image.committed",
             image_digest=committed.image_digest,
@@ -260,6 +284,18 @@ class LocalImages:
             error=committed.error.message if committed.error else "",
         )
         return committed
+
+    def _changing(self, changed: ChangedRoot | None) -> Callable[[], Awaitable[Stored]] | None:
+        """Return what stores the changes of a build's root; None where it has none of its own."""
+        if changed is None:
+            return None
+
+        async def store() -> Stored:
+            began = await asyncio.to_thread(_read_about, await self._ensure_layer(changed.began))
+            assert began.base is not None  # noqa: S101 - bringing saw to it
+            return await store_changes(self.client, began.base.tree, changed.directory)
+
+        return store
 
     def digests(self) -> Sequence[ImageDigest]:
         """Return the images that are on disk now."""
@@ -272,7 +308,10 @@ class LocalImages:
 
 @contextlib.asynccontextmanager
 async def open_images(
-    data_dir: Path, url_of_imagecache: Callable[[], str | None] | Replicas, mounting: Mounting
+    data_dir: Path,
+    url_of_imagecache: Callable[[], str | None] | Replicas,
+    mounting: Mounting,
+    apt_proxy: str = "",
 ) -> AsyncIterator[LocalImages]:
     """Open the worker's images under `data_dir`, filled from whichever imagecache answers.
 
@@ -285,7 +324,9 @@ async def open_images(
         mounts = await stack.enter_async_context(open_mounts(data_dir, client, tasks, mounting))
         opened = await open_for_all(data_dir, client, tasks, mounting)
         environ = inherited((*PASSED_ON, "HOME"))
-        images = LocalImages(data_dir, client, this_host(), tasks, environ, mounts, opened)
+        images = LocalImages(
+            data_dir, client, this_host(), tasks, environ, mounts, opened, apt_proxy=apt_proxy
+        )
         stack.callback(images.close)
         await asyncio.to_thread(images.load)
         yield images

@@ -8,7 +8,7 @@ BATCH_BYTES_MAX are held at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,23 +24,30 @@ from glowplug_contracts.messages.container import LayerCommitted
 from glowplug_contracts.messages.image import ImageManifest
 from glowplug_contracts.messages.invocation import RemoteError
 
+from glowplug_worker.images.changed import Stored
 from glowplug_worker.images.client import StoreClient
 from glowplug_worker.images.objects import frame_of
 from glowplug_worker.images.tree import LayerReader
 
 
 async def pack_layer(
-    client: StoreClient, directory: Path, manifest: ImageManifest, layer_paths: Sequence[str]
+    client: StoreClient,
+    directory: Path,
+    manifest: ImageManifest,
+    layer_paths: Sequence[str],
+    changing: Callable[[], Awaitable[Stored]] | None = None,
 ) -> LayerCommitted:
     """Store the layer in `directory`, with `manifest` saying everything but its entries.
 
-    `layer_paths`: how the container may spell its layer's root. Content that an image can't hold,
+    `layer_paths`: how the container may spell its layer's root. `changing` stores what became of the image's
+    root, where a build may change it. Content that an image can't hold,
     and an imagecache that does not answer, are reported in `error`.
     """
     try:
         reader = LayerReader(directory, layer_paths)
         try:
-            return await _pack(client, reader, manifest)
+            changed = await changing() if changing is not None else None
+            return await _pack(client, reader, manifest, changed)
         finally:
             reader.close()
     except InvalidRequestError as err:
@@ -51,16 +58,23 @@ async def pack_layer(
         return _refused("image.build_failed", f"the image can't be read: {err}")
 
 
-async def _pack(client: StoreClient, reader: LayerReader, about: ImageManifest) -> LayerCommitted:
+async def _pack(
+    client: StoreClient, reader: LayerReader, about: ImageManifest, changed: Stored | None
+) -> LayerCommitted:
     entries = await asyncio.to_thread(reader.entries)
+    base, of_root = about.base, 0
+    if changed is not None and base is not None:
+        base, of_root = msgspec.structs.replace(base, tree=changed.tree), changed.bytes_total
     manifest = msgspec.structs.replace(
         about,
         entries=tuple(entries),
-        bytes_total=sum(entry.size for entry in entries),
+        base=base,
+        bytes_total=of_root + sum(entry.size for entry in entries),
     )
     data = await asyncio.to_thread(encode_manifest, manifest)
     decode_manifest(data)  # whatever is stored must be readable
     pushed = await _push_missing(client, reader, manifest)
+    pushed += changed.bytes_pushed if changed is not None else 0
     digest = await client.put(data, keep_s=0)
     return LayerCommitted(
         image_digest=ImageDigest(digest),
