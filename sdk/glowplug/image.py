@@ -7,6 +7,7 @@ needs none of the packages.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from glowplug.parameters import refuse_method, refuse_parameters
 from glowplug.remote import is_remote
 
 if TYPE_CHECKING:
+    from glowplug.dockerfile.reading import Copy, Exec, Stage
     from glowplug.secret import Secret
 
 HOST_BASE = "host"
@@ -30,6 +32,24 @@ class Step:
     kind: str
     arguments: tuple[str, ...]
     origin: Path | None = None
+    details: Exec | Copied | Config | None = None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a COPY or ADD needs beside its words: files of a context, or another image."""
+
+    copy: Copy
+    context: Path
+    stage: Image | None
+
+
+@dataclass(frozen=True)
+class Config:
+    """What becomes the image's own: its environment (templates) and working directory."""
+
+    env: tuple[tuple[str, str], ...]
+    cwd: str
 
 
 @dataclass(frozen=True, init=False)
@@ -90,6 +110,38 @@ class Image:
         image = cls(python_version=python_version, env_vars=env_vars)
         return replace_image(image, base=parse_base(reference), credentials=name)
 
+    @classmethod
+    def from_dockerfile(
+        cls,
+        path: str | Path = "Dockerfile",
+        *,
+        context_dir: str | Path | None = None,
+        build_args: Mapping[str, str] | None = None,
+        target: str = "",
+        python_version: str = "",
+        credentials: Secret | str | None = None,
+    ) -> Image:
+        """Return what a Dockerfile makes; its text is read now, files of its context when something is deployed.
+
+        Args:
+            context_dir: what COPY and ADD name files of; usually the Dockerfile's directory.
+            build_args: values for its ARGs.
+            target: the stage to build; "" = the last.
+            python_version: refuse the image if it has another one.
+            credentials: as in `from_registry`, for every image that a FROM names.
+
+        Raises: DockerfileError, with the line; FileNotFoundError.
+        """
+        from glowplug.dockerfile.reading import read_dockerfile  # noqa: PLC0415 - few programs need it
+
+        file = Path(path).absolute()
+        reading = read_dockerfile(file.read_text("utf-8"), dict(build_args or {}), target)
+        for notice in reading.notices:
+            warnings.warn(notice, stacklevel=2)
+        context = Path(context_dir).absolute() if context_dir is not None else file.parent
+        image = _image_of(reading.stage, context, credentials)
+        return replace_image(image, python_version=parse_python_version(python_version))
+
     def pip_install(self, *packages: str | Sequence[str]) -> Image:
         """Add Python packages: requirement lines, or the path of a requirements file."""
         lines: list[str] = []
@@ -148,6 +200,24 @@ class Image:
 
     def _with(self, step: Step) -> Image:
         return replace_image(self, steps=(*self.steps, step))
+
+
+def _image_of(stage: Stage, context: Path, credentials: Secret | str | None) -> Image:
+    """Return the image that a Dockerfile's stage describes."""
+    from glowplug.dockerfile.reading import Exec  # noqa: PLC0415 - few programs need it
+
+    image = Image.from_registry(stage.base, credentials=credentials)
+    steps: list[Step] = []
+    for step in stage.steps:
+        if isinstance(step, Exec):
+            steps.append(Step("exec", step.argv, details=step))
+        else:
+            other = None if step.stage is None else _image_of(step.stage, context, credentials)
+            details = Copied(step, context, other)
+            steps.append(Step("copy", (step.target, *step.sources), details=details))
+    if stage.env or stage.cwd:
+        steps.append(Step("config", (), details=Config(stage.env, stage.cwd)))
+    return replace_image(image, steps=tuple(steps))
 
 
 def replace_image(image: Image, **changes: Any) -> Image:

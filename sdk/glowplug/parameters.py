@@ -172,7 +172,6 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     "Image": {
         "with_secrets": "use env(), which the image keeps in plain text",
         "micromamba": "use pip_install",
-        "from_dockerfile": "use the chain: pip_install, run_commands, add_local_file, env",
     },
     "Sandbox": {
         "wait": "read status() until it has ended",

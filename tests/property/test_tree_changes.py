@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from glowplug_contracts.tree_changes import Changes, Path, apply_changes
+from glowplug_contracts.tree_changes import FOLDER, Changes, Path, apply_changes, pick
 from glowplug_contracts.tree_rules import check_tree, decode_tree
 from glowplug_contracts.trees import Directory, File, FlatTree, HardLink, PackedFile, encode_tree
 from hypothesis import HealthCheck, given, settings
@@ -102,3 +102,29 @@ def test_no_change_is_the_same_tree(tree: FlatTree) -> None:
     """The root alone says that nothing else was touched; equal trees are equal bytes."""
     root = FlatTree(entries=tree.entries[:1])
     assert encode_tree(apply_changes(tree, Changes(tree=root))) == encode_tree(tree)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TREES, st.sampled_from([(), (b"new",), (b"new", b"deeper")]))
+def test_what_is_picked_is_what_was_there_at_its_new_place(tree: FlatTree, place: Path) -> None:
+    made = pick(tree, [((), place)], lambda entry: entry)
+    check_tree(made)
+    expected = {(*place, *path): each for path, each in table(tree).items()}
+    for deep in range(len(place)):
+        expected[place[:deep]] = (FOLDER, None)
+    assert table(made) == expected
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TREES, TREES)
+def test_directories_that_were_there_stay_what_they_were_where_things_are_only_added(
+    base: FlatTree, added: FlatTree
+) -> None:
+    before, after = table(base), table(apply_changes(base, Changes(tree=added, adds_only=True)))
+    new = table(added)
+    for path in after:
+        if is_dir(before.get(path)) and is_dir(new.get(path)) and is_dir(after[path]):
+            above = [before.get(path[:deep]) for deep in range(len(path))]
+            shadowed = [new.get(path[:deep]) for deep in range(len(path))]
+            if all(map(is_dir, above)) and all(map(is_dir, shadowed)):
+                assert after[path] == before[path]

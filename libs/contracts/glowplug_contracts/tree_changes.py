@@ -7,7 +7,7 @@ objects, so that a step that adds a file stores that file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -26,6 +26,7 @@ from glowplug_contracts.trees import (
 
 # Names from the root on.
 Path = tuple[bytes, ...]
+FOLDER: Final = Directory(0, b"", 0o755, 0, 0, 0, 0, ())
 _ROOT: Final = 0
 
 
@@ -36,11 +37,13 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
         tree: what was added or changed; its root has the attributes that the root has now.
         gone: paths that are not there any more.
         bare: directories of `tree` that hide everything that was below them.
+        adds_only: directories that were there stay what they were, and only get more in them.
     """
 
     tree: FlatTree
     gone: Collection[Path] = ()
     bare: Collection[Path] = ()
+    adds_only: bool = False
 
 
 def apply_changes(base: FlatTree, changes: Changes) -> FlatTree:
@@ -55,8 +58,9 @@ def apply_changes(base: FlatTree, changes: Changes) -> FlatTree:
     waiting: list[tuple[_Node, _Node, Path]] = [(root, added, ())]
     while waiting:
         there, new, path = waiting.pop()
-        there.entry = new.entry
-        there.source = new.source
+        if not changes.adds_only:
+            there.entry = new.entry
+            there.source = new.source
         if path in bare:
             there.children = {}
         for name, child in new.children.items():
@@ -70,13 +74,41 @@ def apply_changes(base: FlatTree, changes: Changes) -> FlatTree:
     return made
 
 
+def pick(
+    base: FlatTree, picked: Sequence[tuple[Path, Path]], dress: Callable[[AnyEntry], AnyEntry]
+) -> FlatTree:
+    """Return a tree that has parts of another one, each at a place of its own: (from, to).
+
+    Directories on the way are made as `FOLDER`. What goes to the place of a directory that was picked before is
+    put in it; to `()` goes what is in a directory. Every `from` must be there.
+
+    Args:
+        dress: returns an entry as it is to be, given what it was.
+    """
+    source = _nodes(base)
+    _dress(source, dress)
+    root = _Node(FOLDER, base)
+    for origin, target in picked:
+        found = _lookup(source, origin)
+        assert found is not None, origin  # noqa: S101 - the caller looked
+        at = root
+        for name in target[:-1]:
+            at = at.children.setdefault(name, _Node(FOLDER, base))
+        there = at.children.get(target[-1]) if target else root
+        if there is not None and there.is_dir and found.is_dir:
+            _lay(there, found)
+        elif target:
+            at.children[target[-1]] = found
+    return _Emitter().emit(root)
+
+
 class _Node:
     """A file, directory or link; several names may lead to one file."""
 
     __slots__ = ("children", "entry", "source")
 
     def __init__(self, entry: AnyEntry, source: FlatTree) -> None:
-        self.entry = entry
+        self.entry: AnyEntry = entry
         self.source = source
         self.children: dict[bytes, _Node] = {}
 
@@ -107,6 +139,30 @@ def _remove(root: _Node, path: Path) -> None:
     folder = _lookup(root, path[:-1])
     if folder is not None and path:
         folder.children.pop(path[-1], None)
+
+
+def _dress(root: _Node, dress: Callable[[AnyEntry], AnyEntry]) -> None:
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        waiting += node.children.values()
+        if id(node) not in seen:
+            seen.add(id(node))
+            node.entry = dress(node.entry)
+
+
+def _lay(there: _Node, found: _Node) -> None:
+    """Put what is in a directory into another one."""
+    waiting = [(there, found)]
+    while waiting:
+        at, new = waiting.pop()
+        at.entry = new.entry
+        for name, child in new.children.items():
+            old = at.children.get(name)
+            if old is not None and old.is_dir and child.is_dir:
+                waiting.append((old, child))
+            else:
+                at.children[name] = child
 
 
 class _Emitter:

@@ -25,8 +25,10 @@ from glowplug.client.outcomes import typed_error
 from glowplug.client.packing import pack
 from glowplug.client.source import START_MODULE, Origin, Project, find_origin, start_module
 from glowplug.description import describe_asked
+from glowplug.dockerfile.context import pack_sources
+from glowplug.dockerfile.reading import Exec
 from glowplug.errors import GlowplugError, PythonVersionMismatchError, error_for
-from glowplug.image import Image
+from glowplug.image import Copied, Image, Step
 from glowplug.units import CpuNeed, GpuNeed, MemoryNeed
 
 if TYPE_CHECKING:
@@ -87,6 +89,9 @@ class Packer:
         """Upload the files that an image adds, and return its description."""
         steps: list[ImageStep] = []
         for step in image.steps:
+            if step.details is not None:
+                steps.append(await self._dockerfile_step(step))
+                continue
             blob = None
             if step.origin is not None:
                 data = await in_thread(tar_of, step.origin, step.arguments[0])
@@ -98,6 +103,34 @@ class Packer:
             python_version=image.python_version,
             steps=tuple(steps),
             env=dict(image.environment),
+        )
+
+    async def _dockerfile_step(self, step: Step) -> ImageStep:
+        details = step.details
+        if isinstance(details, Copied):
+            copy, stage, blob = details.copy, None, None
+            if details.stage is not None:
+                stage = await self.image_of(details.stage)
+            else:
+                data = await in_thread(_packed, details)
+                blob = await put_blob(self._http, data, look_first=True)
+            return ImageStep(
+                kind=step.kind,
+                args=step.arguments,
+                blob=blob,  # type: ignore[arg-type]
+                stage=stage,
+                uid=copy.uid,
+                gid=copy.gid,
+                mode=copy.mode,
+            )
+        assert details is not None  # noqa: S101 - the caller looked
+        user = details.user if isinstance(details, Exec) else ""
+        return ImageStep(
+            kind=step.kind,
+            args=step.arguments,
+            env=dict(details.env),
+            cwd=details.cwd,
+            user=user,
         )
 
     async def _project(self, origin: Origin) -> str:
@@ -285,3 +318,8 @@ def _event_error(error: dict[str, Any], told: Told) -> GlowplugError:
 def _python_there(event: dict[str, Any], spec: DeploymentSpec) -> str:
     there = event["deployment"].get("base_python") or spec.image.python_version
     return ".".join(str(there).split(".")[:2]) if there else ""
+
+
+def _packed(details: Copied) -> bytes:
+    copy = details.copy
+    return pack_sources(copy.line, details.context, copy.sources, unpacks=copy.unpacks)

@@ -67,6 +67,10 @@ def _image_of(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:
     steps = []
     uploaded = [step for step in own["spec"]["image"].get("steps", ()) if step.get("blob")]
     for step in image.steps:
+        if step.details is not None:
+            raise _refusal(
+                wrapper, "its image comes from a Dockerfile, which this container does not have"
+            )
         made: dict[str, Any] = {"kind": step.kind, "args": list(step.arguments)}
         if step.origin is not None:
             # The same files under the same name, which the program packed for this container's image.

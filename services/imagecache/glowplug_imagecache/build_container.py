@@ -29,7 +29,6 @@ from glowplug_imagecache.build_types import (
     StoreLayer,
     WantContainer,
 )
-from glowplug_imagecache.commands import command_for
 from glowplug_imagecache.files import read_manifest
 from glowplug_imagecache.settings import ImagecacheSettings
 from glowplug_imagecache.store import Store
@@ -95,7 +94,9 @@ class BuildContainer:
         with contextlib.suppress(PlatformError):  # else the sweep of orphans removes it
             await self._wanted.delete(container_id)
 
-    async def run_step(self, decision: RunStep, env: dict[str, str]) -> ContainerEnded | None:
+    async def run_step(
+        self, decision: RunStep, command: tuple[str, ...], env: dict[str, str]
+    ) -> ContainerEnded | None:
         """Give it a command; return how it ended if it takes none. Raises: PlatformError."""
         self.exec_id = decision.exec_id
         request = ExecInContainer(
@@ -103,7 +104,7 @@ class BuildContainer:
             exec_id=decision.exec_id,
             reply_to=self._shell.instance,
             mode="command",
-            argv=command_for(decision.step.spec),
+            argv=command,
             env=env,
             timeout_s=self._shell.settings.step_timeout_s,
         )

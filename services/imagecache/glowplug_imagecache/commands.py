@@ -78,11 +78,57 @@ apt-get clean
 rm -rf /var/lib/apt/lists/*
 """
 
+# RUN of a Dockerfile, which says where and as whom. Run by the host's Python: the image may have none.
+EXEC_CODE = """\
+import os, sys
+where, who, *argv = sys.argv[1:]
+def table(path):
+    try:
+        with open(path, errors='replace') as file:
+            return [row for line in file if len(row := line.rstrip('\\n').split(':')) > 3]
+    except OSError:
+        return []
+def fail(text):
+    print(text, file=sys.stderr)
+    sys.exit(125)
+def find(rows, name, what):
+    row = next((row for row in rows if name in (row[0], row[2])), None)
+    if row is None and not name.isdecimal():
+        fail(f'USER: the image has no {what} {name!r}')
+    return row or [name, '', name, '0', '', '/']
+os.makedirs(where, exist_ok=True)
+os.chdir(where)
+if who:
+    name, _, group = who.partition(':')
+    user = find(table('/etc/passwd'), name, 'user')
+    groups = table('/etc/group')
+    gid = int(find(groups, group, 'group')[2]) if group else int(user[3])
+    more = [int(row[2]) for row in groups if user[0] in row[3].split(',')]
+    try:
+        os.setgroups(more)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(*[int(user[2])] * 3)
+    except OSError:
+        fail(f'USER {who}: this worker is run by an ordinary user, so that builds have root alone')
+    os.environ['HOME'] = user[5] if len(user) > 5 else '/'
+for name in [name for name in os.environ if name.startswith('GLOWPLUG_')]:
+    del os.environ[name]
+try:
+    os.execvp(argv[0], argv)
+except OSError as error:
+    fail(f'{argv[0]}: {error.strerror}')
+"""
+
 
 def command_for(step: ImageStep) -> tuple[str, ...]:
     """Return what runs in the container for a "pip", "apt" or "run" step."""
     if step.kind == "pip":
         return ("/bin/sh", "-c", PIP_SCRIPT, "pip", *step.args)
+    if step.kind == "exec":
+        assert step.cwd, "it is known by now where it runs"  # noqa: S101
+        script = 'exec $GLOWPLUG_HOST_PYTHON -I -S -c "$@"'
+        words = (EXEC_CODE, step.cwd, step.user, *step.args)
+        return ("/bin/sh", "-c", script, "exec", *words)
     if step.kind == "apt":
         return ("/bin/sh", "-c", APT_SCRIPT, "apt", *step.args)
     assert step.kind == "run", step.kind  # noqa: S101 - the plan has no other container steps

@@ -18,6 +18,7 @@ from glowplug_contracts.errors import InvalidRequestError, RejectedError
 from glowplug_contracts.ids import Digest, ImageDigest, WorkspaceId
 from glowplug_contracts.manifests import check_path
 from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
+from glowplug_contracts.tree_rules import MODE_BITS, OWNER_MAX
 
 from glowplug_imagecache.registry.platforms import parse_platform
 from glowplug_imagecache.registry.reference import parse_reference
@@ -31,9 +32,14 @@ ON_OCI = (
 )
 # What imagecache does itself, without a container.
 PULL = "pull"
-OWN_STEPS = frozenset({PULL, "file"})
-# What may change the root of an image of a registry.
-ROOT_STEPS = frozenset({"run", "apt"})
+# A "copy" whose stage is built: `blob` is that image's tree. Nobody can ask for it.
+COPY_TREE = "copy-tree"
+OWN_STEPS = frozenset({PULL, "file", "copy", COPY_TREE, "config"})
+# What may change the root of an image of a registry, in a container.
+ROOT_STEPS = frozenset({"run", "apt", "exec"})
+# What only images of a registry have.
+OCI_STEPS = frozenset({"apt", "exec", "copy", "config"})
+STAGES_DEEP_MAX = 8
 # A name of Debian's, with a version or an architecture, as apt takes them; never an option.
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?(=[A-Za-z0-9.+~:-]+)?\Z")
 
@@ -94,14 +100,27 @@ def changes_root(spec: ImageSpec) -> bool:
     return not spec.on_host and any(step.kind in ROOT_STEPS for step in spec.steps)
 
 
+def brings_python(spec: ImageSpec) -> bool:
+    """Return whether steps may bring the Python that a base lacks."""
+    return not spec.on_host and any(step.kind in ROOT_STEPS | OCI_STEPS for step in spec.steps)
+
+
+def count_steps(spec: ImageSpec, deep: int = 1) -> int:
+    """Return how many steps a build has, those of its stages included. Raises: RejectedError."""
+    if deep > STAGES_DEEP_MAX:
+        raise _unsupported(f"stages copy from stages {deep} deep; {STAGES_DEEP_MAX} are possible")
+    stages = (step.stage for step in spec.steps if step.stage is not None)
+    return len(spec.steps) + sum(count_steps(stage, deep + 1) for stage in stages)
+
+
 def check_spec(spec: ImageSpec) -> None:
     """Refuse what no worker could build. Raises: RejectedError (image.unsupported)."""
     if not spec.on_host:
         parse_reference(spec.base)
     elif spec.credentials:
         raise _unsupported("credentials are for an image of a registry; leave them out")
-    if len(spec.steps) > STEPS_MAX:
-        raise _unsupported(f"{len(spec.steps)} steps; an image may have {STEPS_MAX}")
+    if (steps := count_steps(spec)) > STEPS_MAX:
+        raise _unsupported(f"{steps} steps; an image may have {STEPS_MAX}")
     for number, step in enumerate(spec.steps, 1):
         _check_step(number, step, on_host=spec.on_host)
 
@@ -155,8 +174,14 @@ def plan_build(spec: ImageSpec, workspace: WorkspaceId, target: Target) -> Build
 
 def describe(step: ImageStep) -> str:
     """Return a step as people write it, in one bounded line."""
-    words = {"pip": "pip install", "run": "run", "file": "add", "apt": "apt-get install"}
-    text = f"{words.get(step.kind, step.kind)} {' '.join(step.args)}".replace("\n", " ")
+    words = {"pip": "pip install", "file": "add", "apt": "apt-get install", "exec": "run"}
+    args = step.args
+    if step.kind == "config":
+        args = (*sorted(step.env), step.cwd)
+    elif step.kind in ("copy", COPY_TREE):
+        args = ("copy", *step.args[1:], "to", step.args[0])
+        words[step.kind] = ""
+    text = f"{words.get(step.kind, step.kind)} {' '.join(args)}".replace("\n", " ").strip()
     return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 1]}…"
 
 
@@ -185,22 +210,44 @@ def _check_step(number: int, step: ImageStep, *, on_host: bool) -> None:
         if len(step.args) != 1 or step.blob is None:
             raise _unsupported(f"step {number}: file needs one path and the blob of its content")
         place_in_layer(step.args[0])
-    elif step.kind == "apt":
-        _check_packages(number, step, on_host=on_host)
+    elif step.kind in OCI_STEPS:
+        if on_host:
+            raise _unsupported(f"step {number}: {step.kind} can't be done on the host; {ON_OCI}")
+        _check_on_oci(number, step)
     else:
         raise _unsupported(
             f"step {number}: {step.kind[:TEXT_MAX]!r} can't be done in a build, which has Python packages, "
             "commands, files and, on images of a registry, system packages"
         )
-    if any("\0" in text for text in step.args):
+    texts = (*step.args, *step.env, *step.env.values(), step.cwd, step.user)
+    if any("\0" in text for text in texts):
         raise _unsupported(f"step {number} holds a zero byte")
 
 
-def _check_packages(number: int, step: ImageStep, *, on_host: bool) -> None:
-    if on_host:
-        raise _unsupported(
-            f"step {number}: system packages can't be installed on the host; {ON_OCI}"
-        )
+def _check_on_oci(number: int, step: ImageStep) -> None:
+    if step.kind == "apt":
+        _check_packages(number, step)
+    elif step.kind == "exec" and not step.args:
+        raise _unsupported(f"step {number}: exec needs a command")
+    elif step.kind == "copy":
+        _check_copy(number, step)
+    if any("=" in name or name.startswith("GLOWPLUG_") for name in step.env):
+        raise _unsupported(f"step {number}: a variable's name has a = or begins with GLOWPLUG_")
+
+
+def _check_copy(number: int, step: ImageStep) -> None:
+    if not step.args or not step.args[0] or (step.blob is None) == (step.stage is None):
+        raise _unsupported(f"step {number}: copy needs a target, and either a tar or a stage")
+    if step.stage is not None:
+        if len(step.args) < 2 or step.stage.on_host:  # noqa: PLR2004 - to and from
+            raise _unsupported(f"step {number}: copy needs what to copy of an image of a registry")
+        check_spec(step.stage)
+    owners = (step.uid, step.gid)
+    if not all(0 <= owner <= OWNER_MAX for owner in owners) or not -1 <= step.mode <= MODE_BITS:
+        raise _unsupported(f"step {number}: owner {owners} or mode {step.mode} is out of range")
+
+
+def _check_packages(number: int, step: ImageStep) -> None:
     for name in step.args:
         if not _PACKAGE.match(name):
             raise _unsupported(f"step {number}: {name[:TEXT_MAX]!r} is no name of a Debian package")

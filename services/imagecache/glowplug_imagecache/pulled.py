@@ -24,7 +24,7 @@ from glowplug_imagecache.askers import Askers
 from glowplug_imagecache.asking_gateways import Gateways
 from glowplug_imagecache.bases import Bases, Logins, Say, logins_for, open_bases
 from glowplug_imagecache.layers.bounds import Bounds
-from glowplug_imagecache.plan import Target, changes_root
+from glowplug_imagecache.plan import Target, brings_python
 from glowplug_imagecache.registry.endpoints import Registries, parse_registries
 from glowplug_imagecache.registry.patience import Patience
 from glowplug_imagecache.registry.pulling import RemoteImage
@@ -45,7 +45,16 @@ class Sources(msgspec.Struct, frozen=True):
 class BaseStep:
     """One build's base; does nothing for the host's."""
 
-    def __init__(self, sources: Sources, spec: ImageSpec, askers: Askers, say: Say) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        spec: ImageSpec,
+        askers: Askers,
+        say: Say,
+        *,
+        python_later: bool = False,
+    ) -> None:
+        self._python_later = python_later
         self._sources = sources
         self._spec = spec
         self._askers = askers
@@ -77,7 +86,7 @@ class BaseStep:
                 await self._open(),
                 self._say,
                 like,
-                python_later=changes_root(self._spec),
+                python_later=self._python_later or brings_python(self._spec),
             )
             await hold(manifest.bytes_total)
             return manifest

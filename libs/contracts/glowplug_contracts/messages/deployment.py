@@ -52,11 +52,29 @@ class ImageStep(Message, frozen=True, kw_only=True):
 
     `kind` is "pip" (args: requirement lines), "run" (args: one shell command), "file" (args: one
     path inside the layer; `blob` holds a tar of what is added there) or "apt" (args: names of Debian packages).
+    Of Dockerfiles: "exec" (args: a command's words), "copy" (args: the target, then what of the `stage`; without
+    one, `blob` holds a tar with files below `f/` and contents of directories below `d/`), "config" (`env` and `cwd`
+    become the image's).
+
+    Attributes:
+        env: of "exec" and "config"; `${NAME}` is filled in with what the image has, `$$` is a dollar.
+        cwd: of "exec" and "config"; "" = the image's.
+        user: of "exec": a name or number of the image's, with ":group"; "" = root.
+        uid, gid: of "copy": who owns what is copied.
+        mode: of "copy"; -1 = as they are.
+        stage: of "copy": the image whose files are meant.
     """
 
     kind: str
     args: tuple[str, ...] = ()
     blob: Digest | None = None
+    env: dict[str, str] = {}
+    cwd: str = ""
+    user: str = ""
+    uid: int = 0
+    gid: int = 0
+    mode: int = -1
+    stage: ImageSpec | None = None
 
 
 class AutoscalerSpec(Message, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""Dockerfiles as chains of build steps: `read_dockerfile` in `reading.py`."""
