@@ -61,6 +61,7 @@ class Image:
     environment: tuple[tuple[str, str], ...]
     base: str
     credentials: str
+    force: bool
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Image:
         env_vars: Mapping[str, str] | Sequence[str] | None = None,
         base_image: str = "",
         system_packages: Sequence[str] | None = None,
+        force_build: bool = False,  # noqa: FBT001, FBT002 - the public surface has it so
         **others: Any,
     ) -> None:
         refuse_parameters("Image", others)
@@ -85,6 +87,7 @@ class Image:
         object.__setattr__(self, "environment", tuple(parse_env("env_vars", env_vars).items()))
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "credentials", "")
+        object.__setattr__(self, "force", force_build)
 
     @classmethod
     def from_registry(
@@ -223,7 +226,7 @@ def _image_of(stage: Stage, context: Path, credentials: Secret | str | None) -> 
 def replace_image(image: Image, **changes: Any) -> Image:
     """Return a copy with some attributes changed."""
     copy = Image()
-    for name in ("python_version", "steps", "environment", "base", "credentials"):
+    for name in ("python_version", "steps", "environment", "base", "credentials", "force"):
         object.__setattr__(copy, name, changes.get(name, getattr(image, name)))
     return copy
 

@@ -84,6 +84,7 @@ HONOURED: dict[str, frozenset[str]] = {
             "commands",
             "env_vars",
             "base_image",
+            "force_build",
         }
     ),
     "QueueDepthAutoscaler": frozenset(

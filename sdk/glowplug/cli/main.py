@@ -35,7 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "secret": ("glowplug.cli.secrets:secret", "Secrets: create, list, rotate, delete."),
     "model": ("glowplug.cli.models:model", "Models: pull, list, show, rm."),
     "volume": ("glowplug.cli.volumes:volume", "Volumes: create, list, ls, cp, rm, delete."),
-    "image": ("glowplug.cli.images:image", "Images: list, show, diff, rm, prune, usage."),
+    "image": (
+        "glowplug.cli.image_build:image",
+        "Images: build, list, show, diff, rm, prune, usage.",
+    ),
     "output": ("glowplug.cli.outputs:output", "Outputs of tasks: ls, cp, url, rm."),
     "sandbox": ("glowplug.cli.sandboxes:sandbox", "Sandboxes: create, list, exec, run, terminate."),
     "status": ("glowplug.cli.parts:status", "How the platform and its parts are."),

@@ -103,6 +103,7 @@ class Packer:
             python_version=image.python_version,
             steps=tuple(steps),
             env=dict(image.environment),
+            force=image.force,
         )
 
     async def _dockerfile_step(self, step: Step) -> ImageStep:

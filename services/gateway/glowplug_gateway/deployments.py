@@ -18,6 +18,7 @@ from glowplug_contracts.errors import ConflictError, InvalidRequestError, NotFou
 from glowplug_contracts.eventmatch import check_trigger
 from glowplug_contracts.ids import DeploymentId, WorkspaceId, check_name, derive_id
 from glowplug_contracts.messages.deployment import (
+    STEP_KINDS,
     Deployment,
     DeploymentSpec,
     DeploymentState,
@@ -101,7 +102,7 @@ class Deployer:
         """
         source = spec.source
         named = [source.blob, source.pickled, source.on_start_pickled, source.on_exit_pickled]
-        named += [step.blob for step in spec.image.steps]
+        named += spec.image.blobs()
         await self._blobs.of(workspace).keep_all(named)
 
     async def deploy(
@@ -306,7 +307,7 @@ def check_spec(spec: DeploymentSpec) -> None:
     if source.handler and source.blob is None and source.pickled is None:
         wrong["source.blob"] = "is missing: the handler is in no archive"
     for number, step in enumerate(spec.image.steps):
-        if step.kind not in ("pip", "run", "file"):
+        if step.kind not in STEP_KINDS:
             wrong[f"image.steps[{number}].kind"] = f"{step.kind!r} is no kind of step"
     wrong |= check_mounts(spec.volumes, spec.models)
     wrong |= check_network(spec.network)

@@ -67,7 +67,7 @@ class Sandboxes:
     ) -> AsyncIterator[BuildProgress | SandboxRecord]:
         """Yield what happens to the image, and at last the running session. Raises: PlatformError."""
         await self._prepare(workspace, spec)
-        await self._blobs.of(workspace).keep_all(step.blob for step in spec.image.steps)
+        await self._blobs.of(workspace).keep_all(spec.image.blobs())
         image = ImageReady()
         async for one in self._images.ensure(spec.image, workspace):
             if isinstance(one, ImageReady):

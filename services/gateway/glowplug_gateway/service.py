@@ -26,6 +26,7 @@ from glowplug_gateway.ending import LOOK_S as UNUSED_LOOK_S
 from glowplug_gateway.ending import Ending
 from glowplug_gateway.events import Events
 from glowplug_gateway.http.blobs import BlobRoutes
+from glowplug_gateway.http.builds import BuildRoutes
 from glowplug_gateway.http.callbacks import CallbackRoutes
 from glowplug_gateway.http.calls import CallRoutes
 from glowplug_gateway.http.compositions import CompositionRoutes
@@ -183,6 +184,7 @@ async def open_gateway(shell: Shell[GatewaySettings]) -> AsyncIterator[None]:
             _outputs(process, records, blobs, settings, origin),
             LinkRoutes(links),
             PullRoutes(images, vault),
+            BuildRoutes(images, blobs),
             ImageRoutes(
                 await stack.enter_async_context(open_shelf(shell.peers, shell.internal_token()))
             ),

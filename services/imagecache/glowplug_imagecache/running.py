@@ -157,7 +157,7 @@ class BuildRun:
         target = await self._base.pin(await choose(self._spec))
         plan = plan_build(spec, self._workspace, target)
         async with self._known.only_one(plan, self.askers):
-            cached = await self._known.with_cached(plan)
+            cached = plan if spec.force else await self._known.with_cached(plan)
             if cached.cached < len(cached.steps):  # what is there already needs no room
                 await self._quota.check(self._workspace, 0)
             return await self._build(cached)
@@ -176,6 +176,7 @@ class BuildRun:
     async def _tree_of(
         self, stage: ImageSpec, choose: Callable[[ImageSpec], Awaitable[Target]]
     ) -> Digest:
+        stage = msgspec.structs.replace(stage, force=self._spec.force)
         key = encode(stage, "msgpack")
         if key not in self._trees:
             inner = BuildRun(

@@ -13,6 +13,7 @@ from glowplug_contracts.messages.record import DEAD_LETTER_KEEP_S, KEEP_RESULT_S
 from glowplug_contracts.messages.schedule import ScheduleSpec
 
 HOST_BASE = "host"
+STEP_KINDS = frozenset({"pip", "run", "file", "apt", "exec", "copy", "config"})
 
 
 class FunctionKind(StrEnum):
@@ -33,6 +34,7 @@ class ImageSpec(Message, frozen=True, kw_only=True):
         credentials: name of the secret with the registry's user and password; "" = none are shown.
         python_version: "3.11", or "" for the one the platform runs, or that the base has.
         steps: in order; each is cached by the digest of everything before it.
+        force: make every step again, whatever is cached, and look tags up again.
     """
 
     base: str = HOST_BASE
@@ -40,6 +42,12 @@ class ImageSpec(Message, frozen=True, kw_only=True):
     python_version: str = ""
     steps: tuple[ImageStep, ...] = ()
     env: dict[str, str] = {}
+    force: bool = False
+
+    def blobs(self) -> list[Digest]:
+        """Return what its steps add, those of stages included."""
+        own = [step.blob for step in self.steps if step.blob is not None]
+        return own + [blob for step in self.steps if step.stage for blob in step.stage.blobs()]
 
     @property
     def on_host(self) -> bool:
