@@ -172,7 +172,7 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     "on_event": {"serve": "deploy it again after a change"},
     "Image": {
         "with_secrets": "use env(), which the image keeps in plain text",
-        "micromamba": "use pip_install",
+        "micromamba": "use pip_install, or from_dockerfile with a Dockerfile that begins FROM an image that has it",
     },
     "Sandbox": {
         "wait": "read status() until it has ended",

@@ -185,8 +185,9 @@ def _be_first(
         (calls.view(f"/dev/{name}", writable=True, device=True), f"/dev/{name}") for name in DEVICES
     ]
     machine = platform.machine()
+    # While the host's is still there to be seen: without one, an ordinary user may mount none.
+    calls.mount("proc", f"{root}/proc", "proc", _SAFE)
     calls.enter(root, machine)
-    calls.mount("proc", "/proc", "proc", _SAFE)
     calls.mount("tmpfs", "/dev", "tmpfs", calls.MS_NOSUID | calls.MS_NOEXEC, "mode=0755,size=64k")
     for fd, path in devices:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
