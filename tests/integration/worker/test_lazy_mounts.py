@@ -413,6 +413,7 @@ async def test_a_killed_worker_leaves_readers_errors_and_its_next_start_nothing(
             await asyncio.to_thread(os.pread, file.fileno(), 100, 5 * MIB)
         assert _lives(holder), "it stays as long as somebody reads"
     await eventually(lambda: not _lives(holder), what="the holder ends")
+    assert mounts_below(tmp_path) == []
     async with lazy_trees.lazy_mounts(lazy, tmp_path):
         assert lazy_trees.mounted_below(tmp_path) == []
         assert len(list(lazy.glob("run-*"))) == 1

@@ -119,6 +119,7 @@ class LazyMounts:
         self._given_up: list[_Tree] = []
         self._handing: list[asyncio.Event] = []
         self._shelf = asyncio.Lock()
+        self._shared = False
         self._tell_lost: Callable[[Sequence[str]], None] = lambda _: None
         self._pair = Pair(choice.method, words, spawn, self._services, self._lost, self._filled_now)
 
@@ -303,6 +304,10 @@ class LazyMounts:
     async def _watch(self, tree: _Tree) -> None:
         """Have reads of a new tree wait until their content is here."""
         holder = await self._pair.holder()
+        if not self._shared:
+            await _mounted(lambda: kernel.share(str(self._directory.parent)))
+            self._shared = True
+        await must(holder, "room", {"path": str(self._directory.parent)})
         await self._pair.serve(self._service(tree))
         tree.watched = tree.known = True
         assert tree.home is not None  # noqa: S101 - the caller has just made it
@@ -491,7 +496,6 @@ async def open_lazy_mounts(
 @contextlib.contextmanager
 def _own_directory(directory: Path) -> Iterator[Path]:
     """Yield a new directory. Old ones may still be read, by those who do not know yet that their worker is gone."""
-    kernel.share(str(directory))
     own = Path(tempfile.mkdtemp(prefix=kept.RUN, dir=directory))
     try:
         yield own

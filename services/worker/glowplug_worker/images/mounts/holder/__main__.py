@@ -7,6 +7,7 @@ An order is a packet of JSON with an id, and descriptors; its answer has the sam
     unwatch {device, filled}         they wait no more; refused while somebody has the file open and it is not filled
     daemon + its channel             needs go there; those that nobody answered are told again
     target {path}                    what to unmount when the worker is gone
+    room {path}                      where all of it is mounted: the last thing to unmount then
 
 When the worker is gone, reads that would have to be fetched fail, and it tries to unmount until nobody has the
 files open any more. With `--closing` it begins there, in the place of a holder that was killed: what that one
@@ -71,6 +72,7 @@ class Holder:
         self._devices: dict[tuple[int, int], int] = {}
         self._shown: dict[int, int] = {}  # devices by their descriptors of /dev/fuse
         self._targets: list[str] = []
+        self._room = ""
         self._unsent: deque[bytes] = deque()
 
     def run(self) -> None:
@@ -87,6 +89,8 @@ class Holder:
             if self._control is not None and self._control.fileno() in ready:
                 self._on_control(self._control)
             self._perform(self._holding.passed(time.monotonic()))
+        if self._room:
+            kernel.unmount(self._room, detach=True)
 
     def _poller(self) -> select.poll:
         poller = select.poll()
@@ -191,6 +195,8 @@ class Holder:
             return self._unwatch(order["device"], filled=order["filled"])
         elif kind == "target":
             self._targets.append(order["path"])
+        elif kind == "room":
+            self._room = order["path"]
         else:
             raise ValueError(f"no such order: {kind}")
         return {}
