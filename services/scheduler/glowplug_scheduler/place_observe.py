@@ -39,7 +39,10 @@ def hear_beat(state: PlaceState, event: BeatHeard, now: float, out: list[Decisio
     state.beats[beat.worker_id] = beat
     listed: set[ContainerId] = set()
     for view in beat.containers:
-        if view.container_id not in state.ended:
+        if view.container_id in state.ended:
+            # An order that was long under way started it again. If it is only just ending, no harm is done.
+            out.append(_dismissal(state, beat.worker_id, view.container_id))
+        else:
             listed.add(view.container_id)
             _hear_view(state, beat.worker_id, view, now, out)
     for held in list(state.by_worker.get(beat.worker_id, {}).values()):
@@ -79,13 +82,7 @@ def _hear_view(
     held = state.held.get(view.container_id)
     if held is not None and held.worker_id != worker_id:
         # Bound again elsewhere after a bind without an answer, which was taken after all.
-        again = StopContainer(
-            container_id=view.container_id,
-            generation=state.generation,
-            grace_s=0.0,
-            reason="deleted",
-        )
-        out.append(Stop(worker_id, again))
+        out.append(_dismissal(state, worker_id, view.container_id))
         return
     if held is None:
         held = Held(
@@ -104,9 +101,20 @@ def _hear_view(
     held.seen = True
     held.absent = 0
     held.since = now
-    held.gpu_ids = view.gpu_ids
+    if held.gpu_ids != view.gpu_ids:
+        # An earlier bind was taken after all, with what it said: not what was decided last.
+        held.own = False
+        held.gpu_ids = view.gpu_ids
     load(held, len(view.in_flight), now)
     advance(state, held, view.state)
+
+
+def _dismissal(state: PlaceState, worker_id: WorkerId, container_id: ContainerId) -> Stop:
+    """Return the order to end what nobody counts on."""
+    order = StopContainer(
+        container_id=container_id, generation=state.generation, grace_s=0.0, reason="deleted"
+    )
+    return Stop(worker_id, order)
 
 
 def load(held: Held, in_flight: int, now: float) -> None:

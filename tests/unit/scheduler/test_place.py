@@ -359,6 +359,15 @@ def test_what_another_placement_buried_is_stopped_too_when_it_turns_up_again(mac
     assert stop.stop.container_id == name
 
 
+def test_what_ended_and_is_started_again_by_a_late_order_is_stopped(machine):
+    (bind,) = machine.bind()
+    name = bind.bind.container_id
+    machine.hear(view_of(bind))
+    machine(moved(ContainerState.STOPPED, name))
+    (stop,) = of_type(machine.hear(view_of(bind)), p.Stop)
+    assert (stop.worker_id, stop.stop.container_id) == ("w1", name)
+
+
 def test_a_restarted_workers_containers_are_gone_at_once(machine):
     (bind,) = machine.bind()
     machine.hear(view_of(bind))
