@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from glowplug_imagecache.contents import objects_needed
 from glowplug_imagecache.folders import LayerFolder
 from glowplug_imagecache.layers.bounds import Bounds
 from glowplug_imagecache.objects import digest_of
+from glowplug_imagecache.registry.downloads import Download
 from glowplug_imagecache.registry.logins import Credentials
+from glowplug_imagecache.registry.manifests import Descriptor
 from glowplug_imagecache.store import Store
 
 from tests.support.bases import a_layer, open_bases, pulled
@@ -262,3 +266,32 @@ def test_two_processes_do_not_share_a_folder_of_layers(tmp_path: Path) -> None:
     assert fourth.sweep(left.stat().st_mtime + 1) == 1
     for each in (second, fourth):
         each.close()
+
+
+async def test_a_download_that_is_given_up_has_let_go_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    keep = Download._keep
+
+    def slowly(self: Download) -> None:
+        begun.set()
+        go_on.wait()
+        keep(self)
+
+    monkeypatch.setattr(Download, "_keep", slowly)
+    data = b"whole"
+    blob = Descriptor(digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size=len(data))
+    (tmp_path / "blob.part").write_bytes(data)
+    download = Download(tmp_path / "blob", blob)
+    await download.open()
+    finishing = asyncio.create_task(download.finish())
+    await asyncio.to_thread(begun.wait)
+    finishing.cancel()
+    done, _ = await asyncio.wait([finishing], timeout=0)
+    assert not done
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await finishing
+    assert (tmp_path / "blob").read_bytes() == data
+    assert await Download(tmp_path / "blob", blob).is_there()

@@ -180,9 +180,17 @@ class Download:
 
 
 async def _on_disk(do: Callable[[], T]) -> T:
-    """Return what `do` does in a thread. Raises: UnavailableError (registry.no_room) on a full disk."""
+    """Return what `do` does in a thread. Raises: UnavailableError (registry.no_room) on a full disk.
+
+    Who is cancelled waits for the thread, so that the next try finds the file in no other one's hands.
+    """
+    work = asyncio.get_running_loop().run_in_executor(None, do)
     try:
-        return await asyncio.to_thread(do)
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        work.exception()  # of no interest any more
+        raise
     except OSError as err:
         if full := no_room(err):
             raise full from err
