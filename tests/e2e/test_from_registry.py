@@ -38,11 +38,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedRegis
 
 
 @pytest.fixture(scope="module")
-def logins(platform: Running) -> Running:
+def logins(platform: Running) -> Iterator[Running]:
     """The platform, with a right and a wrong secret."""
     keep_secret(platform, "login", PASSWORD)
     keep_secret(platform, "wrong", "not-it")
-    return platform
+    yield platform
+    for name in ("login", "wrong"):
+        assert platform.http("DELETE", f"/api/v1/secrets/{name}").status < 300
 
 
 def keep_secret(running: Running, name: str, password: str) -> None:

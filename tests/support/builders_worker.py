@@ -45,6 +45,7 @@ from glowplug_worker.outbox import Outbox
 from glowplug_worker.ports import (
     Answers,
     Bind,
+    ChangedRoot,
     Evidence,
     Exit,
     Interpreter,
@@ -215,8 +216,14 @@ class FolderImages:
         return
 
     async def commit(
-        self, directory: Path, parent: str, python_version: str, env: dict[str, str]
+        self,
+        directory: Path,
+        parent: str,
+        python_version: str,
+        env: dict[str, str],
+        changed: ChangedRoot | None = None,
     ) -> LayerCommitted:
+        assert changed is None, changed  # its builds have no roots to change
         self.committed.append(directory)
         files = sum(1 for path in directory.rglob("*") if path.is_file())  # noqa: ASYNC240
         return LayerCommitted(image_digest=ImageDigest("a" * 64), files=files)
