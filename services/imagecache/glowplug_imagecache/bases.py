@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
-from glowplug_contracts.errors import PlatformError, UnavailableError
+from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.messages.image import BaseImage, ImageManifest
 from glowplug_runtime.clock import Clock
@@ -38,6 +37,7 @@ from glowplug_imagecache.registry.pulling import (
     open_puller,
 )
 from glowplug_imagecache.registry.reference import Reference, parse_reference
+from glowplug_imagecache.stopping import in_thread
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
@@ -199,24 +199,11 @@ class Bases:
         self, image: RemoteImage, files: list[tuple[Path, str]], like: Sequence[Digest]
     ) -> Flat:
         """Flatten in a thread, which a cancelled build does not leave behind."""
-        stop = threading.Event()
 
-        def check() -> None:
-            if stop.is_set():
-                raise UnavailableError(
-                    "platform.unavailable", f"the pull of {image.reference} was stopped"
-                )
+        def flatten(check: Callable[[], None]) -> Flat:
+            return flatten_layers(self._store, files, self._bounds, check, like)
 
-        work = asyncio.get_running_loop().run_in_executor(
-            None, flatten_layers, self._store, files, self._bounds, check, like
-        )
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop.set()
-            with contextlib.suppress(PlatformError):
-                await work
-            raise
+        return await in_thread(flatten, f"the pull of {image.reference}")
 
 
 @contextlib.asynccontextmanager

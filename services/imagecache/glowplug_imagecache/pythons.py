@@ -14,19 +14,18 @@ import msgspec
 from glowplug_contracts.errors import RejectedError
 from glowplug_contracts.trees import (
     AnyEntry,
-    Directory,
     File,
     FlatTree,
     HardLink,
     PackedFile,
-    Symlink,
 )
+
+from glowplug_imagecache.tree_paths import TreePaths
 
 # What the runner in containers needs.
 MINOR_MIN: Final = 11
 PATH_USUAL: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FOLDERS_MAX: Final = 64
-HOPS_MAX: Final = 40
 _NAMED: Final = re.compile(r"python3\.(\d{1,2})\Z")
 _EXECUTABLE: Final = 0o111
 
@@ -83,15 +82,8 @@ def find_any_python(tree: FlatTree, path: str, wanted: str = "") -> FoundPython:
         return FoundPython(executable="", version="")
 
 
-class _Files:
+class _Files(TreePaths):
     """Looks paths up in a tree, links followed, within the root."""
-
-    def __init__(self, tree: FlatTree) -> None:
-        self._entries = tree.entries
-        self._children: dict[int, dict[bytes, int]] = {}
-        for number, entry in enumerate(tree.entries):
-            if number:
-                self._children.setdefault(entry.parent, {})[entry.name] = number
 
     def names(self, folder: str) -> list[str]:
         """Return the names of interpreters in a directory that say their version, the highest first."""
@@ -135,27 +127,4 @@ class _Files:
         return entry.target if isinstance(entry, HardLink) else number
 
     def _lookup(self, path: str) -> int | None:
-        trail = [0]
-        todo = [part for part in reversed(path.encode().split(b"/")) if part not in (b"", b".")]
-        hops = 0
-        while todo:
-            name = todo.pop()
-            if name == b"..":
-                trail = trail[:-1] or [0]
-                continue
-            number = self._children.get(trail[-1], {}).get(name)
-            if number is None:
-                return None
-            entry = self._entries[number]
-            if isinstance(entry, Symlink):
-                hops += 1
-                if hops > HOPS_MAX:
-                    return None
-                if entry.target.startswith(b"/"):
-                    trail = [0]
-                todo += [p for p in reversed(entry.target.split(b"/")) if p not in (b"", b".")]
-            elif todo and not isinstance(entry, Directory):
-                return None
-            else:
-                trail.append(number)
-        return trail[-1]
+        return self.find(path.encode())

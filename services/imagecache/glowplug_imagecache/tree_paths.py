@@ -53,6 +53,14 @@ class TreePaths:
         number = trail[-1]
         return tuple(names), self._entries[number] if number >= 0 else None
 
+    def find(self, path: bytes) -> int | None:
+        """Return which entry a path leads to, links followed; None for none."""
+        try:
+            names, entry = self.resolve(path)
+        except ValueError:
+            return None
+        return None if entry is None else self._number(names)
+
     def matches(self, pattern: bytes) -> list[tuple[Path, AnyEntry]]:
         """Return what a path with `*`, `?` and `[…]` in its names matches, sorted; links at its end stay links.
 

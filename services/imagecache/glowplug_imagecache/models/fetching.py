@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
 import aiohttp
-import yarl
 from glowplug_contracts.addresses import Network
 from glowplug_contracts.errors import (
     ContractError,
@@ -28,8 +27,7 @@ from glowplug_contracts.errors import (
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.guarding import ClosedAddressError
 
-from glowplug_imagecache.registry import endpoints
-from glowplug_imagecache.registry.asking import REDIRECTS, REDIRECTS_MAX
+from glowplug_imagecache.registry import endpoints, redirects
 from glowplug_imagecache.registry.downloads import Download
 from glowplug_imagecache.registry.patience import (
     AGAIN_STATUSES,
@@ -128,25 +126,13 @@ class Fetcher:
     async def _send(
         self, stack: contextlib.AsyncExitStack, url: str, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        """Return the answer after redirects; the token goes to the first origin only."""
-        shown, home = dict(headers), endpoints.origin_of(url)
-        for _ in range(REDIRECTS_MAX + 1):
-            endpoints.check_address(url, self._networks)
-            # What is percent-encoded in a signed URL must stay so.
-            request = self._session.get(
-                yarl.URL(url, encoded=True), headers=shown, allow_redirects=False
+        answer = await redirects.get(stack, self._session, url, headers, self._networks)
+        if answer is None:
+            raise UnavailableError(
+                "model.unavailable",
+                f"{endpoints.origin_of(url)[1]} redirects more than {redirects.REDIRECTS_MAX} times",
             )
-            answer = await stack.enter_async_context(request)
-            if answer.status not in REDIRECTS:
-                return answer
-            location = answer.headers.get("Location", "")
-            answer.release()
-            url = endpoints.follow(url, location)
-            if endpoints.origin_of(url) != home:
-                shown.pop("Authorization", None)
-        raise UnavailableError(
-            "model.unavailable", f"{home[1]} redirects more than {REDIRECTS_MAX} times"
-        )
+        return answer
 
     def _failure(
         self, answer: aiohttp.ClientResponse, url: str, *, with_token: bool

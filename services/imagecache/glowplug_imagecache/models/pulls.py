@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 import structlog
-from glowplug_contracts.errors import ConflictError, PlatformError, UnavailableError
+from glowplug_contracts.errors import ConflictError, PlatformError
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_contracts.messages.model import ModelPull, ModelRecord, ModelVersion
 from glowplug_contracts.streams import MODELS
@@ -28,6 +27,7 @@ from glowplug_imagecache.models import rules
 from glowplug_imagecache.models.sources import Weights, WeightSource
 from glowplug_imagecache.models.trees import tree_of
 from glowplug_imagecache.settings import ImagecacheSettings
+from glowplug_imagecache.stopping import in_thread
 from glowplug_imagecache.store import Store
 
 log = structlog.get_logger(__name__)
@@ -189,26 +189,14 @@ class Pulls:
 
     async def _store_tree(self, weights: Weights, said: _Said) -> Flat:
         """Store the tree in a thread, which a cancelled pull does not leave behind."""
-        stop = threading.Event()
         bounds = Bounds(bytes_max=self._shell.settings.model_bytes_max)
         total = sum(size for _, size, _ in weights.files)
         counted = _Counted(weights.contents, lambda done: said.say("storing", done, total))
 
-        def check() -> None:
-            if stop.is_set():
-                raise UnavailableError("platform.unavailable", "the pull was stopped")
-
-        def store() -> Flat:
+        def store(check: Callable[[], None]) -> Flat:
             return flatten_tree(self._store, counted, tree_of(weights.files, bounds), check)
 
-        work = asyncio.get_running_loop().run_in_executor(None, store)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop.set()
-            with contextlib.suppress(PlatformError):
-                await work
-            raise
+        return await in_thread(store, "the pull")
 
     def _alive(self) -> set[str]:
         return {beat.instance for beat in self._shell.peers.services()}

@@ -15,7 +15,6 @@ from urllib.parse import quote_plus
 
 import aiohttp
 import msgspec
-import yarl
 from glowplug_contracts.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -27,7 +26,7 @@ from glowplug_contracts.errors import (
 from glowplug_runtime.clock import Clock
 from glowplug_runtime.guarding import ClosedAddressError
 
-from glowplug_imagecache.registry import endpoints
+from glowplug_imagecache.registry import endpoints, redirects
 from glowplug_imagecache.registry.challenge import (
     Challenge,
     choose_challenge,
@@ -45,8 +44,6 @@ from glowplug_imagecache.registry.logins import (
 )
 from glowplug_imagecache.registry.patience import AGAIN_STATUSES, TOO_MANY, parse_retry_after
 
-REDIRECTS_MAX: Final = 5
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 ANSWER_BYTES_MAX: Final = 256 * 1024
 SAID_CHARS_MAX: Final = 200
@@ -169,28 +166,13 @@ class Asker:
     async def _send(
         self, stack: contextlib.AsyncExitStack, url: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        """Return the answer after redirects; credentials go to the first origin only."""
-        shown = dict(headers)
-        home = endpoints.origin_of(url)
-        for _ in range(REDIRECTS_MAX + 1):
-            endpoints.check_address(url, self._registries.networks)
-            # What is percent-encoded in a signed URL must stay so.
-            request = self._session.get(
-                yarl.URL(url, encoded=True), headers=shown, allow_redirects=False
+        answer = await redirects.get(stack, self._session, url, headers, self._registries.networks)
+        if answer is None:
+            raise UnavailableError(
+                "registry.unavailable",
+                f"{endpoints.shown_url(url)} redirects more than {redirects.REDIRECTS_MAX} times",
             )
-            answer = await stack.enter_async_context(request)
-            if answer.status not in REDIRECTS:
-                return answer
-            location = answer.headers.get("Location", "")
-            answer.release()
-            url = endpoints.follow(url, location)
-            if endpoints.origin_of(url) != home:
-                # Also when a later redirect leads back: who is in between chose where to.
-                shown.pop("Authorization", None)
-        raise UnavailableError(
-            "registry.unavailable",
-            f"{endpoints.shown_url(url)} redirects more than {REDIRECTS_MAX} times",
-        )
+        return answer
 
     async def _failure(
         self,
