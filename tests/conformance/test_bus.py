@@ -314,3 +314,39 @@ async def test_the_oldest_message_is_taken_by_one_only(bus):
     assert not await bus.take(at, 10_000)
     assert (await bus.first(at)).message.data == b"1"
     assert await bus.first(QUEUE_ITEM.at(workspace="default", queue="r", partition="p-")) is None
+
+
+async def test_what_comes_after_a_lost_end_is_heard_though_its_numbers_were_given_before(bus):
+    """A broker that is killed forgets the end of what it need not sync, and counts on from there."""
+    seen = []
+
+    async def on_record(delivery):
+        seen.append(delivery.fields["invocation_id"])
+
+    for number in (1, 2, 3):
+        await bus.append(at(number), a_record(number))
+    await bus.follow(RECORD.pattern(shard=0), on_record)
+    await eventually(lambda: len(seen) == 3)
+    config = (await bus.api("STREAM.INFO.RECORDS_0", {}))["config"]
+    await bus.api("STREAM.DELETE.RECORDS_0", {})
+    await bus.api("STREAM.CREATE.RECORDS_0", config)
+    for number in (4, 5, 6, 7):  # as many numbers as before, and one more
+        await bus.append(at(number), a_record(number))
+    await eventually(lambda: seen[3:] == ["inv_4", "inv_5", "inv_6", "inv_7"])
+
+
+async def test_what_comes_after_a_lost_end_is_heard_though_there_is_less_than_before(bus):
+    seen = []
+
+    async def on_record(delivery):
+        seen.append(delivery.fields["invocation_id"])
+
+    for number in (1, 2, 3):
+        await bus.append(at(number), a_record(number))
+    await bus.follow(RECORD.pattern(shard=0), on_record)
+    await eventually(lambda: len(seen) == 3)
+    config = (await bus.api("STREAM.INFO.RECORDS_0", {}))["config"]
+    await bus.api("STREAM.DELETE.RECORDS_0", {})
+    await bus.api("STREAM.CREATE.RECORDS_0", config)
+    await bus.append(at(4), a_record(4))
+    await eventually(lambda: seen[3:] == ["inv_4"])

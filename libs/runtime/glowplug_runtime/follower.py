@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -32,10 +33,11 @@ START_S = 5.0
 
 
 class Place(msgspec.Struct, frozen=True):
-    """What a delivered message's reply subject tells."""
+    """What a delivered message's reply subject tells. `time_ns`: Unix nanoseconds of its storing."""
 
     stream_sequence: int
     consumer_sequence: int
+    time_ns: int
     pending: int
 
 
@@ -47,7 +49,21 @@ def parse_ack_subject(reply: str) -> Place:
     """
     tokens = reply.split(".")
     first = 5 if len(tokens) == 9 else 7  # noqa: PLR2004
-    return Place(int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3]))
+    numbers = [int(token) for token in tokens[first : first + 4]]
+    return Place(*numbers)
+
+
+def parse_stored_time(text: str) -> int:
+    """Return a stored message's time ("2026-01-02T03:04:05.123456789Z") in Unix nanoseconds."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    seconds = dt.datetime.fromisoformat(whole).replace(tzinfo=dt.UTC).timestamp()
+    return int(seconds) * NS + int(fraction.ljust(9, "0") or 0)
+
+
+def format_stored_time(time_ns: int) -> str:
+    """Return what `parse_stored_time` reads."""
+    whole = dt.datetime.fromtimestamp(time_ns // NS, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{time_ns % NS:09d}Z"
 
 
 class Follower:
@@ -77,6 +93,7 @@ class Follower:
         self._sub: Any = None
         self._watchdog: asyncio.Task[None] | None = None
         self._last_sequence = 0
+        self._last_time_ns = 0
         self._expected = 1
         self._heard_at = 0.0
         self._caught_up = asyncio.Event()
@@ -140,6 +157,7 @@ class Follower:
                         missing_ok=True,
                         timeout_s=self._patience_s,
                     )
+            going_on = await self._going_on()
             inbox = self._bus.client.new_inbox()
             self._expected = 1
             self._heard_at = asyncio.get_running_loop().time()
@@ -150,12 +168,41 @@ class Follower:
             made = await self._bus.api(
                 f"CONSUMER.CREATE.{self._stream}"
                 + (f".{self._work_name}" if self._work_name else ""),
-                {"stream_name": self._stream, "config": self._config(inbox)},
+                {"stream_name": self._stream, "config": self._config(inbox) | going_on},
                 timeout_s=self._patience_s,
             )
             # What was delivered already is on its way: its last message will say so.
             if made["num_pending"] == 0 and made["delivered"]["consumer_seq"] == 0:
                 self._caught_up.set()
+
+    async def _going_on(self) -> dict[str, object]:
+        """Return where to go on after what was handled; nothing at the beginning.
+
+        A broker that was killed loses the end of a stream that is not synced, and gives the same numbers again.
+        So the last number is trusted only if it still is what was handled; by their times, new messages are
+        told from those.
+        """
+        if not self._last_sequence or self._work_name:
+            return {}
+        found = await self._bus.api(
+            f"STREAM.MSG.GET.{self._stream}",
+            {"seq": self._last_sequence},
+            missing_ok=True,
+            timeout_s=self._patience_s,
+        )
+        info = await self._bus.api(f"STREAM.INFO.{self._stream}", {}, timeout_s=self._patience_s)
+        message = found.get("message")
+        known = message is None or parse_stored_time(message["time"]) == self._last_time_ns
+        if known and info["state"]["last_seq"] >= self._last_sequence:
+            return {
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": self._last_sequence + 1,
+            }
+        log.warning("follow.end_was_lost", stream=self._stream, after=self._last_sequence)
+        return {
+            "deliver_policy": "by_start_time",
+            "opt_start_time": format_stored_time(self._last_time_ns + 1),
+        }
 
     def _config(self, inbox: str) -> dict[str, object]:
         config: dict[str, object] = {
@@ -180,12 +227,7 @@ class Follower:
             config["filter_subject"] = self._filter
         if self._headers_only:
             config["headers_only"] = True
-        if self._last_sequence:
-            config |= {
-                "deliver_policy": "by_start_sequence",
-                "opt_start_seq": self._last_sequence + 1,
-            }
-        elif isinstance(self._start, int):
+        if isinstance(self._start, int):
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, self._start)}
         else:
             config["deliver_policy"] = self._start
@@ -213,7 +255,7 @@ class Follower:
             log.warning("follow.unreadable", subject=message.subject, error=str(error))
         except Exception:  # a broken handler must not stop the stream
             log.exception("follow.failed", subject=message.subject)
-        self._last_sequence = place.stream_sequence
+        self._last_sequence, self._last_time_ns = place.stream_sequence, place.time_ns
         if place.pending == 0:
             self._caught_up.set()
 
