@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 DEVICE = 7
 SIZE = 10
 OBJECTS = 80
+TABLES = (range(50), range(50, OBJECTS))
 
 
 class World:
@@ -84,7 +85,7 @@ class World:
 
     def daemon_comes(self) -> None:
         if self.filling is None:
-            self.filling, self.filled = Filling([1] * OBJECTS, self.now), 0
+            self.filling, self.filled = Filling([1] * OBJECTS, TABLES, self.now), 0
             self.hold(self.holding.daemon_came())
 
     def daemon_dies(self) -> None:

@@ -1,8 +1,9 @@
 """Which objects are fetched when, and who waits for them: the daemon's decisions about one tree. A pure machine.
 
 An object is absent, on its way, or there; what is there stays. Readers come first, then what a start is known to
-read, then, when nobody has read anything for a while, all the rest. A reader goes on when all of its objects are
-there. Lies and full disks fail it soon, a source that is away after a minute.
+read, then what stands near that which was read (`readahead.py`), then, when nobody has read anything for a while, all
+the rest. A reader goes on when all of its objects are there. Lies and full disks fail it soon, a source that is away
+after a minute.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from typing import Literal
 
 import msgspec
 
+from glowplug_worker.images.mounts.readahead import guesses
+
 # One round trip to the store: enough for a gigabyte a second, little enough that the first bytes come soon.
 BATCH_OBJECTS_MAX = 64
 BATCH_BYTES_MAX = 8 * 1024 * 1024
-# At once. The last one is kept free for readers.
-FETCHES_MAX = 4
-# Behind a file that is read in order.
-READ_AHEAD_OBJECTS = 4
+# Of guesses. A reader whose object is among them waits for the whole batch.
+GUESSED_BYTES_MAX = 1024 * 1024
+# At once, and of these for what nobody waits for: the others are kept free for readers.
+FETCHES_MAX = 6
+FETCHES_AHEAD_MAX = 3
+# The latest are kept: what was guessed long ago, and not fetched yet, was not wanted.
+GUESSES_MAX = 256
 # A source that lies about an object may have a replica that does not.
 LIES_MAX = 3
 TRY_AGAIN_S = 0.25
@@ -57,18 +63,20 @@ class Filling:
     """See the module.
 
     Args:
-        sizes: of the tree's objects: packs first, then pieces.
+        sizes: of the tree's objects.
+        tables: the numbers of those that stand in order: packs, and then pieces.
         now: monotonic seconds.
     """
 
-    def __init__(self, sizes: Sequence[int], now: float) -> None:
-        self._sizes = sizes
+    def __init__(self, sizes: Sequence[int], tables: Sequence[range], now: float) -> None:
+        self._sizes, self._tables = sizes, tables
         self._states = bytearray(len(sizes))
         self._left = len(sizes)
         self._waiting: dict[int, tuple[set[int], float, bool]] = {}
         self._wanted_by: dict[int, set[int]] = {}
         self._urgent: deque[int] = deque()
         self._ahead: deque[int] = deque()
+        self._guessed: deque[int] = deque(maxlen=GUESSES_MAX)
         self._cursor = 0
         self._batches = 0
         self._lies: dict[int, int] = {}
@@ -89,10 +97,10 @@ class Filling:
     def needed(self, ticket: int, objects: Sequence[int], now: float) -> Iterator[Decision]:
         """A reader waits for some objects."""
         for number in objects:
-            if number - 1 in self._read and number not in self._read:
-                end = min(number + 1 + READ_AHEAD_OBJECTS, len(self._sizes))
-                self._ahead.extend(range(number + 1, end))
-            self._read[number] = None
+            if number not in self._read:
+                self._read[number] = None
+                if self._states[number] == _THERE:
+                    self._guess(number)
         self._idle_from = max(self._idle_from, now + IDLE_S)
         yield from self._wait(ticket, objects, now, reader=True)
         yield from self._go_on(now)
@@ -112,6 +120,8 @@ class Filling:
             self._lies.pop(number, None)
             for ticket in sorted(self._wanted_by.pop(number, ())):
                 yield from self._one_less(ticket, number)
+            if number in self._read:
+                self._guess(number)
         yield from self._go_on(now)
 
     def missed(self, objects: Sequence[int], why: Why, now: float) -> Iterator[Decision]:
@@ -154,6 +164,12 @@ class Filling:
         """The tree is not served any more."""
         for ticket in list(self._waiting):
             yield self._give_up(ticket, errno.EIO)
+
+    def _guess(self, number: int) -> None:
+        table = next(table for table in self._tables if number in table)
+        found = guesses(number, self._sizes, table, self._read)
+        wanted = [n for n in found if self._states[n] == _ABSENT and not self._lies.get(n)]
+        self._guessed.extendleft(reversed(wanted))  # the oldest fall out
 
     def _wait(
         self, ticket: int, objects: Sequence[int], now: float, *, reader: bool
@@ -203,9 +219,9 @@ class Filling:
     def _next_batch(self, now: float) -> tuple[int, ...]:
         if batch := self._take(self._urgent):
             return batch
-        if self._batches >= FETCHES_MAX - 1:
+        if self._batches >= FETCHES_AHEAD_MAX:
             return ()
-        if batch := self._take(self._ahead):
+        if batch := self._take(self._ahead) or self._take(self._guessed, GUESSED_BYTES_MAX):
             return batch
         if self._batches or now < self._idle_from:
             return ()
@@ -220,14 +236,14 @@ class Filling:
         self._cursor, self._idle_from = 0, now + IDLE_AGAIN_S
         return ()
 
-    def _take(self, queue: deque[int]) -> tuple[int, ...]:
+    def _take(self, queue: deque[int], bytes_max: int = BATCH_BYTES_MAX) -> tuple[int, ...]:
         """Take absent objects off a queue, until a batch is full."""
         taken: dict[int, None] = {}
         size = 0
         while queue and len(taken) < BATCH_OBJECTS_MAX:
             number = queue[0]
             if self._states[number] == _ABSENT and number not in taken:
-                if taken and size + self._sizes[number] > BATCH_BYTES_MAX:
+                if taken and size + self._sizes[number] > bytes_max:
                     break
                 taken[number] = None
                 size += self._sizes[number]

@@ -402,10 +402,15 @@ class LazyMounts:
             holder = self._pair.holder_now
             if not tree.watched or holder is None or tree.files is None:
                 return
-            tree.read = await self._recorded(tree)
-            for device in range(len(tree.files)):
-                words = {"device": tree.base + device, "filled": True}
-                await must(holder, "unwatch", words)
+            try:
+                tree.read = await self._recorded(tree)
+                for device in range(len(tree.files)):
+                    words = {"device": tree.base + device, "filled": True}
+                    await must(holder, "unwatch", words)
+            except UnavailableError as error:
+                # One of the two has ended, or all is being closed: it stays watched, or is given up.
+                log.info("mounts.watched_still", tree=tree.digest, error=str(error))
+                return
             tree.filled = True
             tree.watched = self.choice.method == "fuse"
             log.info("mounts.filled", tree=tree.digest)

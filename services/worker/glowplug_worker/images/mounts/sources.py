@@ -26,7 +26,10 @@ class TreeSource(Protocol):
         """Return the bytes of a tree's manifest. Raises: NotFoundError, UnavailableError."""
 
     async def fetch(self, digests: Sequence[Digest]) -> Iterable[tuple[Digest, bytes]]:
-        """Return objects, in any order; those that can't be had are left out. Raises: UnavailableError."""
+        """Return objects, in any order; those that can't be had are left out. Raises: UnavailableError.
+
+        Going through them may take a while: it belongs into a thread.
+        """
 
 
 class DirectorySource:
@@ -68,9 +71,9 @@ class ImagecacheSource:
         return await self._client.get(digest)
 
     async def fetch(self, digests: Sequence[Digest]) -> Iterable[tuple[Digest, bytes]]:
-        """Return objects, decompressed. Raises: UnavailableError, NotFoundError (one of them is not there)."""
+        """Return objects, decompressed one by one. Raises: UnavailableError, NotFoundError (one is not there)."""
         frames = await self._client.get_chunks(digests)
-        return await asyncio.to_thread(lambda: [(each.digest, _plain(each)) for each in frames])
+        return ((each.digest, _plain(each)) for each in frames)
 
 
 def _plain(frame: ChunkFrame) -> bytes:

@@ -7,6 +7,7 @@ neighbours a request, and nothing else.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -66,7 +67,7 @@ class Beside:
                 raise
             log.warning("objects.missed", error=str(error), count=len(left))
             return found.items()
-        return [*found.items(), *fetched]
+        return itertools.chain(found.items(), fetched)
 
     def _places(self, digests: Sequence[Digest]) -> dict[Digest, Place]:
         neighbours = list(self._neighbours())
@@ -79,13 +80,21 @@ class Beside:
         return found
 
 
+def is_hole(place: Place) -> bool:
+    """Return whether nothing is at a place: a question to the file system, which costs no reading."""
+    try:
+        return os.lseek(place.file, place.offset, os.SEEK_DATA) >= place.offset + place.size
+    except OSError:  # nothing but a hole from there on, or its tree is not served any more
+        return True
+
+
 def read_verified(place: Place) -> bytes | None:
     """Return what is at a place if it is what its name says. Blocks. Holes are nothing."""
+    if is_hole(place):
+        return None
     try:
-        if os.lseek(place.file, place.offset, os.SEEK_DATA) >= place.offset + place.size:
-            return None
         data = os.pread(place.file, place.size, place.offset)
-    except OSError:  # nothing but a hole from there on, or its tree is not served any more
+    except OSError:  # its tree is not served any more
         return None
     return data if digest_of(data) == place.digest else None
 

@@ -16,7 +16,7 @@ from glowplug_contracts.trees import BLOCK_BYTES, FlatTree, StoredObject
 
 from glowplug_worker.images.erofs import Device, place_objects
 from glowplug_worker.images.mounts import filling
-from glowplug_worker.images.mounts.daemon.beside import Place, read_verified
+from glowplug_worker.images.mounts.daemon.beside import Place, is_hole, read_verified
 from glowplug_worker.images.mounts.filling import Fetch, Filled, Filling, Why
 from glowplug_worker.images.mounts.sources import TreeSource
 from glowplug_worker.images.mounts.wire import Answer, Need
@@ -59,7 +59,9 @@ class Served:
             *_places(files[1], self._devices[1], tree.pieces),
         ]
         self._numbers = {place.digest: number for number, place in enumerate(self._places)}
-        self._filling = Filling([place.size for place in self._places], time.monotonic())
+        sizes = [place.size for place in self._places]
+        tables = range(len(tree.packs)), range(len(tree.packs), len(sizes))
+        self._filling = Filling(sizes, tables, time.monotonic())
         self._prefetches: dict[int, Sequence[int]] = {}
         self._needs: dict[int, tuple[Need, int, int]] = {}
         self._fetching = 0
@@ -139,8 +141,9 @@ class Served:
     async def _fetch(self, objects: Sequence[int]) -> None:
         left = set(objects)
         try:
-            here = await asyncio.to_thread(self._already, objects)
-            left -= self._arrived(here)
+            written = [number for number in objects if not is_hole(self._places[number])]
+            if written:
+                left -= self._arrived(await asyncio.to_thread(self._already, written))
             if left:
                 digests = sorted({self._places[number].digest for number in left})
                 found = await self._source.fetch(digests)
