@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from glowplug_contracts.ids import Digest
 from glowplug_contracts.tree_rules import decode_tree
+from glowplug_contracts.trees import FlatTree
 
-from glowplug_worker.images.erofs import build_image
+from glowplug_worker.images.erofs import build_image, place_objects
 from glowplug_worker.images.erofs.image import IDENTITY_BYTES
 from glowplug_worker.images.mounts import kernel
 from glowplug_worker.images.objects import check_blob
@@ -55,6 +56,23 @@ def make_home(
 ) -> tuple[Home, tuple[int, int]]:
     """Write the files of a tree, its devices empty; return them, and the devices open for writing.
 
+    Args, raises: as `make_devices`.
+    """
+    home, files, tree = make_devices(path, digest, manifest, left)
+    try:
+        write_metadata(home, digest, tree)
+    except OSError:
+        for file in files:
+            os.close(file)
+        raise
+    return home, files
+
+
+def make_devices(
+    path: Path, digest: Digest, manifest: bytes, left: Home | None = None
+) -> tuple[Home, tuple[int, int], FlatTree]:
+    """Make a tree's directory, all but the metadata: that takes longer, and what is in it can be fetched meanwhile.
+
     Args:
         left: of the same tree, with devices that may have something in them: they are moved here.
 
@@ -62,21 +80,26 @@ def make_home(
         breaks a rule, OSError.
     """
     tree = decode_tree(check_blob(digest, manifest))
-    image = build_image(tree, bytes.fromhex(digest)[:IDENTITY_BYTES])
     path.mkdir(mode=0o700)
     home = Home(path)
     home.tree.write_bytes(manifest)
-    home.metadata.write_bytes(image.metadata)
     home.root.mkdir()
     for shown in home.shown:
         shown.touch()
     old = (None, None) if left is None else left.devices
-    packs = _take(home.devices[0], image.packs.size, old[0])
+    packs = _take(home.devices[0], place_objects(tree.packs).size, old[0])
     try:
-        return home, (packs, _take(home.devices[1], image.pieces.size, old[1]))
+        pieces = _take(home.devices[1], place_objects(tree.pieces).size, old[1])
     except OSError:
         os.close(packs)
         raise
+    return home, (packs, pieces), tree
+
+
+def write_metadata(home: Home, digest: Digest, tree: FlatTree) -> None:
+    """Write the metadata image of a tree. Raises: OSError."""
+    image = build_image(tree, bytes.fromhex(digest)[:IDENTITY_BYTES])
+    home.metadata.write_bytes(image.metadata)
 
 
 def _take(path: Path, size: int, old: Path | None) -> int:

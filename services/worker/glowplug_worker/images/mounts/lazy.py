@@ -26,12 +26,14 @@ import structlog
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.errors import PlatformError, UnavailableError
 from glowplug_contracts.ids import Digest
+from glowplug_contracts.trees import FlatTree
 from glowplug_runtime.clock import Clock
 
 from glowplug_worker.images.mounts import hot, kept, kernel
 from glowplug_worker.images.mounts.channel import Channel
-from glowplug_worker.images.mounts.files import Home, make_home
+from glowplug_worker.images.mounts.files import Home, make_devices, write_metadata
 from glowplug_worker.images.mounts.fuse import mount_options
+from glowplug_worker.images.mounts.held import Tree, both, mounting, whole
 from glowplug_worker.images.mounts.hot import HotLists, NoHotLists
 from glowplug_worker.images.mounts.kept import Kept, bytes_of, salvage
 from glowplug_worker.images.mounts.pair import Pair, Service, Spawn, must
@@ -40,7 +42,6 @@ from glowplug_worker.images.mounts.sources import TreeSource
 from glowplug_worker.images.room import Stay, bound_of, leaving
 from glowplug_worker.ports import HeldTree
 from glowplug_worker.runtime.leftovers import unmount_below
-from glowplug_worker.runtime.settle import settle
 
 log = structlog.get_logger()
 
@@ -70,33 +71,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 _USUAL: Final = Terms()
 
 
-class _Tree:
-    """A tree that is, or is about to be, mounted.
-
-    Attributes:
-        known: the holder has its devices; `watched`: reads of it may have to wait.
-        doors: FUSE's descriptors; while they are open here, readers wait also without a holder.
-        hot: what its starts are known to read; `read`: what this one has, once nobody tells any more.
-    """
-
-    def __init__(self, digest: Digest, base: int) -> None:
-        self.digest, self.base = digest, base
-        self.lock = asyncio.Lock()
-        self.holders: set[str] = set()
-        self.home: Home | None = None
-        self.files: tuple[int, int] | None = None
-        self.doors: list[int] = []
-        self.known = False
-        self.watched = False
-        self.ready = False
-        self.mounted = False
-        self.filled = False
-        self.unheld_since = 0.0
-        self.unheld_unix = 0.0
-        self.hot: list[Digest] = []
-        self.read: list[Digest] | None = None
-
-
 class LazyMounts:
     """See the module. Opened by `open_lazy_mounts`."""
 
@@ -115,8 +89,8 @@ class LazyMounts:
         self._clock, self._spawn, self.choice = clock, spawn, choice
         self._terms = terms
         self._bases = itertools.count(0, 2)
-        self._trees: dict[Digest, _Tree] = {}
-        self._given_up: list[_Tree] = []
+        self._trees: dict[Digest, Tree] = {}
+        self._given_up: list[Tree] = []
         self._handing: list[asyncio.Event] = []
         self._shelf = asyncio.Lock()
         self._shared = False
@@ -141,7 +115,7 @@ class LazyMounts:
 
     async def hold(self, tree: Digest, holder: str) -> HeldTree:
         """Return the tree's directory, mounted; see `Mounts`."""
-        found = self._trees.setdefault(tree, _Tree(tree, next(self._bases)))
+        found = self._trees.setdefault(tree, Tree(tree, next(self._bases)))
         new = holder not in found.holders
         found.holders.add(holder)
         try:
@@ -161,7 +135,7 @@ class LazyMounts:
             if each.digest == tree:
                 self._let_go(each, holder)
 
-    def _let_go(self, tree: _Tree, holder: str) -> None:
+    def _let_go(self, tree: Tree, holder: str) -> None:
         tree.holders.discard(holder)
         if not tree.holders:
             tree.unheld_since, tree.unheld_unix = self._clock.now(), self._clock.unix()
@@ -190,7 +164,7 @@ class LazyMounts:
                 await asyncio.to_thread(self._put_by, tree)
         await self._make_room()
 
-    async def _unmount(self, tree: _Tree) -> bool:
+    async def _unmount(self, tree: Tree) -> bool:
         async with tree.lock:
             return not tree.holders and await self._take_away(tree)
 
@@ -222,7 +196,7 @@ class LazyMounts:
         found = self._trees[tree]
         return found.read if found.read is not None else await self._recorded(found)
 
-    async def _recorded(self, tree: _Tree) -> list[Digest]:
+    async def _recorded(self, tree: Tree) -> list[Digest]:
         assert tree.home is not None  # noqa: S101 - it is held
         path = tree.home.path / "recorded"
         daemon = await self._pair.daemon()
@@ -243,37 +217,59 @@ class LazyMounts:
 
         What can't be had in PREFETCH_S comes when it is read.
         """
-        found = self._trees[tree]
-        assert found.home is not None  # noqa: S101 - it is held
-        path = found.home.path / "hot"
+        await self._prefetch(self._trees[tree], objects)
+
+    async def _prefetch(self, tree: Tree, objects: Sequence[Digest]) -> None:
+        assert tree.home is not None  # noqa: S101 - it is held
+        path = tree.home.path / "hot"
         await asyncio.to_thread(path.write_bytes, encode(list(objects), "msgpack"))
-        words = {"base": found.base, "path": str(path)}
+        words = {"base": tree.base, "path": str(path)}
         try:
             daemon = await self._pair.daemon()
             await daemon.order("prefetch", words, within_s=PREFETCH_S)
         except UnavailableError as error:
-            log.warning("mounts.prefetch_missed", tree=tree, error=str(error))
+            log.warning("mounts.prefetch_missed", tree=tree.digest, error=str(error))
 
     # -- mounting -----------------------------------------------------------------------------------
 
-    async def _bring(self, tree: _Tree) -> None:
+    async def _bring(self, tree: Tree) -> None:
         if tree.home is not None and tree.ready:
-            await self._mount(
-                tree, tree.home
-            )  # somebody reads what was unmounted: all is still there
+            # Somebody reads what was unmounted: all is still there.
+            await self._mount(tree, tree.home)
             return
         # What a bringing that was given up has left.
         if tree.home is not None and not await self._take_away(tree):
             raise UnavailableError(
                 "platform.unavailable", "the image is being unmounted; try again"
             )
-        await self._make(tree)
+        flat = await self._make(tree)
+        # Its metadata takes longest: what its start is known to read is fetched meanwhile.
+        watched = asyncio.Event()
+        await both(self._warm(tree, watched), self._show_all(tree, flat, watched))
+
+    async def _show_all(self, tree: Tree, flat: FlatTree, watched: asyncio.Event) -> None:
+        """Make the metadata, and mount the tree as soon as reads of it wait."""
+        home = tree.home
+        assert home is not None  # noqa: S101 - it has just been made
+        try:
+            await whole(lambda: write_metadata(home, tree.digest, flat))
+        except OSError as error:
+            raise _unwritable(error) from error
+        await watched.wait()
+        if (
+            not tree.known
+        ):  # its holder has ended meanwhile: reads would get zeros, or errors for ever
+            raise UnavailableError("platform.unavailable", "the image is given up; try again")
+        tree.ready = True
+        await self._mount(tree, home)
+
+    async def _warm(self, tree: Tree, watched: asyncio.Event) -> None:
+        """Have reads of a tree wait, and what its start is known to read be here."""
         await self._watch(tree)
-        assert tree.home is not None  # noqa: S101 - it has just been made
-        await self._mount(tree, tree.home)
+        watched.set()
         tree.hot = await self._ask_hot(tree.digest)
         if tree.hot:
-            await self.prefetch(tree.digest, tree.hot)
+            await self._prefetch(tree, tree.hot)
 
     async def _ask_hot(self, tree: Digest) -> list[Digest]:
         try:
@@ -283,29 +279,33 @@ class LazyMounts:
             log.warning("mounts.hot_missed", tree=tree, error=str(error))
             return []
 
-    async def _make(self, tree: _Tree) -> None:
+    async def _make(self, tree: Tree) -> FlatTree:
+        """Make a tree's files, all but its metadata; return what is in it."""
         data = await asyncio.to_thread(self._kept.manifest, tree.digest)
         data = data or await self._source.manifest(tree.digest)
         path = self._directory / f"{tree.base}-{tree.digest[:16]}"
 
+        made: list[FlatTree] = []
+
         def make() -> None:
             left = self._kept.take(tree.digest)
-            tree.home, tree.files = make_home(path, tree.digest, data, left)
+            tree.home, tree.files, flat = make_devices(path, tree.digest, data, left)
+            made.append(flat)
             self._kept.drop(tree.digest)
 
         try:
             async with self._shelf:
-                await _whole(make)
+                await whole(make)
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
-            why = f"the image's files can't be made: {error}"
-            raise UnavailableError("platform.unavailable", why) from error
+            raise _unwritable(error) from error
+        return made[0]
 
-    async def _watch(self, tree: _Tree) -> None:
+    async def _watch(self, tree: Tree) -> None:
         """Have reads of a new tree wait until their content is here."""
         holder = await self._pair.holder()
         if not self._shared:
-            await _mounted(lambda: kernel.share(str(self._directory.parent)))
+            await mounting(lambda: kernel.share(str(self._directory.parent)))
             self._shared = True
         await must(holder, "room", {"path": str(self._directory.parent)})
         await self._pair.serve(self._service(tree))
@@ -318,16 +318,15 @@ class LazyMounts:
                 await self._show(tree, holder, tree.home.shown[device], tree.base + device, file)
             else:
                 await must(holder, "watch", {"device": tree.base + device}, (file,))
-        tree.ready = True
 
-    async def _show(self, tree: _Tree, holder: Channel, path: Path, device: int, file: int) -> None:
+    async def _show(self, tree: Tree, holder: Channel, path: Path, device: int, file: int) -> None:
         """Mount a device as FUSE's one file, served by the holder alone: without it, readers get errors."""
         door = os.open(_FUSE, os.O_RDWR | os.O_CLOEXEC)
         tree.doors.append(door)
-        await _mounted(lambda: kernel.mount("glowplug", str(path), "fuse", mount_options(door)))
+        await mounting(lambda: kernel.mount("glowplug", str(path), "fuse", mount_options(door)))
         await must(holder, "show", {"device": device}, (file, door))
 
-    async def _mount(self, tree: _Tree, home: Home) -> None:
+    async def _mount(self, tree: Tree, home: Home) -> None:
         packs, pieces = home.shown if self.choice.method == "fuse" else home.devices
 
         def mount() -> None:
@@ -335,10 +334,10 @@ class LazyMounts:
             kernel.mount(str(home.metadata), str(home.root), "erofs", devices)
             tree.mounted = True
 
-        await _mounted(mount)
+        await mounting(mount)
         log.info("mounts.mounted", tree=tree.digest, method=self.choice.method)
 
-    async def _take_away(self, tree: _Tree) -> bool:
+    async def _take_away(self, tree: Tree) -> bool:
         """Unmount a tree and put its files by; False, and later, if somebody reads it still."""
         if tree.holders and tree.mounted:
             return False
@@ -370,7 +369,7 @@ class LazyMounts:
         tree.base = next(self._bases)
         return True
 
-    def _put_by(self, tree: _Tree) -> None:
+    def _put_by(self, tree: Tree) -> None:
         """Close a tree's files, and keep what was fetched."""
         for file in (*(tree.files or ()), *tree.doors):
             os.close(file)
@@ -387,7 +386,7 @@ class LazyMounts:
             if tree.watched:
                 yield self._service(tree)
 
-    def _service(self, tree: _Tree) -> Service:
+    def _service(self, tree: Tree) -> Service:
         assert tree.home is not None  # noqa: S101 - it has files to be served
         assert tree.files is not None  # noqa: S101 - likewise
         return Service(tree.base, tree.digest, tree.home.tree, tree.files)
@@ -397,7 +396,7 @@ class LazyMounts:
             if tree.base == base:
                 self._spawn(self._end_watch(tree), "mounts.filled")
 
-    async def _end_watch(self, tree: _Tree) -> None:
+    async def _end_watch(self, tree: Tree) -> None:
         async with tree.lock:
             holder = self._pair.holder_now
             if not tree.watched or holder is None or tree.files is None:
@@ -439,7 +438,7 @@ class LazyMounts:
         self._spawn(self._hand_over(successor, group, trees, handed), "mounts.hand_over")
 
     async def _hand_over(
-        self, successor: Channel, group: int, trees: list[_Tree], handed: asyncio.Event
+        self, successor: Channel, group: int, trees: list[Tree], handed: asyncio.Event
     ) -> None:
         try:
             for tree in trees:
@@ -509,19 +508,5 @@ def _own_directory(directory: Path) -> Iterator[Path]:
             shutil.rmtree(own, ignore_errors=True)
 
 
-async def _mounted(mount: Callable[[], None]) -> None:
-    try:
-        await _whole(mount)
-    except OSError as error:
-        why = f"the image can't be mounted: {error}"
-        raise UnavailableError("platform.unavailable", why) from error
-
-
-async def _whole(work: Callable[[], None]) -> None:
-    """Do it in a thread, to its end, also when the caller is cancelled: what it makes is noted by itself."""
-    done = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        await asyncio.shield(done)
-    except asyncio.CancelledError:
-        await settle(done)
-        raise
+def _unwritable(error: OSError) -> UnavailableError:
+    return UnavailableError("platform.unavailable", f"the image's files can't be made: {error}")
