@@ -51,8 +51,10 @@ from glowplug_worker.ports import (
     Interpreter,
     LocalImage,
     Networks,
+    Pushed,
     Room,
     StartPlan,
+    pushed_unseen,
 )
 from glowplug_worker.service import WorkerService
 from glowplug_worker.starting import ensure_sdk
@@ -222,11 +224,15 @@ class FolderImages:
         python_version: str,
         env: dict[str, str],
         changed: ChangedRoot | None = None,
+        told: Pushed = pushed_unseen,
     ) -> LayerCommitted:
         assert changed is None, changed  # its builds have no roots to change
         self.committed.append(directory)
-        files = sum(1 for path in directory.rglob("*") if path.is_file())  # noqa: ASYNC240
-        return LayerCommitted(image_digest=ImageDigest("a" * 64), files=files)
+        files = [path for path in directory.rglob("*") if path.is_file()]  # noqa: ASYNC240
+        size = sum(path.stat().st_size for path in files)
+        await told(0, size)
+        await told(size, size)
+        return LayerCommitted(image_digest=ImageDigest("a" * 64), files=len(files))
 
     def digests(self) -> Sequence[ImageDigest]:
         return ()

@@ -89,6 +89,7 @@ class FakeGateway:
         route = app.router.add_route
         route("GET", "/health", self._health)
         route("*", "/api/v1/blobs/{digest}", self._blob)
+        route("POST", "/api/v1/images", self._build)
         route("POST", "/api/v1/deployments", self._deploy)
         route("GET", "/api/v1/deployments", self._list)
         route("GET", "/api/v1/deployments/{id}", self._show)
@@ -131,6 +132,16 @@ class FakeGateway:
         if digest not in self.blobs:
             return web.Response(status=404)
         return web.Response(body=self.blobs[digest] if request.method == "GET" else b"")
+
+    async def _build(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for event in self.build_events:
+            await write_line(response, event)
+        digest = {"event": "built", "image_digest": "a" * 64, "python": self.python_there}
+        await write_line(response, digest)
+        return response
 
     async def _deploy(self, request: web.Request) -> web.StreamResponse:
         spec = decode(await request.read(), DeploymentSpec, "json")

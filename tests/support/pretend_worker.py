@@ -161,13 +161,26 @@ class PretendWorker:
     async def _on_commit(self, delivery: Delivery[CommitLayer]) -> None:
         assert delivery.message is not None
         assert delivery.answer is not None
-        container_id = delivery.message.container_id
+        message, container_id = delivery.message, delivery.message.container_id
         spec = self.specs[container_id]
+
+        async def told(done: int, total: int) -> None:
+            event = ExecEvent(
+                exec_id=message.exec_id,
+                number=0,
+                kind="bytes",
+                bytes_done=done,
+                bytes_total=total,
+            )
+            to = EXEC_REPLY.at(instance=message.reply_to, exec_id=message.exec_id)
+            await self._bus.send(to, event)
+
         committed = await self._images.commit(
             self._directory / container_id / "layer",
             delivery.message.parent,
             spec.base_python,
             spec.env,
+            told=told,
         )
         await delivery.answer(committed)
 

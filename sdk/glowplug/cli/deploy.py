@@ -5,21 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from glowplug.cli.build_progress import progress_of
 from glowplug.cli.loading import find_target, load_file, split_target, wrappers_of
 from glowplug.cli.platform import open_session
 from glowplug.cli.show import json_option, print_json
-from glowplug.cli.terminal import one_line
-from glowplug.client.deploying import Deployed, Progress
+from glowplug.client.deploying import Deployed
 from glowplug.client.loop import background
-from glowplug.client.profile import no_color
 from glowplug.client.session import Session
 from glowplug.wrappers import Wrapper
 
@@ -119,35 +115,6 @@ def plain_handler(function: object, path: Path, given: dict[str, Any]) -> Wrappe
 def default_name_of(path: Path) -> str:
     """Return the name of a plain handler that was given none: its file's."""
     return re.sub(r"[^a-zA-Z0-9_-]+", "-", path.stem).strip("-_")[:63] or "handler"
-
-
-@contextmanager
-def progress_of(name: str, *, quiet: bool) -> Iterator[Progress]:
-    """Show a deployment's progress: live on a terminal, else a line for each step."""
-    if quiet:
-        yield lambda _: None
-    elif sys.stderr.isatty() and not no_color():
-        from rich.console import Console  # noqa: PLC0415 - 20 ms, only on a terminal
-
-        console = Console(stderr=True)
-        with console.status(f"{name}: packing and uploading") as status:
-
-            def update(event: dict[str, Any]) -> None:
-                text = str(event.get("text", "")).rstrip()
-                if event.get("kind") == "step":
-                    cached = " (cached)" if event.get("cached") else ""
-                    console.print(f"  {one_line(text)}{cached}", highlight=False, markup=False)
-                status.update(f"{name}: {text[:100]}")
-
-            yield update
-    else:
-
-        def say(event: dict[str, Any]) -> None:
-            if event.get("text"):
-                cached = " (cached)" if event.get("cached") else ""
-                click.echo(f"image: {one_line(str(event['text']).rstrip())}{cached}", err=True)
-
-        yield say
 
 
 def _value(deployed: Deployed) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from glowplug.cli.deploy import progress_of
+from glowplug.cli.build_progress import Moved, progress_of
 from glowplug.cli.images import image
 from glowplug.cli.loading import load_file, split_target
 from glowplug.cli.platform import open_session
@@ -51,6 +51,8 @@ def build(
         found = replace_image(found, force=True)
     session = open_session(ctx)
 
+    moved = Moved()
+
     async def send(progress: Any) -> dict[str, Any]:
         http = await session.reach()
         spec = await session.packer.image_of(found)
@@ -61,14 +63,25 @@ def build(
 
     try:
         with progress_of(target, quiet=as_json) as progress:
-            built = background().run(send(progress))
+
+            def take(event: dict[str, Any]) -> None:
+                moved.take(event)
+                progress(event)
+
+            built = background().run(send(take))
     except ImageBuildError as err:
         if not as_json:
             raise
         print_json({"error": str(err), "step": err.step, "output": err.output})
         ctx.exit(1)
     if as_json:
-        print_json({"image_digest": built["image_digest"], "python": built["python"]})
+        print_json(
+            {
+                "image_digest": built["image_digest"],
+                "python": built["python"],
+                "bytes": moved.value(),
+            }
+        )
     elif built["image_digest"]:
         click.echo(f"{built['image_digest']}  Python {built['python']}")
     else:

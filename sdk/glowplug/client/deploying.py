@@ -281,6 +281,8 @@ class Told:
             self.end()
             self.step, self.output = text, []
             self._tell({**event, "text": text.rstrip()})
+        elif event.get("kind") == "bytes":
+            self._tell(event)
 
     def end(self) -> None:
         """Hand on a last line that has no end."""

@@ -33,6 +33,7 @@ class Output:
         self._write = write or write_line
         self._followers: dict[str, Follower] = {}
         self._model_text = ""
+        self._moving = ""
 
     async def follow(self, deployment_id: str) -> None:
         """Print what this deployment's containers write from now on."""
@@ -53,7 +54,14 @@ class Output:
         """Show a line of an image's build; what was cached stays unsaid."""
         if self._quiet or event.get("cached") or not event.get("text"):
             return
-        self._write("stderr", f"image: {event['text']}")
+        text = str(event["text"])
+        if event.get("kind") == "bytes":
+            if text == self._moving:
+                return
+            self._moving, text = text, f"{text} {event['bytes_total'] / 1024**2:,.1f} MiB"
+        else:
+            self._moving = ""
+        self._write("stderr", f"image: {text}")
 
     def model_event(self, text: str, _done: int, total: int) -> None:
         """Show how far a model is, when something else is done with it."""

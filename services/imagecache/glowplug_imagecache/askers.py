@@ -17,6 +17,9 @@ Sender = Callable[[str, BuildProgress], Awaitable[None]]
 # A gateway that hears nothing for a while takes us for dead and asks again.
 QUIET_S = 2.0
 WAITING = "waiting"
+BYTES = "bytes"
+# Who comes late hears the next one soon.
+_PASSING = frozenset({WAITING, BYTES})
 
 
 class Askers:
@@ -57,7 +60,7 @@ class Askers:
             numbered = msgspec.structs.replace(
                 progress, build_id=self.build_id, number=self._number
             )
-            if progress.kind != WAITING:
+            if progress.kind not in _PASSING:
                 self._told.append(numbered)
             self._said_at = now
             for reply_to in self._reply_to:

@@ -24,6 +24,7 @@ from glowplug_runtime.groups import leaves
 from glowplug_imagecache.flattening import Flat, flatten_layers
 from glowplug_imagecache.folders import LayerFolder, touch
 from glowplug_imagecache.layers.bounds import Bounds
+from glowplug_imagecache.metering import Far, Meter, nobody, tell_while
 from glowplug_imagecache.pythons import find_any_python, find_python
 from glowplug_imagecache.registry.endpoints import Registries
 from glowplug_imagecache.registry.logins import Credentials
@@ -43,8 +44,6 @@ from glowplug_imagecache.store import Store
 log = structlog.get_logger(__name__)
 
 LAYERS_AT_ONCE: Final = 3
-# How often a pull says how far it is.
-TELL_S: Final = 2.0
 # Layers may be used by an image that comes soon after.
 LAYERS_KEPT_S: Final = 3600.0
 ENV_MAX: Final = 1000
@@ -93,22 +92,25 @@ class Bases:
         like: Sequence[Digest] = (),
         *,
         python_later: bool = False,
+        far: Far = nobody,
     ) -> ImageManifest:
         """Return the image as a base, its tree stored.
 
         Args:
             python_version: the minor version that is wanted; "" = the one that the image has.
-            say: told how far it is, as lines.
+            say: told what happens, as lines.
             like: trees that are likely to have much of it, the likeliest first.
             python_later: whether steps that come after may bring the Python.
+            far: told how far it is, in bytes.
 
         Raises: PlatformError: as `Puller.fetch` and `flatten_layers`; RejectedError (image.unsupported).
         """
         await asyncio.to_thread(self._folder.check_room, image.size, self._free_bytes_min)
         with self._in_use(image):
-            files = await self._fetch(image, logins, say)
+            files = await self._fetch(image, logins, far)
+            await say(f"{image.size / _MIB:.1f} MiB in {len(files)} layers are here\n")
             await say(f"unpacking {len(files)} layers\n")
-            flat = await self._flatten(image, files, like)
+            flat = await self._flatten(image, files, like, far)
         path, env = split_env(image.config.config.env)
         find = find_any_python if python_later else find_python
         python = await asyncio.to_thread(find, flat.tree, path, python_version)
@@ -157,21 +159,22 @@ class Bases:
         finally:
             self._pulling -= names
 
-    async def _fetch(self, image: RemoteImage, logins: Logins, say: Say) -> list[tuple[Path, str]]:
+    async def _fetch(self, image: RemoteImage, logins: Logins, far: Far) -> list[tuple[Path, str]]:
         """Bring all layers, a few at a time; return their files, lowest first."""
         there: dict[int, int] = {}
+        meter = Meter(image.size)
         room = asyncio.Semaphore(LAYERS_AT_ONCE)
+
+        def has(number: int, have: int) -> None:
+            there[number] = have
+            meter.at(sum(there.values()))
 
         async def fetch(number: int, layer: RemoteLayer) -> tuple[Path, str]:
             async with room:
                 path = await self._puller.fetch(
-                    image,
-                    layer,
-                    self._folder.path,
-                    logins,
-                    lambda have: there.__setitem__(number, have),
+                    image, layer, self._folder.path, logins, lambda have: has(number, have)
                 )
-            there[number] = layer.blob.size
+            has(number, layer.blob.size)
             await asyncio.to_thread(touch, path, self._clock.unix())
             return path, layer.diff_id
 
@@ -179,31 +182,35 @@ class Bases:
         failed: BaseExceptionGroup[PlatformError | OSError] | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                telling = tasks.create_task(_tell_often(there, image.size, say))
                 fetching += [
                     tasks.create_task(fetch(number, layer))
                     for number, layer in enumerate(image.layers)
                 ]
-                if fetching:
-                    await asyncio.wait(fetching, return_when=asyncio.FIRST_EXCEPTION)
-                telling.cancel()
+                await tell_while(fetching, "downloading", meter, far)
         except* (PlatformError, OSError) as group:
             failed = group  # raised outside, since what is raised in here comes out in a group
         if failed is not None:
             raise leaves(failed)[0] from failed  # layers fail for the same reason
-        files = [task.result() for task in fetching]
-        await say(f"{image.size / _MIB:.1f} MiB in {len(files)} layers are here\n")
-        return files
+        return [task.result() for task in fetching]
 
     async def _flatten(
-        self, image: RemoteImage, files: list[tuple[Path, str]], like: Sequence[Digest]
+        self,
+        image: RemoteImage,
+        files: list[tuple[Path, str]],
+        like: Sequence[Digest],
+        far: Far,
     ) -> Flat:
         """Flatten in a thread, which a cancelled build does not leave behind."""
+        meter = Meter()
 
         def flatten(check: Callable[[], None]) -> Flat:
-            return flatten_layers(self._store, files, self._bounds, check, like)
+            return flatten_layers(self._store, files, self._bounds, check, like, meter)
 
-        return await in_thread(flatten, f"the pull of {image.reference}")
+        return await in_thread(
+            flatten,
+            f"the pull of {image.reference}",
+            lambda work: tell_while([work], "unpacking", meter, far),
+        )
 
 
 @contextlib.asynccontextmanager
@@ -245,10 +252,3 @@ def working_dir(text: str) -> str:
 def logins_for(reference: Reference, credentials: Credentials | None) -> Logins:
     """Return whom to show credentials: the registry that the image's name says, nobody else."""
     return {} if credentials is None else {reference.host: credentials}
-
-
-async def _tell_often(there: Mapping[int, int], size: int, say: Say) -> None:
-    while True:
-        await asyncio.sleep(TELL_S)
-        have = sum(there.values())
-        await say(f"{have / _MIB:.1f} of {size / _MIB:.1f} MiB\n")

@@ -121,7 +121,12 @@ class BuildContainer:
             await asyncio.to_thread(read_manifest, self._store, decision.parent)
         committed = await self._shell.bus.request(
             COMMIT.at(worker_id=decision.worker_id),
-            CommitLayer(container_id=decision.container_id, parent=decision.parent),
+            CommitLayer(
+                container_id=decision.container_id,
+                parent=decision.parent,
+                exec_id=self.exec_id,
+                reply_to=self._shell.instance,
+            ),
             LayerCommitted,
             timeout_s=COMMIT_MAX_S,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path as FilePath
-from typing import Final, Protocol
+from typing import Final
 
 import blake3
 import msgspec
@@ -41,6 +41,7 @@ from glowplug_imagecache.layers.bounds import Bounds
 from glowplug_imagecache.layers.members import Path, Put
 from glowplug_imagecache.layers.reading import read_layers
 from glowplug_imagecache.layers.tree import Entry, Tree
+from glowplug_imagecache.metering import Contents, Counted, Meter, bytes_of
 from glowplug_imagecache.objects import frame_of
 from glowplug_imagecache.spool import Spool
 from glowplug_imagecache.store import Store
@@ -48,13 +49,6 @@ from glowplug_imagecache.store import Store
 TRIES_MAX: Final = 3
 _NANOSECONDS: Final = 1_000_000_000
 _ZEROS: Final = bytes(PIECE_BYTES)
-
-
-class Contents(Protocol):
-    """The bytes of a tree's files, by the numbers that its entries have."""
-
-    def read(self, content: int, offset: int, size: int) -> bytes:
-        """Return exactly `size` bytes; what is not there is zeros."""
 
 
 class Flat(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +65,7 @@ def flatten_layers(
     bounds: Bounds | None = None,
     check: Callable[[], None] = lambda: None,
     like: Sequence[Digest] = (),
+    meter: Meter | None = None,
 ) -> Flat:
     """Return the tree that layers make, with everything that it names in the store.
 
@@ -78,12 +73,17 @@ def flatten_layers(
         layers: file and digest of the uncompressed tar, lowest first.
         check: called now and then; what it raises ends the work.
         like: trees whose packs may be used again, so that what is stored is what is new.
+        meter: is kept at how much of the tree's content was read.
 
     Raises: InvalidRequestError (layer.corrupt, layer.refused, layer.too_large), UnavailableError (the
         disk is full, or evicts all the time).
     """
     with Spool(store, check) as spool:
-        return flatten_tree(store, spool, read_layers(layers, spool, bounds), check, like)
+        tree = read_layers(layers, spool, bounds)
+        if meter is None:
+            return flatten_tree(store, spool, tree, check, like)
+        meter.total = bytes_of(tree)
+        return flatten_tree(store, Counted(spool, meter.at), tree, check, like)
 
 
 def flatten_tree(

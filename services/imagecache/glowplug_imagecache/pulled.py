@@ -24,6 +24,7 @@ from glowplug_imagecache.askers import Askers
 from glowplug_imagecache.asking_gateways import Gateways
 from glowplug_imagecache.bases import Bases, Logins, Say, logins_for, open_bases
 from glowplug_imagecache.layers.bounds import Bounds
+from glowplug_imagecache.metering import Far
 from glowplug_imagecache.plan import Target, brings_python
 from glowplug_imagecache.registry.endpoints import Registries, parse_registries
 from glowplug_imagecache.registry.patience import Patience
@@ -51,6 +52,7 @@ class BaseStep:
         spec: ImageSpec,
         askers: Askers,
         say: Say,
+        far: Far,
         *,
         python_later: bool = False,
     ) -> None:
@@ -58,7 +60,7 @@ class BaseStep:
         self._sources = sources
         self._spec = spec
         self._askers = askers
-        self._say = say
+        self._say, self._far = say, far
         self._found: RemoteImage | None = None
         self._logins: Logins | None = None
 
@@ -87,6 +89,7 @@ class BaseStep:
                 self._say,
                 like,
                 python_later=self._python_later or brings_python(self._spec),
+                far=self._far,
             )
             await hold(manifest.bytes_total)
             return manifest

@@ -21,7 +21,7 @@ from glowplug_contracts.messages.image import BaseImage, BuildProgress, ImageMan
 from glowplug_contracts.messages.invocation import RemoteError
 from glowplug_runtime.service import Shell
 
-from glowplug_imagecache.askers import Askers
+from glowplug_imagecache.askers import BYTES, Askers
 from glowplug_imagecache.build import Build
 from glowplug_imagecache.build_container import BuildContainer
 from glowplug_imagecache.build_types import (
@@ -110,7 +110,9 @@ class BuildRun:
         self._room = quota.room(workspace)
         self._spec = spec
         self._workspace = workspace
-        self._base = BaseStep(sources, spec, askers, self._say, python_later=stages is not None)
+        self._base = BaseStep(
+            sources, spec, askers, self._say, self.say_far, python_later=stages is not None
+        )
         self._container = BuildContainer(shell, store, spec, workspace)
         self._known = Remembered(shell, store, quota, workspace)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -369,6 +371,11 @@ class BuildRun:
 
     async def _say(self, text: str) -> None:
         await self._tell(kind="output", text=text)
+
+    async def say_far(self, text: str, done: int, total: int) -> None:
+        """Tell everybody how far something is."""
+        if total:
+            await self._tell(kind=BYTES, text=text, bytes_done=done, bytes_total=total)
 
     async def _tell_error(self, error: RemoteError) -> None:
         await self._tell(kind="done", done=True, error=error)

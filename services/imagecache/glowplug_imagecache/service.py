@@ -37,7 +37,7 @@ from glowplug_contracts.subjects import (
 from glowplug_runtime.bus import Delivery, Subscription
 from glowplug_runtime.service import Shell
 
-from glowplug_imagecache.askers import Askers
+from glowplug_imagecache.askers import BYTES, Askers
 from glowplug_imagecache.build_types import (
     ContainerEnded,
     ContainerReady,
@@ -128,7 +128,10 @@ class Builds:
         assert event is not None  # noqa: S101 - core messages have one
         for run in self._running.values():
             if run.container.exec_id == event.exec_id:
-                self._route(run, event)
+                if event.kind == BYTES:
+                    await run.say_far("storing", event.bytes_done, event.bytes_total)
+                else:
+                    self._route(run, event)
 
     def _route(self, run: BuildRun, event: ExecEvent) -> None:
         if event.kind == "ended":

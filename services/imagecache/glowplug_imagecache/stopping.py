@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from glowplug_contracts.errors import PlatformError, UnavailableError
@@ -13,10 +13,15 @@ from glowplug_contracts.errors import PlatformError, UnavailableError
 T = TypeVar("T")
 
 
-async def in_thread(work: Callable[[Callable[[], None]], T], what: str) -> T:
+async def in_thread(
+    work: Callable[[Callable[[], None]], T],
+    what: str,
+    meanwhile: Callable[[asyncio.Future[T]], Awaitable[object]] | None = None,
+) -> T:
     """Return what `work` does in a thread; it calls what it is given now and then, which ends it after a cancel.
 
-    Cancelled, this waits for that end: nobody meets the thread at what comes next.
+    Cancelled, this waits for that end: nobody meets the thread at what comes next. So it does when what is done
+    `meanwhile`, which is given the work to watch, fails.
     """
     stop = threading.Event()
 
@@ -26,8 +31,10 @@ async def in_thread(work: Callable[[Callable[[], None]], T], what: str) -> T:
 
     working = asyncio.get_running_loop().run_in_executor(None, work, check)
     try:
+        if meanwhile is not None:
+            await meanwhile(working)
         return await asyncio.shield(working)
-    except asyncio.CancelledError:
+    except BaseException:
         stop.set()
         with contextlib.suppress(PlatformError):
             await working

@@ -15,7 +15,7 @@ Makers that the composition root calls:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -457,6 +457,14 @@ class BuildNeeds(Protocol):
         """Return what is added to the environment; the user's own variables win."""
 
 
+# Hears how many of the bytes that are to be stored are, and how many there are.
+Pushed = Callable[[int, int], Awaitable[None]]
+
+
+async def pushed_unseen(_done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
 class ImageStore(Protocol):
     """Images and sources on this host's disk, filled from imagecache, verified by digest."""
 
@@ -509,10 +517,11 @@ class ImageStore(Protocol):
         python_version: str,
         env: dict[str, str],
         changed: ChangedRoot | None = None,
+        told: Pushed = pushed_unseen,
     ) -> LayerCommitted:
         """Pack a build container's layer directory, push what imagecache lacks, name the manifest.
 
-        `changed`: what it did to its root.
+        `changed`: what it did to its root; `told` hears how far it is.
 
         Errors of the content are in `LayerCommitted.error`; no exception is the user's.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from glowplug_contracts.messages.container import (
     BindReply,
     CommitLayer,
     ContainerKind,
+    ExecEvent,
     ExecInContainer,
     ExecReply,
     LayerCommitted,
@@ -49,6 +51,7 @@ from glowplug_contracts.subjects import (
     COMMIT,
     ENDED,
     EXEC,
+    EXEC_REPLY,
     FACTS,
     FORGET,
     REFUSED,
@@ -68,7 +71,7 @@ from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.launch import limits_of
 from glowplug_worker.notices import EVERY_S
-from glowplug_worker.ports import ChangedRoot, Enforced, Room
+from glowplug_worker.ports import ChangedRoot, Enforced, Pushed, Room
 from glowplug_worker.processes import parent_of, tree_pss_bytes
 from glowplug_worker.runtime.rooted.changes import CHANGES
 from glowplug_worker.sent import SentFlight, is_ours
@@ -350,10 +353,30 @@ class WorkerService:
                 ChangedRoot(supervisor.directory / CHANGES, spec.image_digest)
                 if spec.writes_root
                 else None,
+                self._teller(message),
             )
         except PlatformError as error:
             committed = _not_committed(error.code, error.message)
         await answer(committed)
+
+    def _teller(self, message: CommitLayer) -> Pushed:
+        """Return what tells whoever asked for a layer how far it is."""
+        number = itertools.count(1)
+
+        async def told(done: int, total: int) -> None:
+            if message.reply_to and total:
+                event = ExecEvent(
+                    exec_id=message.exec_id,
+                    number=next(number),
+                    kind="bytes",
+                    bytes_done=done,
+                    bytes_total=total,
+                )
+                to = EXEC_REPLY.at(instance=message.reply_to, exec_id=message.exec_id)
+                with contextlib.suppress(PlatformError):  # the layer matters, not who looks on
+                    await self.workshop.bus.send(to, event)
+
+        return told
 
     # -- loops ----------------------------------------------------------------------------------
 

@@ -98,6 +98,11 @@ class Asked(msgspec.Struct):
     def steps(self) -> list[tuple[str, bool]]:
         return [(each.text, each.cached) for each in self.said if each.kind == "step"]
 
+    def moved(self, text: str) -> list[tuple[int, int]]:
+        """Return how far something was, each time that it was said."""
+        said = [each for each in self.said if (each.kind, each.text) == ("bytes", text)]
+        return [(each.bytes_done, each.bytes_total) for each in said]
+
     @property
     def output(self) -> str:
         return "".join(each.text for each in self.said if each.kind == "output")

@@ -61,6 +61,7 @@ async def test_commands_make_an_image_that_a_worker_can_use(
     asked = await ask(spec)
     assert asked.done.error is None
     assert asked.output == "built\n"
+    assert asked.moved("storing") == [(0, 6), (6, 6)]  # both files have the same content
     assert asked.steps == [
         ("run echo hello > greeting; echo built", False),
         ("run cat greeting > copy", False),

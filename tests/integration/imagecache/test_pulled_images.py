@@ -45,6 +45,9 @@ async def test_a_base_is_pulled_told_and_held_by_a_worker(
     assert step.startswith(f"pull {registry.host}/app:1@sha256:")
     assert not cached
     assert "MiB in 1 layers are here" in asked.output
+    for what in ("downloading", "unpacking"):
+        ends = asked.moved(what)[-1]
+        assert ends[0] == ends[1] > 0, what
     image = await images.ensure(asked.done.image_digest, "ctr_1")
     assert image.base is not None
     assert (image.base.root / "etc/name").read_bytes() == b"first"

@@ -304,15 +304,19 @@ async def test_a_build_writes_its_layer_and_commits_it(worker: Any, rest: Any, b
         argv=("sh", "-c", "echo hi > $GLOWPLUG_LAYER/greeting"),
     )
     ended = asyncio.Event()
+    stored: list[tuple[int, int]] = []
 
     async def keep(delivery: Any) -> None:
-        if delivery.message.kind == "ended":
+        event = delivery.message
+        if event.kind == "ended":
             ended.set()
+        if event.kind == "bytes":
+            stored.append((event.bytes_done, event.bytes_total))
 
     await bus.listen(EXEC_REPLY.pattern(instance="cache-1"), keep)
     await bus.request(EXEC.at(worker_id=WORKER), message, ExecReply, timeout_s=5)
     await asyncio.wait_for(ended.wait(), 30)
-    committed = await bus.request(
-        COMMIT.at(worker_id=WORKER), CommitLayer(container_id="ctr_1"), LayerCommitted, timeout_s=5
-    )
+    commit = CommitLayer(container_id="ctr_1", exec_id="exe_1", reply_to="cache-1")
+    committed = await bus.request(COMMIT.at(worker_id=WORKER), commit, LayerCommitted, timeout_s=5)
     assert committed.files == 1, committed.error
+    await eventually(lambda: stored == [(0, 3), (3, 3)])

@@ -17,6 +17,18 @@ class Post:
         self.sent.setdefault(reply_to, []).append((progress.number, progress.text))
 
 
+async def test_how_far_something_was_is_not_said_again() -> None:
+    post = Post()
+    askers = Askers("bld", post)
+    await askers.join("early")
+    moving = BuildProgress(build_id="", number=0, kind="bytes", text="downloading", bytes_total=9)
+    await askers.tell(moving, 0)
+    await askers.tell(says("here"), 0)
+    await askers.join("late")
+    assert post.sent["early"] == [(1, "downloading"), (2, "here")]
+    assert post.sent["late"] == [(2, "here")]
+
+
 def says(text: str, *, done: bool = False) -> BuildProgress:
     kind = "done" if done else "output"
     return BuildProgress(build_id="", number=0, kind=kind, text=text, done=done)

@@ -264,3 +264,17 @@ def test_arguments_follow_annotations():
 
     words = ("3", "--b", "2", "--c", '{"x": 1}', "--d-e", "5")
     assert parse_arguments(function, words) == {"a": 3, "b": 2.0, "c": {"x": 1}, "d_e": "5"}
+
+
+def test_a_build_says_how_far_it_is(run, tmp_path: Path, gateway: FakeGateway):
+    file = tmp_path / "slim.py"
+    file.write_text("import glowplug\n\nslim = glowplug.Image().run_commands('true')\n")
+    moving = {"event": "image", "kind": "bytes", "text": "downloading", "bytes_total": 3 * 1024**2}
+    gateway.build_events = [moving | {"bytes_done": done * 1024**2} for done in (0, 3)]
+    code, _, err = run("image", "build", str(file))
+    assert code == 0, err
+    assert "image: downloading 0M of 3M" in err
+    assert "image: downloading 3M of 3M" in err
+    code, out, err = run("image", "build", str(file), "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["bytes"] == {"downloading": 3 * 1024**2}

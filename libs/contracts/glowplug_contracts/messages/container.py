@@ -164,7 +164,8 @@ class ExecEvent(Message, frozen=True, kw_only=True):
     """A numbered piece of what an exec does.
 
     kind: "stdout", "stderr" (data), "result" (data: repr of the last expression), "ended"
-    (exit_code; error for code that raised or was stopped).
+    (exit_code; error for code that raised or was stopped); of a CommitLayer "bytes" (`bytes_done` of
+    `bytes_total` are stored).
     """
 
     exec_id: str
@@ -173,13 +174,20 @@ class ExecEvent(Message, frozen=True, kw_only=True):
     data: bytes = b""
     exit_code: int | None = None
     error: RemoteError | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
 
 
 class CommitLayer(Message, frozen=True, kw_only=True):
-    """imagecache → worker: store the build container's layer directory as an image manifest."""
+    """imagecache → worker: store the build container's layer directory as an image manifest.
+
+    How far that is goes to EXEC_REPLY of `reply_to` as events of `exec_id`; "" = nobody asks.
+    """
 
     container_id: ContainerId
     parent: ImageDigest = ImageDigest("")
+    exec_id: str = ""
+    reply_to: str = ""
 
 
 class LayerCommitted(Message, frozen=True, kw_only=True):

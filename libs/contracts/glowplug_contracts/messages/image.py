@@ -28,8 +28,9 @@ class EnsureAccepted(Message, frozen=True, kw_only=True):
 class BuildProgress(Message, frozen=True, kw_only=True):
     """A line about a build. With `done`: image_digest is set, or error.
 
-    `kind` is "step" (a step starts; cached or not), "output" (its text), "waiting" (nothing to show,
-    the build lives), or "done". Numbers grow; those of "waiting" are not said again to late comers.
+    `kind` is "step" (a step starts; cached or not), "output" (its text), "bytes" (how far something is: `text`
+    says what, `bytes_done` of `bytes_total`), "waiting" (nothing to show, the build lives), or "done". Numbers
+    grow; those of "bytes" and "waiting" are not said again to late comers.
     """
 
     build_id: str
@@ -41,6 +42,8 @@ class BuildProgress(Message, frozen=True, kw_only=True):
     image_digest: ImageDigest = ImageDigest("")
     base_python: str = ""
     error: RemoteError | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
 
 
 class ChunkRef(Message, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from aiohttp import web
 from glowplug_contracts.codec import encode
 from glowplug_contracts.errors import PlatformError
 from glowplug_contracts.messages.http import FRAMES_TYPE
+from glowplug_contracts.messages.image import BuildProgress
 
 from glowplug_gateway.http.door import TRACE_ANSWER
 from glowplug_gateway.http.route import Exchange
@@ -119,3 +120,16 @@ async def lines(exchange: Exchange) -> AsyncIterator[Stream]:
         if not stream.response.prepared:
             raise
         await stream.line({"event": "error", "error": error_value(error)})
+
+
+def image_event(progress: BuildProgress) -> dict[str, object]:
+    """Return what a line says of an image that is being made."""
+    event: dict[str, object] = {
+        "event": "image",
+        "kind": progress.kind,
+        "text": progress.text,
+        "cached": progress.cached,
+    }
+    if progress.bytes_total:
+        event |= {"bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total}
+    return event

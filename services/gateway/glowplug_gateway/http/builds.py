@@ -57,9 +57,7 @@ class BuildRoutes:
                         }
                     )
                 else:
-                    await stream.line(
-                        {"event": "image", "kind": one.kind, "text": one.text, "cached": one.cached}
-                    )
+                    await stream.line(answers.image_event(one))
         return await stream.end()
 
 

@@ -92,9 +92,7 @@ class DeploymentRoutes:
                 if isinstance(one, Deployment):
                     await stream.line(_deployed(exchange, one))
                 else:
-                    await stream.line(
-                        {"event": "image", "kind": one.kind, "text": one.text, "cached": one.cached}
-                    )
+                    await stream.line(answers.image_event(one))
         return await stream.end()
 
     async def on_list(self, exchange: Exchange) -> web.StreamResponse:

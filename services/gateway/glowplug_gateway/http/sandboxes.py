@@ -90,9 +90,7 @@ class SandboxRoutes:
                 if isinstance(one, SandboxRecord):
                     await stream.line({"event": "created", "sandbox": sandbox_value(one)})
                 else:
-                    await stream.line(
-                        {"event": "image", "kind": one.kind, "text": one.text, "cached": one.cached}
-                    )
+                    await stream.line(answers.image_event(one))
         return await stream.end()
 
     async def on_list(self, exchange: Exchange) -> web.StreamResponse:

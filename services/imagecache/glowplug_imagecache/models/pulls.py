@@ -21,8 +21,9 @@ from glowplug_contracts.weights import parse_source
 from glowplug_runtime.bus import Entry
 from glowplug_runtime.service import Shell
 
-from glowplug_imagecache.flattening import Contents, Flat, flatten_tree
+from glowplug_imagecache.flattening import Flat, flatten_tree
 from glowplug_imagecache.layers.bounds import Bounds
+from glowplug_imagecache.metering import Counted
 from glowplug_imagecache.models import rules
 from glowplug_imagecache.models.sources import Weights, WeightSource
 from glowplug_imagecache.models.trees import tree_of
@@ -191,7 +192,7 @@ class Pulls:
         """Store the tree in a thread, which a cancelled pull does not leave behind."""
         bounds = Bounds(bytes_max=self._shell.settings.model_bytes_max)
         total = sum(size for _, size, _ in weights.files)
-        counted = _Counted(weights.contents, lambda done: said.say("storing", done, total))
+        counted = Counted(weights.contents, lambda done: said.say("storing", done, total))
 
         def store(check: Callable[[], None]) -> Flat:
             return flatten_tree(self._store, counted, tree_of(weights.files, bounds), check)
@@ -211,22 +212,6 @@ class _Said:
     def say(self, text: str, done: int, total: int) -> None:
         """Say how far it is."""
         self.now = (text, done, total)
-
-
-class _Counted:
-    """Contents that say how much of them was read."""
-
-    def __init__(self, contents: Contents, say: Callable[[int], None]) -> None:
-        self._contents = contents
-        self._say = say
-        self._done = 0
-
-    def read(self, content: int, offset: int, size: int) -> bytes:
-        """Read, and count."""
-        data = self._contents.read(content, offset, size)
-        self._done += size
-        self._say(self._done)
-        return data
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 from glowplug_contracts.messages.model import ModelRecord
 
-from glowplug_imagecache.flattening import Contents
+from glowplug_imagecache.metering import Contents
 
 # What is being done, bytes done, bytes in all (0 = not known).
 Say = Callable[[str, int, int], None]

@@ -17,6 +17,7 @@ from glowplug_worker.images.client import StoreClient
 from glowplug_worker.images.flat_objects import Flattened, read_pack, read_piece
 from glowplug_worker.images.objects import frame_of
 from glowplug_worker.images.upper import read_upper
+from glowplug_worker.ports import Pushed, pushed_unseen
 from glowplug_worker.runtime.rooted.changes import read_about
 
 
@@ -28,7 +29,9 @@ class Stored(msgspec.Struct, frozen=True):
     bytes_pushed: int
 
 
-async def store_changes(client: StoreClient, base: Digest, directory: Path) -> Stored:
+async def store_changes(
+    client: StoreClient, base: Digest, directory: Path, told: Pushed = pushed_unseen
+) -> Stored:
     """Return the tree that `base` has become in a rooted container.
 
     Raises: InvalidRequestError for what a tree can't hold; OSError; PlatformError if nobody takes it.
@@ -38,14 +41,14 @@ async def store_changes(client: StoreClient, base: Digest, directory: Path) -> S
     upper = directory / "upper"
     read = await asyncio.to_thread(read_upper, upper, below, about.first_id, about.places)
     tree: FlatTree = await asyncio.to_thread(apply_changes, below, read.changes)
-    pushed = await _push(client, upper, read.flattened)
+    pushed = await _push(client, upper, read.flattened, told)
     data = await asyncio.to_thread(encode_tree, tree)
     digest = await client.put(data, keep_s=0)
     total = sum(each.size for each in (*tree.packs, *tree.pieces))
     return Stored(digest, total, pushed)
 
 
-async def _push(client: StoreClient, root: Path, flattened: Flattened) -> int:
+async def _push(client: StoreClient, root: Path, flattened: Flattened, told: Pushed) -> int:
     tree = flattened.tree
     places = {
         **{Digest(each.digest.hex()): (read_pack, at) for at, each in enumerate(tree.packs)},
@@ -61,6 +64,10 @@ async def _push(client: StoreClient, root: Path, flattened: Flattened) -> int:
             made.append(frame_of(read(root, flattened, number)))
         return made
 
+    done, total = 0, sum(missing.values())
     for batch in group_by_size(missing):
+        await told(done, total)
         await client.put_chunks(await asyncio.to_thread(frames, batch))
-    return sum(missing.values())
+        done += sum(missing[digest] for digest in batch)
+    await told(done, total)
+    return total

@@ -45,7 +45,14 @@ from glowplug_worker.images.pack import pack_layer
 from glowplug_worker.images.pipconfig import PASSED_ON, PipConfig, read_pip_config
 from glowplug_worker.images.sources import unpack_source
 from glowplug_worker.images.tree import copy_tree
-from glowplug_worker.ports import ChangedRoot, LocalBase, LocalImage, Mounts
+from glowplug_worker.ports import (
+    ChangedRoot,
+    LocalBase,
+    LocalImage,
+    Mounts,
+    Pushed,
+    pushed_unseen,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -258,6 +265,7 @@ class LocalImages:
         python_version: str,
         env: dict[str, str],
         changed: ChangedRoot | None = None,
+        told: Pushed = pushed_unseen,
     ) -> LayerCommitted:
         """Pack a build container's layer, push what imagecache lacks, name the manifest.
 
@@ -272,7 +280,12 @@ class LocalImages:
                     about, host="", python_version=below.python_version, base=below.base
                 )
         committed = await pack_layer(
-            self.client, directory, about, ("/layer", str(directory)), self._changing(changed)
+            self.client,
+            directory,
+            about,
+            ("/layer", str(directory)),
+            self._changing(changed, told),
+            told,
         )
         log.info(
             "image.committed",
@@ -285,7 +298,9 @@ class LocalImages:
         )
         return committed
 
-    def _changing(self, changed: ChangedRoot | None) -> Callable[[], Awaitable[Stored]] | None:
+    def _changing(
+        self, changed: ChangedRoot | None, told: Pushed
+    ) -> Callable[[], Awaitable[Stored]] | None:
         """Return what stores the changes of a build's root; None where it has none of its own."""
         if changed is None:
             return None
@@ -293,7 +308,7 @@ class LocalImages:
         async def store() -> Stored:
             began = await asyncio.to_thread(_read_about, await self._ensure_layer(changed.began))
             assert began.base is not None  # noqa: S101 - bringing saw to it
-            return await store_changes(self.client, began.base.tree, changed.directory)
+            return await store_changes(self.client, began.base.tree, changed.directory, told)
 
         return store
 

@@ -28,6 +28,7 @@ from glowplug_worker.images.changed import Stored
 from glowplug_worker.images.client import StoreClient
 from glowplug_worker.images.objects import frame_of
 from glowplug_worker.images.tree import LayerReader
+from glowplug_worker.ports import Pushed, pushed_unseen
 
 
 async def pack_layer(
@@ -36,18 +37,19 @@ async def pack_layer(
     manifest: ImageManifest,
     layer_paths: Sequence[str],
     changing: Callable[[], Awaitable[Stored]] | None = None,
+    told: Pushed = pushed_unseen,
 ) -> LayerCommitted:
     """Store the layer in `directory`, with `manifest` saying everything but its entries.
 
     `layer_paths`: how the container may spell its layer's root. `changing` stores what became of the image's
-    root, where a build may change it. Content that an image can't hold,
-    and an imagecache that does not answer, are reported in `error`.
+    root, where a build may change it. `told` hears how many of the bytes that imagecache lacked are there.
+    Content that an image can't hold, and an imagecache that does not answer, are reported in `error`.
     """
     try:
         reader = LayerReader(directory, layer_paths)
         try:
             changed = await changing() if changing is not None else None
-            return await _pack(client, reader, manifest, changed)
+            return await _pack(client, reader, manifest, changed, told)
         finally:
             reader.close()
     except InvalidRequestError as err:
@@ -59,7 +61,11 @@ async def pack_layer(
 
 
 async def _pack(
-    client: StoreClient, reader: LayerReader, about: ImageManifest, changed: Stored | None
+    client: StoreClient,
+    reader: LayerReader,
+    about: ImageManifest,
+    changed: Stored | None,
+    told: Pushed,
 ) -> LayerCommitted:
     entries = await asyncio.to_thread(reader.entries)
     base, of_root = about.base, 0
@@ -73,7 +79,7 @@ async def _pack(
     )
     data = await asyncio.to_thread(encode_manifest, manifest)
     decode_manifest(data)  # whatever is stored must be readable
-    pushed = await _push_missing(client, reader, manifest)
+    pushed = await _push_missing(client, reader, manifest, told)
     pushed += changed.bytes_pushed if changed is not None else 0
     digest = await client.put(data, keep_s=0)
     return LayerCommitted(
@@ -84,18 +90,24 @@ async def _pack(
     )
 
 
-async def _push_missing(client: StoreClient, reader: LayerReader, manifest: ImageManifest) -> int:
+async def _push_missing(
+    client: StoreClient, reader: LayerReader, manifest: ImageManifest, told: Pushed
+) -> int:
     sizes = chunk_sizes(manifest)
     places = {
         chunk.digest: (entry.path, chunk) for entry in manifest.entries for chunk in entry.chunks
     }
     missing = {digest: sizes[digest] for digest in await client.missing(list(sizes))}
+    done, total = 0, sum(missing.values())
     for batch in group_by_size(missing):
+        await told(done, total)
         frames = await asyncio.to_thread(
             lambda batch: [frame_of(reader.piece(*places[digest])) for digest in batch], batch
         )
         await client.put_chunks(frames)
-    return sum(missing.values())
+        done += sum(missing[digest] for digest in batch)
+    await told(done, total)
+    return total
 
 
 def _refused(code: str, message: str) -> LayerCommitted:
