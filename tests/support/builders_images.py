@@ -7,9 +7,10 @@ import contextlib
 import io
 import os
 import tarfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from aiohttp import web
 from glowplug_contracts.ids import DEFAULT_WORKSPACE, Digest
 from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
 from glowplug_contracts.messages.image import ChunkRef, ImageManifest, ManifestEntry
@@ -96,10 +97,13 @@ def read_tree(root: Path) -> dict[str, tuple[str, object]]:
 
 @contextlib.asynccontextmanager
 async def open_imagecache(
-    store: Store, clock: Clock | None = None, token: str = TOKEN
+    store: Store,
+    clock: Clock | None = None,
+    token: str = TOKEN,
+    more: Sequence[web.RouteDef] = (),
 ) -> AsyncIterator[str]:
     """Serve a store over HTTP; yield its URL."""
-    app = make_app(store, clock or Clock(), token)
+    app = make_app(store, clock or Clock(), token, more)
     async with open_http(app, "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
 

@@ -31,6 +31,9 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 DIGESTS_ASKED_MAX = 8192
 # What the starts of one tree are known to read: at most 2 GiB that a start may wait for.
 HOT_OBJECTS_MAX = 2048
+# Of workers that have a tree, so many are told of at once.
+PEERS_TOLD_MAX = 8
+URL_CHARS_MAX = 2048
 MANIFEST_BYTES_MAX = 256 * 1024 * 1024
 ENTRIES_MAX = 1_000_000
 PATH_BYTES_MAX = 4096
@@ -125,6 +128,16 @@ def decode_digests(data: bytes) -> list[Digest]:
             "request.too_large", f"{len(digests)} digests at once; ask for {DIGESTS_ASKED_MAX}"
         )
     return [check_digest(digest) for digest in digests]
+
+
+def decode_peers(data: bytes) -> list[str]:
+    """Return where workers that have a tree give it out, as `/trees/{digest}/peers` says. Raises: ContractError."""
+    urls = decode(data, list[str], "msgpack")
+    if len(urls) > PEERS_TOLD_MAX or any(
+        len(url) > URL_CHARS_MAX or not url.startswith(("http://", "https://")) for url in urls
+    ):
+        raise ContractError("platform.contract", "this is no list of where workers answer")
+    return urls
 
 
 def group_by_size(sizes: Mapping[Digest, int]) -> list[list[Digest]]:

@@ -22,6 +22,7 @@ from glowplug_imagecache.models.sources import WeightSource
 from glowplug_imagecache.models.uploaded import UploadedWeights
 from glowplug_imagecache.models.uploads import Uploads
 from glowplug_imagecache.opening import open_store
+from glowplug_imagecache.peers import TreePeers
 from glowplug_imagecache.pulled import open_sources
 from glowplug_imagecache.service import SERVICE, open_builds
 from glowplug_imagecache.settings import ImagecacheSettings
@@ -30,6 +31,7 @@ from glowplug_imagecache.sweeping import Sweeper
 from glowplug_imagecache.watching import Watcher
 
 KEEP_TICK_S = 1.0
+WORKER = "worker"
 
 
 @contextlib.asynccontextmanager
@@ -61,7 +63,9 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         shelf = Shelf(shell, store, builds.beats)
         doors = ImageDoors(shelf, keeper, watcher, settings.store_bytes_max)
         hot = HotLists(store)
-        routes = [*doors.routes(), *hot.routes(), *ModelDoors(uploaded, uploads).routes()]
+        peers = TreePeers(builds.beats, lambda: _workers(shell))
+        models = ModelDoors(uploaded, uploads)
+        routes = [*doors.routes(), *hot.routes(), *peers.routes(), *models.routes()]
         app = make_app(store, shell.clock, shell.internal_token(), routes, builds.quota)
         port = await stack.enter_async_context(open_http(app, settings.host, settings.port))
         shell.url = f"http://{settings.host}:{port}"
@@ -72,6 +76,12 @@ async def open_service(shell: Shell[ImagecacheSettings]) -> AsyncIterator[None]:
         shell.every(KEEP_TICK_S, keeper.tick, "evict what nothing needs")
         shell.every(KEEP_TICK_S, watcher.tick, "scrub the store")
         yield
+
+
+def _workers(shell: Shell[ImagecacheSettings]) -> dict[str, str]:
+    """Return where workers answer that give objects out."""
+    beats = shell.peers.services()
+    return {b.instance: b.url for b in beats if b.service == WORKER and b.ready and b.url}
 
 
 def main() -> None:

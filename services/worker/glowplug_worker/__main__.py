@@ -8,14 +8,15 @@ import platform
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from glowplug_contracts.errors import PlatformError
-from glowplug_contracts.ids import WorkerId
+from glowplug_contracts.ids import Digest, WorkerId
+from glowplug_runtime.http import open_http
 from glowplug_runtime.replicas import Replicas
 from glowplug_runtime.service import Shell, run
 from glowplug_runtime.settings import SettingsError
@@ -25,9 +26,12 @@ from glowplug_worker.blobs import CachedBlobs
 from glowplug_worker.door import open_gateways
 from glowplug_worker.gpus.nvml import open_nvml
 from glowplug_worker.gpus.watch import LOOK_S, Gpus
-from glowplug_worker.images import Mounting, open_images
+from glowplug_worker.images import LocalImages, Mounting, open_images
 from glowplug_worker.images.aptconfig import apt_config
 from glowplug_worker.images.client import open_session
+from glowplug_worker.images.mounts.files import Whole
+from glowplug_worker.images.mounts.lazy import LazyMounts
+from glowplug_worker.images.peers.door import PeerDoor
 from glowplug_worker.inventory import open_directory, open_offers
 from glowplug_worker.links import Links
 from glowplug_worker.notices import Notices
@@ -87,6 +91,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
                 _apt_proxy(settings),
             )
         )
+        peers = await _open_peers(shell, images, stack)
         gateways = await stack.enter_async_context(
             open_gateways(shell.internal_token(), lambda: shell.peers.urls("gateway"))
         )
@@ -144,6 +149,7 @@ async def open_service(shell: Shell[WorkerSettings]) -> AsyncIterator[None]:
             pids=settings.pids if "pids" in backend.enforces else 0,
             io=io_limits(settings),
             refuses_unenforced=settings.unenforced == "refuse",
+            trees=lambda: tuple(peers()),
         )
         own = workshop.pythons.find("")
         if own is not None:
@@ -207,6 +213,30 @@ def _mounting(shell: Shell[WorkerSettings], settings: WorkerSettings, spawn: Any
         keep_s=settings.image_keep_s,
         bytes_max=parse_bytes(settings.image_disk, "image_disk"),
     )
+
+
+async def _open_peers(
+    shell: Shell[WorkerSettings], images: LocalImages, stack: contextlib.AsyncExitStack
+) -> Callable[[], Mapping[Digest, Whole]]:
+    """Open the door for other workers, if that is wanted; return what says which trees they may have."""
+    settings, mounts = shell.settings, images.mounts
+    if not settings.peers:
+        return dict
+    if settings.peer_streams < 1:
+        raise SettingsError(f"GLOWPLUG_WORKER_PEER_STREAMS={settings.peer_streams}: at least 1")
+    if not isinstance(mounts, LazyMounts):
+        shell.ready_note(peers="none: images are extracted here, which leaves no objects to give")
+        return dict
+    door = PeerDoor(
+        mounts.whole,
+        shell.clock,
+        shell.internal_token(),
+        streams=settings.peer_streams,
+        bytes_per_s=parse_bytes(settings.peer_bytes, "peer_bytes"),
+    )
+    port = await stack.enter_async_context(open_http(door.app(), settings.host, settings.port))
+    shell.url = f"http://{settings.host}:{port}"
+    return mounts.whole
 
 
 def _apt_proxy(settings: WorkerSettings) -> str:

@@ -94,6 +94,8 @@ MEMORY_POLL_S: Final = 0.5
 END_S: Final = 3.0
 ENDED_KEPT_MAX: Final = 1000
 CONTAINERS_MAX: Final = 1000
+# Of trees that it has for other workers, a beat tells of so many, the latest used.
+TREES_TOLD_MAX: Final = 64
 
 
 class WorkerService:
@@ -420,6 +422,7 @@ class WorkerService:
             gpu_states=workshop.gpus.states(),
             driver=workshop.gpus.driver,
             images=tuple(workshop.images.digests()),
+            trees=tuple(workshop.trees())[-TREES_TOLD_MAX:],
             pythons=tuple(workshop.pythons.versions()),
             draining=self.draining or self.duty.cordoned,
             cordoned=self.duty.cordoned,

@@ -61,6 +61,10 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
         image_disk: what such images may take in the data directory, "50Gi" or bytes; "" = half of its file
             system. Beyond it those leave that no container has had for longest.
         pool: which pool's containers it takes.
+        peers: whether it gives other workers the objects of images that it has mounted and that are all here, at `host`
+            and `port`, for the platform's own token; takes a `host` that other workers reach.
+        peer_streams: to how many of them at once; others are sent to imagecache.
+        peer_bytes: bytes a second that may leave so, "256Mi"; "" = not limited.
         apt_proxy: what build containers ask for Debian packages, "http://cache.example:3142"; "" = the servers that an
             image names.
         claims_dir: where workers of this host say what they claim; "" = beside the data directory.
@@ -92,6 +96,9 @@ class WorkerSettings(Settings, frozen=True, kw_only=True):
     network_open: str = ""
     network_between: str = "198.18.0.0/15"
     pool: str = "default"
+    peers: bool = False
+    peer_streams: int = 4
+    peer_bytes: str = "256Mi"
     apt_proxy: str = ""
     claims_dir: str = ""
     stop_grace_s: float = 8.0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from glowplug_contracts.errors import RejectedError
-from glowplug_contracts.ids import WorkerId
+from glowplug_contracts.ids import Digest, WorkerId
 from glowplug_contracts.messages.dispatch import InvocationFact
 from glowplug_runtime.bus import Bus
 
@@ -101,6 +101,7 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
         io: what each container may ask of each disk in a second.
         refuses_unenforced: a container whose limits the backend can't hold it to is not started.
         outbox: outcomes that are being stored after they were told.
+        trees: those that are all here and that other workers may have.
         cancel_grace_s: after which one that is deaf to its cancel is killed.
     """
 
@@ -130,3 +131,4 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     pids: int = 0
     io: IoLimits = IoLimits()
     refuses_unenforced: bool = False
+    trees: Callable[[], Sequence[Digest]] = tuple

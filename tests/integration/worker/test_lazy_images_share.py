@@ -5,27 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from glowplug_contracts.ids import Digest
 from glowplug_imagecache.objects import stored_form
-from glowplug_runtime.clock import Clock
-from glowplug_worker.images.client import StoreClient, open_session
-from glowplug_worker.images.mounts.lazy import LazyMounts, open_lazy_mounts
-from glowplug_worker.images.mounts.probe import Choice, MountMethod, why_not_fanotify, why_not_fuse
-from glowplug_worker.images.mounts.sources import ImagecacheSource
+from glowplug_worker.images.mounts.probe import MountMethod, why_not_fanotify, why_not_fuse
 
 from tests.support.builders_images import TOKEN, open_imagecache
 from tests.support.counted_store import CountingStore, an_image
-from tests.support.eventually import eventually
+from tests.support.lazy_nodes import a_node, filled
 
 NODES = 2
 STARTS = 1000
 READERS = 8
-FILL_S = 30.0
 SMALL = 300
 
 pytestmark = pytest.mark.root
@@ -37,27 +30,6 @@ def method(request: pytest.FixtureRequest, tmp_path: Path) -> MountMethod:
     if why:
         pytest.skip(why)
     return request.param
-
-
-@contextlib.asynccontextmanager
-async def a_node(directory: Path, url: str, method: MountMethod) -> AsyncIterator[LazyMounts]:
-    async with (
-        open_session(TOKEN) as session,
-        asyncio.TaskGroup() as tasks,
-        open_lazy_mounts(
-            directory,
-            ImagecacheSource(StoreClient(session, lambda: url)),
-            lambda: {"store": "imagecache", "urls": [url], "token": TOKEN},
-            Clock(),
-            lambda work, name: tasks.create_task(work, name=name),
-            Choice(method, "a test"),
-        ) as mounts,
-    ):
-        yield mounts
-
-
-async def filled(mounts: LazyMounts, tree: Digest) -> None:
-    await eventually(lambda: mounts.filled(tree), within_s=FILL_S)
 
 
 async def test_a_thousand_starts_ask_for_each_chunk_once_on_each_node(

@@ -93,7 +93,8 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     the machine's name; `image_host` what its images are built for (see ImageManifest.host). `gpus` are
     on offer, `gpu_states` all there are. `cordoned`: somebody told it to take nothing new.
     `templates` are the deployments whose containers it forks; `plain_starts` says why others' it can't.
-    `kept` are all templates that live, with what they use.
+    `kept` are all templates that live, with what they use. `trees` are all here, and it gives their objects
+    to other workers, at its service's URL.
     """
 
     worker_id: WorkerId
@@ -116,6 +117,7 @@ class WorkerBeat(Message, frozen=True, kw_only=True):
     gpu_states: tuple[GpuState, ...] = ()
     driver: str = ""
     kept: tuple[TemplateView, ...] = ()
+    trees: tuple[Digest, ...] = ()
 
 
 class WorkerOrder(Message, frozen=True, kw_only=True):

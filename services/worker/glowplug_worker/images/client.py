@@ -34,6 +34,7 @@ from glowplug_contracts.manifests import (
     ChunkFrame,
     batch_bytes,
     decode_digests,
+    decode_peers,
     encode_digests,
 )
 from glowplug_runtime.groups import leaves
@@ -187,6 +188,11 @@ class StoreClient:
                 return decode_digests(await answer.read())
 
         return await _again(once)
+
+    async def get_peers(self, tree: Digest) -> list[str]:
+        """Return where workers answer that have all of a tree. It is a hint: asked once. Raises: PlatformError."""
+        async with self._ask("GET", f"/trees/{tree}/peers") as answer:
+            return decode_peers(await answer.read())
 
     async def put_hot(self, tree: Digest, objects: Sequence[Digest]) -> None:
         """Keep what starts of a tree are known to read."""

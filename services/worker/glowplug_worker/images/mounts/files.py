@@ -51,6 +51,13 @@ class Home(NamedTuple):
         return self.path / _ROOT
 
 
+class Whole(NamedTuple):
+    """A tree that is all here: where its manifest is, and its devices, open."""
+
+    manifest: Path
+    files: tuple[int, int]
+
+
 def make_home(
     path: Path, digest: Digest, manifest: bytes, left: Home | None = None
 ) -> tuple[Home, tuple[int, int]]:

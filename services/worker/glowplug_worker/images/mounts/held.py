@@ -36,6 +36,7 @@ class Tree:
         self.ready = False
         self.mounted = False
         self.filled = False
+        self.from_peers = 0
         self.unheld_since = 0.0
         self.unheld_unix = 0.0
         self.hot: list[Digest] = []

@@ -31,7 +31,7 @@ from glowplug_runtime.clock import Clock
 
 from glowplug_worker.images.mounts import hot, kept, kernel
 from glowplug_worker.images.mounts.channel import Channel
-from glowplug_worker.images.mounts.files import Home, make_devices, write_metadata
+from glowplug_worker.images.mounts.files import Home, Whole, make_devices, write_metadata
 from glowplug_worker.images.mounts.fuse import mount_options
 from glowplug_worker.images.mounts.held import Tree, both, mounting, whole
 from glowplug_worker.images.mounts.hot import HotLists, NoHotLists
@@ -212,6 +212,24 @@ class LazyMounts:
         """Return whether all of a held tree is here, so that reading it costs nothing any more."""
         return self._trees[tree].filled
 
+    def from_peers(self, tree: Digest) -> int:
+        """Return how many bytes of a held tree's objects other workers gave until it was filled."""
+        return self._trees[tree].from_peers
+
+    def whole(self) -> dict[Digest, Whole]:
+        """Return the trees that are all here, with their manifests and open devices: the latest used last.
+
+        The devices may be closed as soon as something is awaited.
+        """
+        trees = sorted(
+            self._trees.values(), key=lambda each: (bool(each.holders), each.unheld_since)
+        )
+        return {
+            each.digest: Whole(each.home.tree, each.files)
+            for each in trees
+            if each.filled and each.ready and each.home is not None and each.files is not None
+        }
+
     async def prefetch(self, tree: Digest, objects: Sequence[Digest]) -> None:
         """Have these objects of a held tree here, in this order, before it returns: what its start is known to read.
 
@@ -391,9 +409,10 @@ class LazyMounts:
         assert tree.files is not None  # noqa: S101 - likewise
         return Service(tree.base, tree.digest, tree.home.tree, tree.files)
 
-    def _filled_now(self, base: int) -> None:
+    def _filled_now(self, base: int, from_peers: int) -> None:
         for tree in self._trees.values():
             if tree.base == base:
+                tree.from_peers = from_peers
                 self._spawn(self._end_watch(tree), "mounts.filled")
 
     async def _end_watch(self, tree: Tree) -> None:
@@ -412,7 +431,7 @@ class LazyMounts:
                 return
             tree.filled = True
             tree.watched = self.choice.method == "fuse"
-            log.info("mounts.filled", tree=tree.digest)
+            log.info("mounts.filled", tree=tree.digest, from_peers=tree.from_peers)
 
     def _lost(self, group: int) -> None:
         """Give up the holder's mounts: a successor fails whoever waits, and ends when nobody reads them any more."""

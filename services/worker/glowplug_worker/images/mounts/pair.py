@@ -51,7 +51,7 @@ class Pair:
         words: where objects come from, in words for the daemon; told again when they change.
         services: what a new daemon serves.
         lost: is called when the holder ended by itself, with the group that it had (-1 = none).
-        filled: takes the base of a tree that is all here.
+        filled: takes the base of a tree that is all here, and how many bytes of it other workers gave.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Pair:
         spawn: Spawn,
         services: Callable[[], Iterable[Service]],
         lost: Callable[[int], None],
-        filled: Callable[[int], None],
+        filled: Callable[[int, int], None],
     ) -> None:
         self._method, self._words, self._spawn = method, words, spawn
         self._services, self._lost, self._filled = services, lost, filled
@@ -175,7 +175,7 @@ class Pair:
         self._said = words
 
     def _heard(self, said: dict[str, Any]) -> None:
-        self._filled(said["filled"])
+        self._filled(said["filled"], said["from_peers"])
 
     def _daemon_gone(self) -> None:
         gone, self._daemon = self._daemon, None

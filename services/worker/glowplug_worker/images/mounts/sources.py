@@ -73,10 +73,10 @@ class ImagecacheSource:
     async def fetch(self, digests: Sequence[Digest]) -> Iterable[tuple[Digest, bytes]]:
         """Return objects, decompressed one by one. Raises: UnavailableError, NotFoundError (one is not there)."""
         frames = await self._client.get_chunks(digests)
-        return ((each.digest, _plain(each)) for each in frames)
+        return ((each.digest, plain(each)) for each in frames)
 
 
-def _plain(frame: ChunkFrame) -> bytes:
+def plain(frame: ChunkFrame) -> bytes:
     """Return an object's bytes; b"" for what is no frame of at most an object's size, which no digest names."""
     if frame.stored is None:
         return b""

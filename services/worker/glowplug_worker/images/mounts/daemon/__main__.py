@@ -9,7 +9,7 @@ An order is a packet of JSON with an id, and descriptors; its answer has the sam
     recorded {base, path}                  write the list of what was read
     forget {base}
 
-Of a tree that is filled it says so without being asked: {"filled": base}.
+Of a tree that is filled it says so without being asked: {"filled": base, "from_peers": bytes}.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import structlog
 from glowplug_contracts.codec import decode, encode
 from glowplug_contracts.errors import PlatformError
@@ -42,6 +43,7 @@ from glowplug_worker.images.mounts.wire import (
     encode_answer,
 )
 from glowplug_worker.images.objects import check_blob
+from glowplug_worker.images.peers.asking import PeersFirst
 from glowplug_worker.runtime.packets import receive
 
 log = structlog.get_logger()
@@ -63,6 +65,7 @@ class Daemon:
         self._prefetching: dict[int, int] = {}
         self._tickets = itertools.count(1)
         self._source: TreeSource | None = None
+        self._peering: tuple[StoreClient, aiohttp.ClientSession] | None = None
         self._urls: deque[str] = deque()
         self._closing = contextlib.AsyncExitStack()
         self.over = asyncio.Event()
@@ -135,7 +138,8 @@ class Daemon:
             session = await self._closing.enter_async_context(
                 open_session(order["token"], STALLED_S)
             )
-            self._source = ImagecacheSource(StoreClient(session, self._next_url))
+            client = StoreClient(session, self._next_url)
+            self._source, self._peering = ImagecacheSource(client), (client, session)
 
     def _next_url(self) -> str | None:
         """Return where to ask: another place each time, so that one that is away costs one try."""
@@ -150,16 +154,24 @@ class Daemon:
             lambda: decode(check_blob(digest, data), FlatTree, "msgpack")
         )
         packs, pieces = fds
+        peers = self._peers_of(digest, self._source)
         self._trees[base] = Served(
             base,
             tree,
             (packs, pieces),
-            Beside(self._source, self._trees.values),
+            Beside(peers or self._source, self._trees.values),
             self._tasks.create_task,
             self._answer,
             self._prefetched,
-            lambda: self._tell({"filled": base}),
+            lambda: self._tell({"filled": base, "from_peers": peers.brought if peers else 0}),
         )
+
+    def _peers_of(self, digest: Digest, source: TreeSource) -> PeersFirst | None:
+        """Return what asks other workers first; None where there is no imagecache to tell who they are."""
+        if self._peering is None:
+            return None
+        client, session = self._peering
+        return PeersFirst(source, lambda: client.get_peers(digest), session)
 
     def _take_needs(self, needs: socket.socket) -> None:
         needs.setblocking(False)  # noqa: FBT003 - positional only

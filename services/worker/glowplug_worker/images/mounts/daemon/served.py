@@ -54,10 +54,7 @@ class Served:
         self._say, self._told, self._filled = say, told, filled
         self._devices = (place_objects(tree.packs), place_objects(tree.pieces))
         self._first = (0, len(tree.packs))
-        self._places = [
-            *_places(files[0], self._devices[0], tree.packs),
-            *_places(files[1], self._devices[1], tree.pieces),
-        ]
+        self._places = places_of(tree, files)
         self._numbers = {place.digest: number for number, place in enumerate(self._places)}
         sizes = [place.size for place in self._places]
         tables = range(len(tree.packs)), range(len(tree.packs), len(sizes))
@@ -202,6 +199,14 @@ def _write(place: Place, data: bytes) -> None:
     while rest:
         count = os.pwrite(place.file, rest, at)
         rest, at = rest[count:], at + count
+
+
+def places_of(tree: FlatTree, files: tuple[int, int]) -> list[Place]:
+    """Return where a tree's objects are in its devices: packs first, then pieces."""
+    return [
+        *_places(files[0], place_objects(tree.packs), tree.packs),
+        *_places(files[1], place_objects(tree.pieces), tree.pieces),
+    ]
 
 
 def _places(file: int, device: Device, objects: Sequence[StoredObject]) -> list[Place]:
