@@ -20,13 +20,7 @@ async def deploy_sibling(http: DoorHttp, own: dict[str, Any], wrapper: Any) -> d
 
     Raises: NotYetSupportedError for what can't be deployed from a container.
     """
-    spec = describe_asked(
-        wrapper.asked,
-        source=_source_of(own, wrapper),
-        image=_image_of(own, wrapper),
-        is_generator=wrapper.is_generator,
-    )
-    body = json.dumps(spec).encode()
+    body = json.dumps(describe_sibling(own, wrapper)).encode()
 
     async def once(url: str) -> dict[str, Any]:
         async with http.open_stream(
@@ -46,6 +40,19 @@ async def deploy_sibling(http: DoorHttp, own: dict[str, Any], wrapper: Any) -> d
         raise BrokenAnswerError("the answer ended without a deployment")
 
     return await http.retrying(once)
+
+
+def describe_sibling(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:
+    """Return the description of a function, as the program would have sent it.
+
+    Raises: NotYetSupportedError.
+    """
+    return describe_asked(
+        wrapper.asked,
+        source=_source_of(own, wrapper),
+        image=_image_of(own, wrapper),
+        is_generator=wrapper.is_generator,
+    )
 
 
 def _source_of(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:
@@ -80,9 +87,12 @@ def _image_of(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:
             made["blob"] = same[0]["blob"]
         steps.append(made)
     return {
+        "base": image.base,
+        "credentials": image.credentials,
         "python_version": image.python_version,
         "steps": steps,
         "env": dict(image.environment),
+        "force": image.force,
     }
 
 
