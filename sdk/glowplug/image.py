@@ -27,12 +27,16 @@ _VERSION = re.compile(r"^(?:python)?(3(?:\.[0-9]{1,2})?)\Z")
 
 @dataclass(frozen=True)
 class Step:
-    """One step: "pip" (requirement lines), "apt" (packages), "run" (one command), "file" (from here to there)."""
+    """One step: "pip" (requirement lines), "apt" (packages), "run" (one command), "file" (from here to there).
+
+    `secrets`: of the first three: whose variables its command has.
+    """
 
     kind: str
     arguments: tuple[str, ...]
     origin: Path | None = None
     details: Exec | Copied | Config | None = None
+    secrets: tuple[Secret, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Image:
     base: str
     credentials: str
     force: bool
+    secrets: tuple[Secret, ...]
 
     def __init__(
         self,
@@ -72,22 +77,28 @@ class Image:
         base_image: str = "",
         system_packages: Sequence[str] | None = None,
         force_build: bool = False,  # noqa: FBT001, FBT002 - the public surface has it so
+        secrets: Sequence[Secret | str] | None = None,
         **others: Any,
     ) -> None:
         refuse_parameters("Image", others)
+        named = _secrets(secrets)
         base = parse_base(base_image) if base_image else HOST_BASE
         object.__setattr__(self, "python_version", parse_python_version(python_version))
         steps: list[Step] = []
         if system_packages:
-            steps.append(Step("apt", read_packages("system_packages", system_packages, base)))
+            packages = read_packages("system_packages", system_packages, base)
+            steps.append(Step("apt", packages, secrets=named))
         if python_packages:
-            steps.append(Step("pip", read_requirements(python_packages)))
-        steps.extend(Step("run", (_text("commands", command),)) for command in commands or ())
+            steps.append(Step("pip", read_requirements(python_packages), secrets=named))
+        steps.extend(
+            Step("run", (_text("commands", command),), secrets=named) for command in commands or ()
+        )
         object.__setattr__(self, "steps", tuple(steps))
         object.__setattr__(self, "environment", tuple(parse_env("env_vars", env_vars).items()))
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "credentials", "")
         object.__setattr__(self, "force", force_build)
+        object.__setattr__(self, "secrets", named)
 
     @classmethod
     def from_registry(
@@ -106,9 +117,7 @@ class Image:
             credentials: a secret with REGISTRY_USERNAME and REGISTRY_PASSWORD.
             python_version: refuse the image if it has another one.
         """
-        from glowplug.secret import parse_secrets  # noqa: PLC0415 - it knows images by way of `asked`
-
-        login = parse_secrets(None if credentials is None else [credentials])
+        login = _secrets(None if credentials is None else [credentials])
         name = login[0].name if login else ""
         image = cls(python_version=python_version, env_vars=env_vars)
         return replace_image(image, base=parse_base(reference), credentials=name)
@@ -145,33 +154,51 @@ class Image:
         image = _image_of(reading.stage, context, credentials)
         return replace_image(image, python_version=parse_python_version(python_version))
 
-    def pip_install(self, *packages: str | Sequence[str]) -> Image:
+    def pip_install(
+        self, *packages: str | Sequence[str], secrets: Sequence[Secret | str] | None = None
+    ) -> Image:
         """Add Python packages: requirement lines, or the path of a requirements file."""
         lines: list[str] = []
         for package in packages:
             lines.extend(read_requirements(package))
         if not lines:
             raise ValueError("pip_install() needs at least one package")
-        return self._with(Step("pip", tuple(lines)))
+        return self._with(Step("pip", tuple(lines), secrets=self._named(secrets)))
 
     def add_python_packages(self, packages: Sequence[str] | str) -> Image:
         """Add Python packages; the same as pip_install."""
         return self.pip_install(packages)
 
-    def apt_install(self, *packages: str | Sequence[str]) -> Image:
+    def apt_install(
+        self, *packages: str | Sequence[str], secrets: Sequence[Secret | str] | None = None
+    ) -> Image:
         """Install Debian packages: of an image of a registry, which is root's to change while it is built."""
         names: list[str] = []
         for package in packages:
             names.extend((package,) if isinstance(package, str) else package)
-        return self._with(Step("apt", read_packages("apt_install", names, self.base)))
+        found = read_packages("apt_install", names, self.base)
+        return self._with(Step("apt", found, secrets=self._named(secrets)))
 
-    def run_commands(self, *commands: str | Sequence[str]) -> Image:
-        """Run shell commands while the image is built, each one a step."""
-        image = self
+    def run_commands(
+        self, *commands: str | Sequence[str], secrets: Sequence[Secret | str] | None = None
+    ) -> Image:
+        """Run shell commands while the image is built, each one a step.
+
+        Args:
+            secrets: whose variables these commands have, and nothing else has.
+        """
+        image, named = self, self._named(secrets)
         for command in commands:
             for line in (command,) if isinstance(command, str) else tuple(command):
-                image = image._with(Step("run", (_text("run_commands", line),)))
+                image = image._with(Step("run", (_text("run_commands", line),), secrets=named))
         return image
+
+    def with_secrets(self, secrets: Sequence[Secret | str]) -> Image:
+        """Let the packages and commands that come after this have the variables of secrets.
+
+        They are in the environment of those steps only: not in the image, nor in what a build writes.
+        """
+        return replace_image(self, secrets=self._named(secrets))
 
     def add_local_file(self, local_path: str | Path, remote_path: str) -> Image:
         """Add one file of this machine at a path inside the image's layer."""
@@ -201,6 +228,9 @@ class Image:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         refuse_method("Image", name)
 
+    def _named(self, secrets: Sequence[Secret | str] | None) -> tuple[Secret, ...]:
+        return tuple(dict.fromkeys((*self.secrets, *_secrets(secrets))))
+
     def _with(self, step: Step) -> Image:
         return replace_image(self, steps=(*self.steps, step))
 
@@ -226,7 +256,8 @@ def _image_of(stage: Stage, context: Path, credentials: Secret | str | None) -> 
 def replace_image(image: Image, **changes: Any) -> Image:
     """Return a copy with some attributes changed."""
     copy = Image()
-    for name in ("python_version", "steps", "environment", "base", "credentials", "force"):
+    names = ("python_version", "steps", "environment", "base", "credentials", "force", "secrets")
+    for name in names:
         object.__setattr__(copy, name, changes.get(name, getattr(image, name)))
     return copy
 
@@ -311,6 +342,12 @@ def parse_env(name: str, value: Mapping[str, str] | Sequence[str] | None) -> dic
             raise TypeError(f"{name}: the value of {pair[0]} must be a string, not {pair[1]!r}")
         variables[pair[0]] = pair[1]
     return variables
+
+
+def _secrets(given: Sequence[Secret | str] | None) -> tuple[Secret, ...]:
+    from glowplug.secret import parse_secrets  # noqa: PLC0415 - it knows images by way of `asked`
+
+    return parse_secrets(given)
 
 
 def _text(name: str, value: object) -> str:

@@ -85,6 +85,7 @@ HONOURED: dict[str, frozenset[str]] = {
             "env_vars",
             "base_image",
             "force_build",
+            "secrets",
         }
     ),
     "QueueDepthAutoscaler": frozenset(
@@ -134,9 +135,7 @@ NOT_YET: dict[str, dict[str, str]] = {
         "name": "leave it out: sandboxes are named by their id",
         "ports": "talk to the sandbox through run_code and exec",
     },
-    "Image": {
-        "secrets": "pass values with env_vars=, which the image keeps in plain text",
-    },
+    "Image": {},
     "QueueDepthAutoscaler": {},
     "TaskPolicy": {},
 }
@@ -171,7 +170,6 @@ METHODS_NOT_YET: dict[str, dict[str, str]] = {
     "schedule": {"serve": "run the program, or deploy it again after a change"},
     "on_event": {"serve": "deploy it again after a change"},
     "Image": {
-        "with_secrets": "use env(), which the image keeps in plain text",
         "micromamba": "use pip_install, or from_dockerfile with a Dockerfile that begins FROM an image that has it",
     },
     "Sandbox": {

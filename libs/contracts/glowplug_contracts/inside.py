@@ -52,6 +52,11 @@ WORKER_ALLOWED: Final[tuple[tuple[str, str], ...]] = (("GET", "/api/v1/container
 # What imagecache asks for a build, with the internal token; `ask` is whom the gateway wanted to be told.
 PULL_CREDENTIALS: Final = "/internal/pulls/{ask}/credentials"
 
+# Likewise, which secrets the build's steps name and which values are meant (stamps, not the values), and, for
+# the worker that runs such a step, the variables of one of them.
+BUILD_SECRETS: Final = "/internal/builds/{ask}/secrets"
+BUILD_SECRET: Final = "/internal/builds/{ask}/secrets/{secret}"  # noqa: S105 - a route
+
 # Likewise for a model that it pulls: `pull` must be the one that the model's record has.
 MODEL_TOKEN: Final = "/internal/models/{workspace}/{model}/pulls/{pull}/token"  # noqa: S105 - a route
 

@@ -12,6 +12,7 @@ from glowplug_contracts.messages.deployment import (
     ImageSpec,
     ImageStep,
     Resources,
+    SecretRef,
     SourceRef,
 )
 from glowplug_contracts.messages.invocation import RemoteError
@@ -96,7 +97,12 @@ class Packer:
             if step.origin is not None:
                 data = await in_thread(tar_of, step.origin, step.arguments[0])
                 blob = await put_blob(self._http, data, look_first=True)
-            steps.append(ImageStep(kind=step.kind, args=step.arguments, blob=blob))  # type: ignore[arg-type]
+            secrets = tuple(
+                SecretRef(name=one.name, required_keys=one.required_keys) for one in step.secrets
+            )
+            steps.append(
+                ImageStep(kind=step.kind, args=step.arguments, blob=blob, secrets=secrets)  # type: ignore[arg-type]
+            )
         return ImageSpec(
             base=image.base,
             credentials=image.credentials,

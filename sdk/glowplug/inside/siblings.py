@@ -78,7 +78,13 @@ def _image_of(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:
             raise _refusal(
                 wrapper, "its image comes from a Dockerfile, which this container does not have"
             )
-        made: dict[str, Any] = {"kind": step.kind, "args": list(step.arguments)}
+        made: dict[str, Any] = {
+            "kind": step.kind,
+            "args": list(step.arguments),
+            "secrets": [
+                {"name": one.name, "required_keys": list(one.required_keys)} for one in step.secrets
+            ],
+        }
         if step.origin is not None:
             # The same files under the same name, which the program packed for this container's image.
             same = [one for one in uploaded if list(one.get("args", ())) == made["args"]]

@@ -77,6 +77,7 @@ class Deployer:
         """
         await self._models.check(workspace, spec.models)
         await self._secrets.check(workspace, spec.secrets)
+        await self._secrets.check(workspace, spec.image.secrets())
         if spec.image.credentials:
             login = SecretRef(name=spec.image.credentials, required_keys=LOGIN_KEYS)
             await self._secrets.check(workspace, (login,))

@@ -19,7 +19,7 @@ from glowplug_contracts.errors import (
     UnavailableError,
 )
 from glowplug_contracts.ids import ImageDigest, WorkspaceId
-from glowplug_contracts.messages.deployment import ImageSpec
+from glowplug_contracts.messages.deployment import ImageSpec, SecretRef
 from glowplug_contracts.messages.image import BuildProgress, EnsureAccepted, EnsureImage
 from glowplug_contracts.subjects import ENSURE_IMAGE, IMAGE_PROGRESS
 from glowplug_runtime.bus import Delivery
@@ -53,15 +53,20 @@ class Images:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        # Whose credentials whoever makes an image may open, while we wait for it.
-        self._secrets_of: dict[str, tuple[WorkspaceId, str]] = {}
+        # Whose secrets whoever makes an image may open, while we wait for it.
+        self._awaited: dict[str, tuple[WorkspaceId, ImageSpec]] = {}
 
     def secret_of(self, ask: str) -> tuple[WorkspaceId, str]:
         """Return the secret that an image which is being made may be pulled with. Raises: NotFoundError."""
-        found = self._secrets_of.get(ask)
-        if found is None:
-            raise NotFoundError("secret.not_found", "no image that needs a secret is asked for so")
-        return found
+        workspace, spec = self._asked_for(ask)
+        if not spec.credentials:
+            raise _nobody()
+        return workspace, spec.credentials
+
+    def secrets_of(self, ask: str) -> tuple[WorkspaceId, tuple[SecretRef, ...]]:
+        """Return the secrets that steps of an image which is being made name. Raises: NotFoundError."""
+        workspace, spec = self._asked_for(ask)
+        return workspace, spec.secrets()
 
     async def ensure(
         self, spec: ImageSpec, workspace: WorkspaceId
@@ -84,8 +89,7 @@ class Images:
         listening = await self._platform.bus.listen(
             IMAGE_PROGRESS.pattern(instance=reply_to), on_progress
         )
-        if spec.credentials:
-            self._secrets_of[reply_to] = (workspace, spec.credentials)
+        self._awaited[reply_to] = (workspace, spec)
         try:
             request = EnsureImage(spec=spec, workspace=workspace, reply_to=reply_to)
             async for progress in self._watch(request, heard):
@@ -94,8 +98,14 @@ class Images:
                     return
                 yield progress
         finally:
-            self._secrets_of.pop(reply_to, None)
+            self._awaited.pop(reply_to, None)
             await listening.close()
+
+    def _asked_for(self, ask: str) -> tuple[WorkspaceId, ImageSpec]:
+        found = self._awaited.get(ask)
+        if found is None:
+            raise _nobody()
+        return found
 
     async def _watch(
         self, request: EnsureImage, heard: asyncio.Queue[BuildProgress]
@@ -130,6 +140,10 @@ class Images:
                 await asyncio.sleep(ASK_AGAIN_S)
             else:
                 return
+
+
+def _nobody() -> NotFoundError:
+    return NotFoundError("secret.not_found", "no image that needs a secret is asked for so")
 
 
 def _ready(progress: BuildProgress, spec: ImageSpec) -> ImageReady:

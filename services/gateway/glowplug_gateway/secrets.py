@@ -6,6 +6,7 @@ process's memory while they are sealed or handed to a worker, and nowhere else.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -40,6 +41,7 @@ KEYS_MAX: Final = 100
 VALUES_BYTES_MAX: Final = 64 * 1024
 SECRETS_MAX: Final = 50
 TRIES_MAX: Final = 20
+STAMP_BYTES: Final = 16
 # What a secret holds that a registry is shown.
 LOGIN_KEYS: Final = ("REGISTRY_USERNAME", "REGISTRY_PASSWORD")
 OWN: Final = "platform/"  # no name of a user's secret has a slash
@@ -243,6 +245,15 @@ class Secrets:
                 f"there is no secret {name}; `glowplug secret create {name}` makes it",
             )
         return entry
+
+
+def stamp_of(record: SecretRecord) -> str:
+    """Return a name for the values that a secret has now; it tells nothing of them.
+
+    The seal's nonce is random and new with every change, also where a secret is made again under its name.
+    """
+    told = f"{record.workspace}/{record.name}/{record.version}/".encode() + record.nonce
+    return hashlib.blake2b(told, digest_size=STAMP_BYTES).hexdigest()
 
 
 def check_values(values: dict[str, str]) -> None:

@@ -1,5 +1,7 @@
 """Asks a gateway for the credentials that a build's base needs: not in messages, but at the last moment.
 
+Of the secrets that steps name only stamps are asked for: the worker that runs a step asks for the values itself.
+
 Only the gateway that asked for the image knows the ask, and only while it waits for it. The values go into
 requests to the registry and are kept nowhere else.
 """
@@ -8,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import aiohttp
 import msgspec
 from glowplug_contracts.errors import RejectedError, UnavailableError
-from glowplug_contracts.inside import MODEL_TOKEN, PULL_CREDENTIALS
+from glowplug_contracts.inside import BUILD_SECRETS, MODEL_TOKEN, PULL_CREDENTIALS
 from glowplug_contracts.messages.model import ModelRecord
 
 from glowplug_imagecache.registry.logins import Credentials
 
+T = TypeVar("T")
 OPEN_S: Final = 10.0
 _OK: Final = 200
 _NOT_FOUND: Final = 404
@@ -27,6 +30,10 @@ _SERVER_ERROR: Final = 500
 class _Opened(msgspec.Struct):
     username: str
     password: str
+
+
+class _Stamps(msgspec.Struct):
+    stamps: dict[str, str]
 
 
 class _Token(msgspec.Struct):
@@ -59,21 +66,15 @@ class Gateways:
 
         Raises: RejectedError (the secret is gone, or holds no user and password), UnavailableError.
         """
-        why = "no gateway is ready"
-        for url in self._urls():
-            for ask in asks:
-                try:
-                    async with asyncio.timeout(OPEN_S):
-                        found = await self._credentials(url, ask)
-                except (aiohttp.ClientError, TimeoutError, OSError) as err:
-                    why = f"{url}: {err!r}"
-                    continue
-                if isinstance(found, Credentials):
-                    return found
-                why = found
-        raise UnavailableError(
-            "platform.unavailable", f"the registry's credentials: {why}", retry_after_s=1
-        )
+        opened = await self._ask(PULL_CREDENTIALS, asks, _Opened, "the registry's credentials")
+        return Credentials(opened.username, opened.password)
+
+    async def stamps(self, asks: Sequence[str]) -> dict[str, str]:
+        """Return, by name, which values the secrets of a build's steps have now; not the values.
+
+        Raises: RejectedError (one is gone, or lacks a variable that is required), UnavailableError.
+        """
+        return (await self._ask(BUILD_SECRETS, asks, _Stamps, "the steps' secrets")).stamps
 
     async def model_token(self, record: ModelRecord) -> str:
         """Return the token that a model's pull may show to its source; "" where it names no secret.
@@ -100,16 +101,30 @@ class Gateways:
             why = refusal.message
         raise UnavailableError("platform.unavailable", f"the source's token: {why}")
 
-    async def _credentials(self, url: str, ask: str) -> Credentials | str:
-        """Return them, or why this gateway has none to give."""
-        async with self._session.get(url + PULL_CREDENTIALS.format(ask=ask)) as answer:
+    async def _ask(self, path: str, asks: Sequence[str], kind: type[T], what: str) -> T:
+        why = "no gateway is ready"
+        for url in self._urls():
+            for ask in asks:
+                try:
+                    async with asyncio.timeout(OPEN_S):
+                        found = await self._ask_one(url + path.format(ask=ask), kind, what)
+                except (aiohttp.ClientError, TimeoutError, OSError) as err:
+                    why = f"{url}: {err!r}"
+                    continue
+                if isinstance(found, kind):
+                    return found
+                why = str(found)
+        raise UnavailableError("platform.unavailable", f"{what}: {why}", retry_after_s=1)
+
+    async def _ask_one(self, url: str, kind: type[T], what: str) -> T | str:
+        """Return it, or why this gateway has none to give."""
+        async with self._session.get(url) as answer:
             data = await answer.read()
             if answer.status == _OK:
-                opened = msgspec.json.decode(data, type=_Opened)
-                return Credentials(opened.username, opened.password)
+                return msgspec.json.decode(data, type=kind)
             refusal = _refusal(data, answer.status)
             if answer.status < _SERVER_ERROR and answer.status != _NOT_FOUND:
-                raise RejectedError(refusal.code, f"the registry's credentials: {refusal.message}")
+                raise RejectedError(refusal.code, f"{what}: {refusal.message}")
             return refusal.message
 
 

@@ -35,6 +35,8 @@ from glowplug_imagecache.store import Store
 
 RESOURCES = Resources(cpu_millis=250, memory_bytes=256 * 1024 * 1024)
 EXEC_TIMEOUT_S = 10.0
+# Who came last is the likeliest to be waiting still.
+ASKS_MAX = 8
 
 
 class BuildContainer:
@@ -95,9 +97,16 @@ class BuildContainer:
             await self._wanted.delete(container_id)
 
     async def run_step(
-        self, decision: RunStep, command: tuple[str, ...], env: dict[str, str]
+        self,
+        decision: RunStep,
+        command: tuple[str, ...],
+        env: dict[str, str],
+        asks: tuple[str, ...],
     ) -> ContainerEnded | None:
-        """Give it a command; return how it ended if it takes none. Raises: PlatformError."""
+        """Give it a command; return how it ended if it takes none. Raises: PlatformError.
+
+        `asks` are what the worker may open the step's secrets with.
+        """
         self.exec_id = decision.exec_id
         request = ExecInContainer(
             container_id=decision.container_id,
@@ -107,6 +116,8 @@ class BuildContainer:
             argv=command,
             env=env,
             timeout_s=self._shell.settings.step_timeout_s,
+            secrets=tuple(ref.name for ref in decision.step.spec.secrets),
+            asks=asks[:ASKS_MAX],
         )
         reply = await self._shell.bus.request(
             EXEC.at(worker_id=decision.worker_id), request, ExecReply, timeout_s=EXEC_TIMEOUT_S

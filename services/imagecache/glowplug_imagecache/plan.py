@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from glowplug_contracts.codec import encode
@@ -39,6 +39,8 @@ OWN_STEPS = frozenset({PULL, "file", "copy", COPY_TREE, "config"})
 ROOT_STEPS = frozenset({"run", "apt", "exec"})
 # What only images of a registry have.
 OCI_STEPS = frozenset({"apt", "exec", "copy", "config"})
+# What has a command that may need secrets.
+SECRET_STEPS = frozenset({"pip", "apt", "run"})
 STAGES_DEEP_MAX = 8
 # A name of Debian's, with a version or an architecture, as apt takes them; never an option.
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?(=[A-Za-z0-9.+~:-]+)?\Z")
@@ -123,6 +125,8 @@ def check_spec(spec: ImageSpec) -> None:
         raise _unsupported(f"{steps} steps; an image may have {STEPS_MAX}")
     for number, step in enumerate(spec.steps, 1):
         _check_step(number, step, on_host=spec.on_host)
+        if step.secrets and step.kind not in SECRET_STEPS:
+            raise _unsupported(f"step {number}: {step.kind} has no command that gets secrets")
 
 
 def choose_target(spec: ImageSpec, offers: Sequence[Offer]) -> Target:
@@ -148,8 +152,16 @@ def choose_target(spec: ImageSpec, offers: Sequence[Offer]) -> Target:
     return Target(host=host, python_version=version)
 
 
-def plan_build(spec: ImageSpec, workspace: WorkspaceId, target: Target) -> BuildPlan:
-    """Return every step with its chain digest; nothing counts as cached yet."""
+def plan_build(
+    spec: ImageSpec,
+    workspace: WorkspaceId,
+    target: Target,
+    stamps: Mapping[str, str] | None = None,
+) -> BuildPlan:
+    """Return every step with its chain digest; nothing counts as cached yet.
+
+    `stamps` say by name which values the steps' secrets have: with other values a step is another one.
+    """
     begins = [workspace, target.host, target.python_version, sorted(spec.env.items())]
     pulls: list[ImageStep] = []
     if not spec.on_host:
@@ -161,7 +173,9 @@ def plan_build(spec: ImageSpec, workspace: WorkspaceId, target: Target) -> Build
     for number, step in enumerate((*pulls, *spec.steps), 1):
         # What was pulled is the same for every build on it.
         rooted = b"root" if changes_root(spec) and step.kind != PULL else b""
-        link = _link(link.encode(), encode(step, "msgpack") + rooted)
+        meant = [(ref.name, (stamps or {})[ref.name]) for ref in step.secrets]
+        opened = encode(meant, "msgpack") if meant else b""
+        link = _link(link.encode(), encode(step, "msgpack") + rooted + opened)
         steps.append(PlannedStep(number=number, spec=step, chain=link, text=describe(step)))
     return BuildPlan(
         spec=spec,

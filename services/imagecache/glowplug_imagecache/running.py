@@ -157,7 +157,10 @@ class BuildRun:
         """Build, stages first. Raises: BuildFailedError; PlatformError before the first step."""
         spec = await self._with_stages(choose)
         target = await self._base.pin(await choose(self._spec))
-        plan = plan_build(spec, self._workspace, target)
+        stamps = {}
+        if any(step.secrets for step in spec.steps):
+            stamps = await self._sources.gateways.stamps(self.askers.names)
+        plan = plan_build(spec, self._workspace, target, stamps)
         async with self._known.only_one(plan, self.askers):
             cached = plan if spec.force else await self._known.with_cached(plan)
             if cached.cached < len(cached.steps):  # what is there already needs no room
@@ -269,7 +272,9 @@ class BuildRun:
             step = msgspec.structs.replace(step, cwd=cwd_of(step, self._root))
         if self._plan is not None and self._plan.writes_root:
             env["GLOWPLUG_PYTHON"] = self._root.python if self._root is not None else ""
-        ended = await self._container.run_step(decision, command_for(step), env)
+        ended = await self._container.run_step(
+            decision, command_for(step), env, self.askers.names if step.secrets else ()
+        )
         if ended is not None:
             self.feed(ended)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +19,7 @@ from glowplug_contracts.subjects import EXEC_REPLY
 
 from glowplug_worker.attempts import trim_error
 from glowplug_worker.frames import BODY_BYTES_MAX, Exec, ExecEvent, FrameError, KillExec
+from glowplug_worker.masking import Mask
 
 if TYPE_CHECKING:
     from glowplug_worker.supervisor import Supervisor
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 EXECS_MAX: Final = 64
 WAITING_MAX: Final = 64
 PIECE_BYTES: Final = 512 * 1024
+STREAMS: Final = ("stdout", "stderr")
 # The runner enforces an exec's time-out; so long after it, the worker does.
 OVERTIME_S: Final = 5.0
 
@@ -34,6 +37,8 @@ class _Running(msgspec.Struct):
     kill_at: float
     number: int = 0
     told: bool = False
+    # By stream, where the command has secrets.
+    masks: dict[str, Mask] = {}
 
 
 class Execs:
@@ -52,8 +57,8 @@ class Execs:
         """Return the ids of the execs that run."""
         return tuple(self._running)
 
-    def start(self, message: ExecInContainer, now: float) -> str:
-        """Hand it to the runner; return "" or why not."""
+    def start(self, message: ExecInContainer, now: float, secret_env: Mapping[str, str]) -> str:
+        """Hand it to the runner; return "" or why not. What it writes has no value of `secret_env`."""
         if message.exec_id in self._running:
             return ""
         if len(self._running) >= EXECS_MAX:
@@ -64,7 +69,8 @@ class Execs:
         if len(code) > BODY_BYTES_MAX:
             return f"the code has more than {BODY_BYTES_MAX} bytes; send it as a file"
         kill_at = now + message.timeout_s + OVERTIME_S if message.timeout_s > 0 else 0.0
-        self._running[message.exec_id] = _Running(message.reply_to, kill_at)
+        masks = {stream: Mask(secret_env.values()) for stream in STREAMS if secret_env}
+        self._running[message.exec_id] = _Running(message.reply_to, kill_at, masks=masks)
         seen = self._supervisor.places.seen
         self._supervisor.send(
             0,
@@ -73,7 +79,7 @@ class Execs:
                 mode="code" if message.mode == "code" else "command",
                 context=message.context,
                 argv=tuple(seen(each) for each in message.argv),
-                env={name: seen(value) for name, value in message.env.items()},
+                env={name: seen(value) for name, value in message.env.items()} | dict(secret_env),
                 cwd=seen(message.cwd),
                 timeout_s=message.timeout_s,
             ),
@@ -90,8 +96,8 @@ class Execs:
             error = None if event.error is None else trim_error(event.error)
             self._end(event.exec_id, event.exit_code, error)
             return
-        for start in range(0, len(body), PIECE_BYTES):
-            self._add(event.exec_id, running, event.kind, body[start : start + PIECE_BYTES])
+        mask = running.masks.get(event.kind)
+        self._write_out(event.exec_id, running, event.kind, mask.feed(body) if mask else body)
 
     def overdue(self, now: float) -> bool:
         """Ask execs that are over time to end; return whether one did not listen."""
@@ -119,9 +125,15 @@ class Execs:
 
     def _end(self, exec_id: str, exit_code: int | None, error: RemoteError | None) -> None:
         running = self._running[exec_id]
+        for stream, mask in running.masks.items():
+            self._write_out(exec_id, running, stream, mask.end())
         self._add(exec_id, running, "ended", b"", exit_code, error)
         del self._running[exec_id]
         self._supervisor.after_release()
+
+    def _write_out(self, exec_id: str, running: _Running, kind: str, data: bytes) -> None:
+        for start in range(0, len(data), PIECE_BYTES):
+            self._add(exec_id, running, kind, data[start : start + PIECE_BYTES])
 
     def _add(
         self,

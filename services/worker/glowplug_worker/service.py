@@ -71,6 +71,7 @@ from glowplug_worker.images.host import this_host
 from glowplug_worker.interactive import InteractiveFlight
 from glowplug_worker.launch import limits_of
 from glowplug_worker.notices import EVERY_S
+from glowplug_worker.opening import open_build_secrets
 from glowplug_worker.ports import ChangedRoot, Enforced, Pushed, Room
 from glowplug_worker.processes import parent_of, tree_pss_bytes
 from glowplug_worker.runtime.rooted.changes import CHANGES
@@ -331,9 +332,30 @@ class WorkerService:
         message = delivery.message
         if message is None or delivery.answer is None:
             return
+        if message.secrets:
+            opened = self._exec_opened(message, delivery.answer)
+            self.workshop.spawn(opened, "open secrets of a step")
+        else:
+            await delivery.answer(self._exec(message, {}))
+
+    async def _exec_opened(self, message: ExecInContainer, answer: Callable[[Any], Any]) -> None:
+        """Run a build's step that has secrets."""
+        try:
+            gateways = self.workshop.gateways
+            opened = await open_build_secrets(gateways, message.asks, message.secrets)
+        except PlatformError as error:
+            await answer(ExecReply(accepted=False, reason=error.message))
+        else:
+            await answer(self._exec(message, opened))
+
+    def _exec(self, message: ExecInContainer, secret_env: dict[str, str]) -> ExecReply:
         supervisor = self.supervisors.get(message.container_id)
-        reason = "the container is not here" if supervisor is None else supervisor.exec(message)
-        await delivery.answer(ExecReply(accepted=not reason, reason=reason))
+        reason = (
+            "the container is not here"
+            if supervisor is None
+            else supervisor.exec(message, secret_env)
+        )
+        return ExecReply(accepted=not reason, reason=reason)
 
     async def on_commit(self, delivery: Delivery[CommitLayer]) -> None:
         """Store a build's layer as an image."""

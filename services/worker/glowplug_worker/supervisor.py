@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -172,13 +172,15 @@ class Supervisor:
         flight.start()
         return flight
 
-    def exec(self, message: ExecInContainer) -> str:
+    def exec(self, message: ExecInContainer, secret_env: Mapping[str, str]) -> str:
         """Run something inside; return "" or why not."""
         if self.life.state is not ContainerState.READY:
             return f"the container is {self.life.state.value}"
         if self.binding.spec.kind is ContainerKind.FUNCTION:
             return "functions take invocations only"
-        return self.execs.start(message, self.workshop.clock.now())
+        if message.secrets and self.binding.spec.kind is not ContainerKind.BUILD:
+            return "commands of builds get secrets of their own, no others"
+        return self.execs.start(message, self.workshop.clock.now(), secret_env)
 
     def view(self) -> ContainerView:
         """Return what beats say about it."""

@@ -7,8 +7,8 @@ import os
 import aiohttp
 import msgspec
 import pytest
-from glowplug_contracts.inside import PULL_CREDENTIALS
-from glowplug_contracts.messages.deployment import ImageSpec
+from glowplug_contracts.inside import BUILD_SECRET, BUILD_SECRETS, PULL_CREDENTIALS
+from glowplug_contracts.messages.deployment import ImageSpec, ImageStep, SecretRef
 from glowplug_contracts.messages.http import SigningSecret
 from glowplug_contracts.streams import SECRETS, SIGNING, WORKSPACE_KEYS
 
@@ -215,3 +215,51 @@ async def test_credentials_that_are_not_there_or_lack_a_part_are_refused_at_once
     assert "glowplug secret create login" in str(await gateway.deploy(422, image=image))
     await create(gateway, "login", REGISTRY_USERNAME="me")
     assert "REGISTRY_PASSWORD" in str(await gateway.deploy(422, image=image))
+
+
+async def test_secrets_of_a_builds_steps_are_opened_while_it_is_awaited_and_for_services_only(
+    gateway, world
+):
+    for name in ("token", "other"):
+        await create(gateway, name, TOKEN=CANARY)
+    seen = {}
+
+    async def look(asked) -> None:
+        ask = asked.reply_to
+        assert CANARY not in str(asked)
+        for name, status, token in (
+            ("token", 200, "internal"),
+            ("token", 401, None),
+            ("other", 404, "internal"),
+        ):
+            path = BUILD_SECRET.format(ask=ask, secret=name)
+            who = {"token": token} if token else {}
+            seen[name, status] = await gateway.json("GET", path, status, **who)
+        path = BUILD_SECRETS.format(ask=ask)
+        seen["stamps", ask] = await gateway.json("GET", path, 200, token="internal")
+
+    world.on_build = look
+
+    def image(command: str) -> ImageSpec:
+        step = ImageStep(kind="run", args=(command,), secrets=(SecretRef(name="token"),))
+        return ImageSpec(steps=(step,))
+
+    lines = await gateway.deploy(image=image("first"))
+    assert seen["token", 200] == {"environment": {"TOKEN": CANARY}}
+    assert CANARY not in str([lines, seen["token", 401], seen["other", 404]])
+    await gateway.deploy(image=image("second"))
+    await gateway.json("PUT", "/api/v1/secrets/token", json={"values": {"TOKEN": CANARY}})
+    await gateway.deploy(image=image("third"))
+    # The values of the third are the first's, but who changed a secret need not have known.
+    first, second, third = [told["stamps"] for key, told in seen.items() if key[0] == "stamps"]
+    assert first == second != third
+    ask = list(seen)[-1][1]
+    await gateway.json("GET", BUILD_SECRET.format(ask=ask, secret="token"), 404, token="internal")
+
+
+async def test_a_step_whose_secret_is_not_there_or_lacks_a_key_is_refused_at_once(gateway):
+    need = SecretRef(name="token", required_keys=("TOKEN",))
+    image = ImageSpec(steps=(ImageStep(kind="run", args=("true",), secrets=(need,)),))
+    assert "glowplug secret create token" in str(await gateway.deploy(422, image=image))
+    await create(gateway, "token", OTHER="x")
+    assert "TOKEN" in str(await gateway.deploy(422, image=image))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from glowplug_contracts.errors import RejectedError
 from glowplug_contracts.ids import Digest, WorkspaceId
-from glowplug_contracts.messages.deployment import ImageSpec, ImageStep
+from glowplug_contracts.messages.deployment import ImageSpec, ImageStep, SecretRef
 from glowplug_imagecache.plan import (
     Offer,
     Target,
@@ -137,3 +137,23 @@ def test_what_is_pulled_is_the_first_step_and_called_by_its_digest() -> None:
     ]
     assert [step.spec.kind for step in plans[0].steps] == ["pull", "file"]
     assert plans[0].tip == plans[1].tip != plans[2].tip
+
+
+def test_a_step_is_another_one_with_other_values_of_its_secrets() -> None:
+    ref = SecretRef(name="token")
+    fetch = ImageStep(kind="run", args=("fetch",), secrets=(ref,))
+    spec = ImageSpec(steps=(run("before"), fetch, run("after")))
+
+    def named(spec: ImageSpec, stamp: str) -> list[Digest]:
+        plan = plan_build(spec, MINE, HERE, {"token": stamp})
+        return [step.chain for step in plan.steps]
+
+    first, again, changed = (named(spec, stamp) for stamp in ("1", "1", "2"))
+    assert first == again
+    assert [a == b for a, b in zip(first, changed, strict=True)] == [True, False, False]
+    without = ImageSpec(steps=(run("before"), run("fetch"), run("after")))
+    assert named(without, "1")[1] != first[1]
+    with pytest.raises(RejectedError, match="no command that gets secrets"):
+        check_spec(
+            ImageSpec(steps=(ImageStep(kind="file", args=("x",), blob=BLOB, secrets=(ref,)),))
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from glowplug import Image
+from glowplug import Image, Secret
 from glowplug.client.blobs import tar_of
 
 
@@ -83,3 +83,18 @@ def test_system_packages_are_for_images_with_a_root_of_their_own():
             ask()
     with pytest.raises(TypeError, match="a list"):
         Image(base_image="debian:12", system_packages="curl")
+
+
+def test_secrets_are_those_of_the_steps_after_them():
+    image = Image(commands=["a"]).with_secrets(["one"]).pip_install("b", secrets=["two"])
+    image = image.run_commands("c", secrets=[Secret("three", ["KEY"])]).run_commands("d")
+    assert [[one.name for one in step.secrets] for step in image.steps] == [
+        [],
+        ["one", "two"],
+        ["one", "three"],
+        ["one"],
+    ]
+    first = Image(commands=["a"], python_packages=["b"], secrets=["one"])
+    assert {one.name for step in first.steps for one in step.secrets} == {"one"}
+    with pytest.raises(TypeError, match="a list"):
+        Image().with_secrets("one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from glowplug import Image, function
+from glowplug import Image, Secret, function
 from glowplug.client.deploying import Packer
 from glowplug.errors import NotYetSupportedError
 from glowplug.inside.siblings import describe_sibling
@@ -15,6 +15,7 @@ IMAGES = [
     Image(python_version="3.11", python_packages=["a"], commands=["make"], env_vars={"A": "1"}),
     Image.from_registry("debian:12", credentials="login").apt_install("curl").run_commands("make"),
     Image(force_build=True).run_commands("date"),
+    Image().run_commands("fetch", secrets=[Secret("token", ["TOKEN"]), "other"]),
 ]
 
 

@@ -139,6 +139,9 @@ class ExecInContainer(Message, frozen=True, kw_only=True):
         mode: "code" (Python in a named context whose variables persist) or "command" (`argv`).
         reply_to: ExecEvents go to EXEC_REPLY of this token.
         timeout_s: killed (command) or interrupted, then killed (code) after it; 0 = none.
+        secrets: of a build: names of secrets whose variables the command gets. The worker asks a gateway for
+            the values and takes them out of what the command writes.
+        asks: who waits for the build, as gateways call it: any of them opens its secrets.
     """
 
     container_id: ContainerId
@@ -151,6 +154,8 @@ class ExecInContainer(Message, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     cwd: str = ""
     timeout_s: float = 0.0
+    secrets: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
 
 
 class ExecReply(Message, frozen=True, kw_only=True):

@@ -49,6 +49,12 @@ class ImageSpec(Message, frozen=True, kw_only=True):
         own = [step.blob for step in self.steps if step.blob is not None]
         return own + [blob for step in self.steps if step.stage for blob in step.stage.blobs()]
 
+    def secrets(self) -> tuple[SecretRef, ...]:
+        """Return the secrets that its steps name, those of stages included, each once."""
+        own = [ref for step in self.steps for ref in step.secrets]
+        own += [ref for step in self.steps if step.stage for ref in step.stage.secrets()]
+        return tuple(dict.fromkeys(own))
+
     @property
     def on_host(self) -> bool:
         """Return whether containers have the host's system and one of its Pythons."""
@@ -71,6 +77,7 @@ class ImageStep(Message, frozen=True, kw_only=True):
         uid, gid: of "copy": who owns what is copied.
         mode: of "copy"; -1 = as they are.
         stage: of "copy": the image whose files are meant.
+        secrets: of "pip", "apt" and "run": whose variables the step's command has, and nothing else.
     """
 
     kind: str
@@ -83,6 +90,7 @@ class ImageStep(Message, frozen=True, kw_only=True):
     gid: int = 0
     mode: int = -1
     stage: ImageSpec | None = None
+    secrets: tuple[SecretRef, ...] = ()
 
 
 class AutoscalerSpec(Message, frozen=True, kw_only=True):

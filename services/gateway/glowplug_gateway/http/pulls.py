@@ -1,16 +1,19 @@
-"""Credentials of registries, for the imagecache that makes an image which this gateway asked for."""
+"""Secrets of builds, for those who make an image which this gateway asked for and waits for.
+
+An imagecache opens the credentials of the image's registry; a worker opens what the step that it runs names.
+"""
 
 from __future__ import annotations
 
 from aiohttp import web
-from glowplug_contracts.errors import NotFoundError, RejectedError
-from glowplug_contracts.inside import PULL_CREDENTIALS
+from glowplug_contracts.errors import InvalidRequestError, NotFoundError, RejectedError
+from glowplug_contracts.inside import BUILD_SECRET, BUILD_SECRETS, PULL_CREDENTIALS
 from glowplug_contracts.messages.deployment import SecretRef
 
 from glowplug_gateway.http import answers
 from glowplug_gateway.http.route import Exchange, Route
 from glowplug_gateway.images import Images
-from glowplug_gateway.secrets import LOGIN_KEYS, Secrets
+from glowplug_gateway.secrets import LOGIN_KEYS, Secrets, stamp_of
 
 
 class PullRoutes:
@@ -31,6 +34,22 @@ class PullRoutes:
                 on_request=self.on_credentials,
                 access="internal",
             ),
+            Route(
+                method="GET",
+                path=BUILD_SECRETS,
+                action="secret.list",
+                summary="For imagecache: stamps of the secrets that an awaited image's steps name; no values.",
+                on_request=self.on_stamps,
+                access="internal",
+            ),
+            Route(
+                method="GET",
+                path=BUILD_SECRET,
+                action="secret.open",
+                summary="For workers: the variables of a secret that an awaited image's step names.",
+                on_request=self.on_values,
+                access="internal",
+            ),
         )
 
     async def on_credentials(self, exchange: Exchange) -> web.StreamResponse:
@@ -47,5 +66,31 @@ class PullRoutes:
             )
         user, password = (found[key] for key in LOGIN_KEYS)
         response = answers.json({"username": user, "password": password})
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    async def on_stamps(self, exchange: Exchange) -> web.StreamResponse:
+        """Say which values are meant: a changed secret has another stamp."""
+        workspace, refs = self._images.secrets_of(exchange.path["ask"])
+        try:
+            await self._secrets.check(workspace, refs)
+            stamps = {
+                ref.name: stamp_of(await self._secrets.show(workspace, ref.name)) for ref in refs
+            }
+        except (NotFoundError, InvalidRequestError) as err:
+            raise RejectedError("secret.not_found", err.message, details=err.details) from err
+        return answers.json({"stamps": stamps})
+
+    async def on_values(self, exchange: Exchange) -> web.StreamResponse:
+        """Open one secret that a step names, while somebody waits for the image."""
+        workspace, refs = self._images.secrets_of(exchange.path["ask"])
+        name = exchange.path["secret"]
+        if name not in {ref.name for ref in refs}:
+            raise NotFoundError("secret.not_found", "no step of the image names this secret")
+        try:
+            found = await self._secrets.environment(workspace, [SecretRef(name=name)])
+        except NotFoundError as err:
+            raise RejectedError(err.code, err.message) from err
+        response = answers.json({"environment": found})
         response.headers["Cache-Control"] = "no-store"
         return response
