@@ -29,7 +29,7 @@ _VERSION = re.compile(r"^(?:python)?(3(?:\.[0-9]{1,2})?)\Z")
 class Step:
     """One step: "pip" (requirement lines), "apt" (packages), "run" (one command), "file" (from here to there).
 
-    `secrets`: of the first three: whose variables its command has.
+    `secrets`: of the first three: whose variables its command has. `force`: it is made again, whatever is cached.
     """
 
     kind: str
@@ -37,6 +37,7 @@ class Step:
     origin: Path | None = None
     details: Exec | Copied | Config | None = None
     secrets: tuple[Secret, ...] = ()
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Image:
         credentials: Secret | str | None = None,
         python_version: str = "",
         env_vars: Mapping[str, str] | Sequence[str] | None = None,
+        force_build: bool = False,
     ) -> Image:
         """Return an image that stands on one of a registry: its files, its environment, its Python.
 
@@ -116,10 +118,11 @@ class Image:
                 that something is deployed; a digest always means the same.
             credentials: a secret with REGISTRY_USERNAME and REGISTRY_PASSWORD.
             python_version: refuse the image if it has another one.
+            force_build: pull it again, and make every step again.
         """
         login = _secrets(None if credentials is None else [credentials])
         name = login[0].name if login else ""
-        image = cls(python_version=python_version, env_vars=env_vars)
+        image = cls(python_version=python_version, env_vars=env_vars, force_build=force_build)
         return replace_image(image, base=parse_base(reference), credentials=name)
 
     @classmethod
@@ -132,6 +135,7 @@ class Image:
         target: str = "",
         python_version: str = "",
         credentials: Secret | str | None = None,
+        force_build: bool = False,
     ) -> Image:
         """Return what a Dockerfile makes; its text is read now, files of its context when something is deployed.
 
@@ -141,6 +145,7 @@ class Image:
             target: the stage to build; "" = the last.
             python_version: refuse the image if it has another one.
             credentials: as in `from_registry`, for every image that a FROM names.
+            force_build: make every instruction again, whatever is cached.
 
         Raises: DockerfileError, with the line; FileNotFoundError.
         """
@@ -152,45 +157,64 @@ class Image:
             warnings.warn(notice, stacklevel=2)
         context = Path(context_dir).absolute() if context_dir is not None else file.parent
         image = _image_of(reading.stage, context, credentials)
-        return replace_image(image, python_version=parse_python_version(python_version))
+        version = parse_python_version(python_version)
+        return replace_image(image, python_version=version, force=force_build)
 
     def pip_install(
-        self, *packages: str | Sequence[str], secrets: Sequence[Secret | str] | None = None
+        self,
+        *packages: str | Sequence[str],
+        secrets: Sequence[Secret | str] | None = None,
+        force_build: bool = False,
     ) -> Image:
-        """Add Python packages: requirement lines, or the path of a requirements file."""
+        """Add Python packages: requirement lines, or the path of a requirements file.
+
+        Args:
+            secrets: whose variables this step has, and nothing else has.
+            force_build: make this step and those after it again, whatever is cached.
+        """
         lines: list[str] = []
         for package in packages:
             lines.extend(read_requirements(package))
         if not lines:
             raise ValueError("pip_install() needs at least one package")
-        return self._with(Step("pip", tuple(lines), secrets=self._named(secrets)))
+        return self._with(
+            Step("pip", tuple(lines), secrets=self._named(secrets), force=force_build)
+        )
 
     def add_python_packages(self, packages: Sequence[str] | str) -> Image:
         """Add Python packages; the same as pip_install."""
         return self.pip_install(packages)
 
     def apt_install(
-        self, *packages: str | Sequence[str], secrets: Sequence[Secret | str] | None = None
+        self,
+        *packages: str | Sequence[str],
+        secrets: Sequence[Secret | str] | None = None,
+        force_build: bool = False,
     ) -> Image:
         """Install Debian packages: of an image of a registry, which is root's to change while it is built."""
         names: list[str] = []
         for package in packages:
             names.extend((package,) if isinstance(package, str) else package)
         found = read_packages("apt_install", names, self.base)
-        return self._with(Step("apt", found, secrets=self._named(secrets)))
+        return self._with(Step("apt", found, secrets=self._named(secrets), force=force_build))
 
     def run_commands(
-        self, *commands: str | Sequence[str], secrets: Sequence[Secret | str] | None = None
+        self,
+        *commands: str | Sequence[str],
+        secrets: Sequence[Secret | str] | None = None,
+        force_build: bool = False,
     ) -> Image:
         """Run shell commands while the image is built, each one a step.
 
         Args:
             secrets: whose variables these commands have, and nothing else has.
+            force_build: run them and make what comes after them again, whatever is cached.
         """
         image, named = self, self._named(secrets)
         for command in commands:
             for line in (command,) if isinstance(command, str) else tuple(command):
-                image = image._with(Step("run", (_text("run_commands", line),), secrets=named))
+                text = _text("run_commands", line)
+                image = image._with(Step("run", (text,), secrets=named, force=force_build))
         return image
 
     def with_secrets(self, secrets: Sequence[Secret | str]) -> Image:

@@ -101,7 +101,13 @@ class Packer:
                 SecretRef(name=one.name, required_keys=one.required_keys) for one in step.secrets
             )
             steps.append(
-                ImageStep(kind=step.kind, args=step.arguments, blob=blob, secrets=secrets)  # type: ignore[arg-type]
+                ImageStep(
+                    kind=step.kind,
+                    args=step.arguments,
+                    blob=blob,  # type: ignore[arg-type]
+                    secrets=secrets,
+                    force=step.force,
+                )
             )
         return ImageSpec(
             base=image.base,

@@ -84,6 +84,7 @@ def _image_of(own: dict[str, Any], wrapper: Any) -> dict[str, Any]:
             "secrets": [
                 {"name": one.name, "required_keys": list(one.required_keys)} for one in step.secrets
             ],
+            "force": step.force,
         }
         if step.origin is not None:
             # The same files under the same name, which the program packed for this container's image.

@@ -92,6 +92,14 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     image_digest: ImageDigest = ImageDigest("")
 
     @property
+    def reusable(self) -> tuple[PlannedStep, ...]:
+        """Return the steps that need not be made again where they are known."""
+        if self.spec.force:
+            return ()
+        forced = (number for number, step in enumerate(self.steps) if step.spec.force)
+        return self.steps[: next(forced, len(self.steps))]
+
+    @property
     def writes_root(self) -> bool:
         """Return whether its containers may change their root."""
         return changes_root(self.spec)
@@ -175,7 +183,9 @@ def plan_build(
         rooted = b"root" if changes_root(spec) and step.kind != PULL else b""
         meant = [(ref.name, (stamps or {})[ref.name]) for ref in step.secrets]
         opened = encode(meant, "msgpack") if meant else b""
-        link = _link(link.encode(), encode(step, "msgpack") + rooted + opened)
+        # However it came about that it is made, it is the same step.
+        called = msgspec.structs.replace(step, force=False)
+        link = _link(link.encode(), encode(called, "msgpack") + rooted + opened)
         steps.append(PlannedStep(number=number, spec=step, chain=link, text=describe(step)))
     return BuildPlan(
         spec=spec,

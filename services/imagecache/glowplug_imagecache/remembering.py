@@ -51,8 +51,8 @@ class Remembered:
         self._images = shell.bus.bucket(IMAGES)
 
     async def with_cached(self, plan: BuildPlan) -> BuildPlan:
-        """Return the plan with the longest run of steps whose image is known and still here."""
-        for step in reversed(plan.steps):
+        """Return the plan with the longest run of steps whose image is known, still here, and good enough."""
+        for step in reversed(plan.reusable):
             entry = await self._steps.get(step.chain)
             if entry is None or entry.value is None:
                 continue

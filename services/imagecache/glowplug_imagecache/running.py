@@ -162,7 +162,7 @@ class BuildRun:
             stamps = await self._sources.gateways.stamps(self.askers.names)
         plan = plan_build(spec, self._workspace, target, stamps)
         async with self._known.only_one(plan, self.askers):
-            cached = plan if spec.force else await self._known.with_cached(plan)
+            cached = await self._known.with_cached(plan)
             if cached.cached < len(cached.steps):  # what is there already needs no room
                 await self._quota.check(self._workspace, 0)
             return await self._build(cached)

@@ -273,3 +273,18 @@ async def test_a_package_that_does_not_exist_fails_with_what_uv_said(
     assert asked.done.error is not None
     assert asked.done.error.code == "image.build_failed"
     assert asked.done.error.traceback.strip() in asked.output
+
+
+async def test_a_step_that_is_forced_is_run_again_and_what_it_makes_is_taken_from_then_on(
+    ask: Ask, worker: PretendWorker
+) -> None:
+    again = ImageStep(kind="run", args=("date +%N > now",), force=True)
+    plain = ImageStep(kind="run", args=again.args)
+    before, after = run("echo before"), run("cat now > then")
+    first = await ask(ImageSpec(steps=(before, plain, after)))
+    forced = await ask(ImageSpec(steps=(before, again, after)))
+    assert [cached for _, cached in forced.steps] == [True, False, False]
+    assert forced.done.image_digest != first.done.image_digest
+    later = await ask(ImageSpec(steps=(before, plain, after)))
+    assert [cached for _, cached in later.steps] == [True, True, True]
+    assert later.done.image_digest == forced.done.image_digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from glowplug_contracts.errors import RejectedError
 from glowplug_contracts.ids import Digest, WorkspaceId
@@ -157,3 +158,14 @@ def test_a_step_is_another_one_with_other_values_of_its_secrets() -> None:
         check_spec(
             ImageSpec(steps=(ImageStep(kind="file", args=("x",), blob=BLOB, secrets=(ref,)),))
         )
+
+
+def test_a_step_that_is_forced_is_made_again_with_those_after_it_under_the_same_names() -> None:
+    forced = msgspec.structs.replace(run("date"), force=True)
+    plain = ImageSpec(steps=(run("before"), run("date"), run("after")))
+    again = ImageSpec(steps=(run("before"), forced, run("after")))
+    first, second = (plan_build(spec, MINE, HERE) for spec in (plain, again))
+    assert [step.chain for step in first.steps] == [step.chain for step in second.steps]
+    assert (first.reusable, second.reusable) == (first.steps, second.steps[:1])
+    whole = msgspec.structs.replace(plain, force=True)
+    assert plan_build(whole, MINE, HERE).reusable == ()

@@ -98,3 +98,11 @@ def test_secrets_are_those_of_the_steps_after_them():
     assert {one.name for step in first.steps for one in step.secrets} == {"one"}
     with pytest.raises(TypeError, match="a list"):
         Image().with_secrets("one")
+
+
+def test_force_is_said_of_a_step_or_of_the_whole():
+    image = Image(base_image="debian:12").pip_install("a").apt_install("b", force_build=True)
+    image = image.run_commands("c", "d", force_build=True).pip_install("e", force_build=True)
+    assert [step.force for step in image.steps] == [False, True, True, True, True]
+    assert not image.force
+    assert Image.from_registry("debian:12", force_build=True).run_commands("x").force

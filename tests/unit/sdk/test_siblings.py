@@ -14,7 +14,7 @@ OWN = {"spec": {"source": {"blob": "0" * 64}, "image": {}}}
 IMAGES = [
     Image(python_version="3.11", python_packages=["a"], commands=["make"], env_vars={"A": "1"}),
     Image.from_registry("debian:12", credentials="login").apt_install("curl").run_commands("make"),
-    Image(force_build=True).run_commands("date"),
+    Image(force_build=True).run_commands("date", force_build=True),
     Image().run_commands("fetch", secrets=[Secret("token", ["TOKEN"]), "other"]),
 ]
 

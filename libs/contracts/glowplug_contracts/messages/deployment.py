@@ -78,6 +78,7 @@ class ImageStep(Message, frozen=True, kw_only=True):
         mode: of "copy"; -1 = as they are.
         stage: of "copy": the image whose files are meant.
         secrets: of "pip", "apt" and "run": whose variables the step's command has, and nothing else.
+        force: make this step and those after it again, whatever is cached.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class ImageStep(Message, frozen=True, kw_only=True):
     mode: int = -1
     stage: ImageSpec | None = None
     secrets: tuple[SecretRef, ...] = ()
+    force: bool = False
 
 
 class AutoscalerSpec(Message, frozen=True, kw_only=True):
