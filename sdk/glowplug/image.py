@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from glowplug.parameters import refuse_method, refuse_parameters
 from glowplug.remote import is_remote
+from glowplug.requirements import read_requirements
 
 if TYPE_CHECKING:
     from glowplug.dockerfile.reading import Copy, Exec, Stage
@@ -309,25 +310,6 @@ def parse_base(value: object) -> str:
         raise ValueError(f'{value!r} is no name of an image; "python:3.12-slim" is one')
     # Alone, this word means the base that is no image.
     return f"docker.io/library/{value}" if value == HOST_BASE else value
-
-
-def read_requirements(value: Sequence[str] | str) -> tuple[str, ...]:
-    """Return requirement lines from a list, one line, or the path of a requirements file.
-
-    Raises: ValueError for an option line that would need other files; FileNotFoundError.
-    """
-    if isinstance(value, str):
-        if not value.endswith((".txt", ".in")):
-            return (_text("python_packages", value),)
-        lines = [
-            line.split(" #")[0].strip() for line in Path(value).read_text("utf-8").splitlines()
-        ]
-        kept = [line for line in lines if line and not line.startswith("#")]
-        for line in kept:
-            if line.startswith(("-r", "-c", "-e", "--requirement", "--constraint", "--editable")):
-                raise ValueError(f"{value}: {line!r}: write the requirements into one file")
-        return tuple(kept)
-    return tuple(_text("python_packages", line) for line in value)
 
 
 def read_packages(name: str, packages: Sequence[str], base: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from tests.integration.imagecache.test_builds_on_a_worker import real_worker, ru
 from tests.support.builders_images import open_worker_images
 from tests.support.python_tree import VERSION, make_python_tree
 from tests.support.scripted_registry import ScriptedRegistry, open_scripted
+from tests.support.wheels import make_wheel
 
 __all__ = ["real_worker"]
 PIP = ImageStep(kind="pip", args=("cowsay==6.1",))
@@ -26,6 +27,7 @@ PIP = ImageStep(kind="pip", args=("cowsay==6.1",))
 async def registry(tmp_path: Path) -> AsyncIterator[ScriptedRegistry]:
     root = make_python_tree(tmp_path / "tree", needed_by=[find_uv()])
     root.chmod(0o755)
+    make_wheel(root / "wheels")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(root, ".")
@@ -50,6 +52,22 @@ async def test_packages_and_commands_are_added_to_an_image_of_a_registry(
         assert (image.root / "seen").read_text() == "/opt/own of the image\n"
         assert image.base is not None
         assert (image.base.root / "opt/own/bin/python3").is_file()
+    lines = ("--no-index", "--find-links /wheels", "tiny==1.0")
+    use = "python3 -c 'import tiny; print(tiny.__cached__)' > compiled"
+    tiny = ImageSpec(base=spec.base, steps=(ImageStep(kind="pip", args=lines), run(use)))
+    built = await ask(tiny)
+    assert built.done.error is None, (built.done.error, built.output)
+    async with open_worker_images(tmp_path / "again", imagecache.url) as images:
+        root = (await images.ensure(built.done.image_digest)).root
+        # Compiled by the image's own Python, and trusted without a look at the source.
+        (compiled,) = (root / "site-packages/__pycache__").glob("tiny.*.pyc")
+        assert compiled.read_bytes()[4] == 1
+        assert (
+            (root / "compiled")
+            .read_text()
+            .strip()
+            .endswith(f"site-packages/__pycache__/{compiled.name}")
+        )
     packages = await ask(ImageSpec(base=spec.base, steps=(PIP, run("python3 -c 'import cowsay'"))))
     if packages.done.error and "error sending request" in packages.output:
         pytest.skip("no package index can be reached from here")

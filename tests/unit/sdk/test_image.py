@@ -28,15 +28,6 @@ def test_environment_adds_up():
     assert dict(Image(env_vars=["A=1=2"]).environment) == {"A": "1=2"}
 
 
-def test_a_requirements_file_is_read(tmp_path):
-    file = tmp_path / "requirements.txt"
-    file.write_text("# ours\nnumpy==2.0  # pinned\n\nrequests\n")
-    assert Image(python_packages=str(file)).steps[0].arguments == ("numpy==2.0", "requests")
-    file.write_text("-r other.txt\n")
-    with pytest.raises(ValueError, match="one file"):
-        Image(python_packages=str(file))
-
-
 @pytest.mark.parametrize("version", ["3", "python3", ""])
 def test_any_python_3_is_the_platform_s(version):
     assert Image(python_version=version).python_version == ""
