@@ -100,7 +100,8 @@ class Rooted:
             self._cgroups.give_back(group)
             self._give_back(first_id)
 
-        return Tree(process, stderr, lambda: _has_ended(reading), release, group)
+        first = _First(reading)
+        return Tree(process, stderr, first.has_ended, release, group, first.was_made)
 
     def _order(
         self,
@@ -151,9 +152,22 @@ def _order_file(order: dict[str, Any]) -> int:
     return fd
 
 
-def _has_ended(reading: int) -> bool:
-    """Return whether the container's first process is gone, which alone has the other end of the pipe."""
-    try:
-        return os.read(reading, 1) == b""
-    except BlockingIOError:
-        return False
+class _First:
+    """The container's first process, which alone has the other end of the pipe: it says there when all is made."""
+
+    def __init__(self, reading: int) -> None:
+        self._reading = reading
+        self._made = False
+
+    def has_ended(self) -> bool:
+        """Return whether it is gone."""
+        try:
+            while os.read(self._reading, 1):
+                self._made = True
+        except BlockingIOError:
+            return False
+        return True
+
+    def was_made(self) -> bool:
+        """Return whether there was a container, once it has ended."""
+        return self._made

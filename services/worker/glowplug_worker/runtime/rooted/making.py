@@ -16,9 +16,10 @@ import platform
 import select
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
-from glowplug_worker.runtime.rooted import calls
+from glowplug_worker.runtime.rooted import calls, lacking
 
 IDS: Final = 65_536
 _STAGE: Final = ("/mnt", "/srv", "/media", "/opt", "/tmp")  # noqa: S108 - a private mount
@@ -41,13 +42,29 @@ _NO_METADATA: Final = "redirect_dir=nofollow,metacopy=off,index=off,xino=off"
 SHM: Final = "mode=1777,size=1g"
 
 
+class LackingError(Exception):
+    """This host can't have such containers; the text says why."""
+
+
+@contextlib.contextmanager
+def _needing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LackingError(lacking.sentence(what, error)) from error
+
+
 def main() -> int:
     """Return how the container's process ended, as a shell would."""
     fd = int(sys.argv[1])
     with os.fdopen(fd) as file:
         order = json.load(file)
     me = os.pidfd_open(os.getpid())
-    made = _make(order)
+    try:
+        made = _make(order)
+    except (LackingError, OSError) as error:
+        os.write(2, f"{error}\n".encode())
+        return 127
     calls.unshare(calls.NEWPID)
     inner = os.fork()
     if inner == 0:
@@ -70,12 +87,14 @@ def _make(order: dict[str, Any]) -> tuple[int, str, list[tuple[int, str]]]:
     users = -1
     if first_id is None:
         uid, gid = os.getuid(), os.getgid()
-        calls.unshare(calls.NEWUSER | more)
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"0 {uid} 1")
-        _write("/proc/self/gid_map", f"0 {gid} 1")
+        with _needing(lacking.USERS):
+            calls.unshare(calls.NEWUSER | more)
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/uid_map", f"0 {uid} 1")
+            _write("/proc/self/gid_map", f"0 {gid} 1")
     else:
-        users = _new_users(first_id)
+        with _needing(lacking.USERS):
+            users = _new_users(first_id)
         calls.unshare(more)
     calls.mount(None, "/", None, calls.MS_REC_SLAVE)
     name = order["hostname"].encode()
@@ -84,7 +103,8 @@ def _make(order: dict[str, Any]) -> tuple[int, str, list[tuple[int, str]]]:
         (calls.view(source, writable=writable), target)
         for source, target, writable, _ in order["binds"]
     ]
-    lower = calls.mapped_view(order["lower"], users) if users >= 0 else -1
+    with _needing(lacking.MAPPED):
+        lower = calls.mapped_view(order["lower"], users) if users >= 0 else -1
     changes = calls.view(order["changes"], writable=True)
     stage = next(path for path in _STAGE if os.path.isdir(path))  # noqa: PTH112
     below = order["lower"]
@@ -97,13 +117,14 @@ def _make(order: dict[str, Any]) -> tuple[int, str, list[tuple[int, str]]]:
     calls.attach(changes, f"{stage}/changes")
     layers = f"lowerdir={stage}/lower,upperdir={stage}/changes/upper,workdir={stage}/changes/work"
     more_options = "" if users >= 0 else ",userxattr"
-    calls.mount(
-        "overlay",
-        f"{stage}/root",
-        "overlay",
-        calls.MS_NODEV | calls.MS_NOSUID,
-        f"{layers},{_NO_METADATA}{more_options}",
-    )
+    with _needing(lacking.OVERLAY):
+        calls.mount(
+            "overlay",
+            f"{stage}/root",
+            "overlay",
+            calls.MS_NODEV | calls.MS_NOSUID,
+            f"{layers},{_NO_METADATA}{more_options}",
+        )
     places = [(bind[1], bind[3]) for bind in order["binds"]]
     _within(users, f"{stage}/root", [*places, ("/proc", True), ("/dev", True), ("/sys", True)])
     return users, f"{stage}/root", mounts
@@ -216,6 +237,7 @@ def _be_first(
         return 127
     os.umask(0o022)
     calls.filter_calls(base64.b64decode(order["filter"]))
+    os.write(order["alive"], b"1")
     return _run(order)
 
 
