@@ -211,8 +211,11 @@ class _Reader:
             self._names[name] = now
 
     def _run(self, instruction: Instruction, now: _Now) -> None:
-        for flag, _ in instruction.flags:
-            raise DockerfileError(instruction.line, f"RUN --{flag} is not supported: leave it out")
+        for flag, value in instruction.flags:
+            instead = "leave it out"
+            if flag == "mount" and "type=secret" in value.split(","):
+                instead = "write it as run_commands(…, secrets=[…]) after from_dockerfile"
+            raise DockerfileError(instruction.line, f"RUN --{flag} is not supported: {instead}")
         argv = instruction.words() or (*now.shell, instruction.text)
         if not instruction.text:
             raise DockerfileError(instruction.line, "RUN needs a command")

@@ -84,6 +84,7 @@ def test_stages_steps_and_what_holds_for_them() -> None:
         ("RUN x", "line 1: RUN stands before any FROM"),
         ("", "no FROM"),
         ("FROM a\nRUN --mount=type=cache,target=/x y", "line 2: RUN --mount is not supported"),
+        ("FROM a\nRUN --mount=type=secret,id=t y", r"line 2: .* run_commands\(…, secrets="),
         ("FROM a\nRUN <<EOF\nx\nEOF", "line 2: RUN with a here-document"),
         ("FROM a\nCOPY https://x/y /z", None),
         ("FROM a\nADD https://x/y /z", "line 2: ADD of an address"),
